@@ -1,0 +1,3 @@
+//! Holdfast agent.
+
+fn main() {}

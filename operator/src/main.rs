@@ -1,0 +1,3 @@
+//! Holdfast operator.
+
+fn main() {}

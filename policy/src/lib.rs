@@ -1,0 +1,1 @@
+//! The pure decisions of Holdfast: functions from values to values, with the clock as an argument.
