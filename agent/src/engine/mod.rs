@@ -1,0 +1,3 @@
+//! The databases: one folder per engine.
+
+pub mod postgresql;
