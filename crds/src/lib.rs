@@ -1,1 +1,29 @@
 //! The API of Holdfast (`holdfast.dev/v1alpha1`) and the documents that lie in a store. Pure: no I/O.
+
+mod condition;
+mod duration;
+mod job;
+mod reason;
+mod restore;
+mod result;
+mod run;
+mod schedule;
+mod source;
+mod store;
+mod task;
+pub mod yaml;
+
+pub use condition::{ConditionType, Finding, MESSAGE_LIMIT, conditions, shortened, whole_seconds};
+pub use duration::{InvalidSpan, Span};
+pub use job::JobTemplate;
+pub use reason::{Class, Reason};
+pub use restore::*;
+pub use result::{AgentResult, RESULT_LIMIT};
+pub use run::*;
+pub use schedule::*;
+pub use source::*;
+pub use store::*;
+pub use task::*;
+
+/// The API group.
+pub const GROUP: &str = "holdfast.dev";

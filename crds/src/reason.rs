@@ -1,0 +1,273 @@
+//! The one list of reasons: of conditions, events, metric labels, exit codes and runbook entries.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// What may be done about a reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Class {
+    /// Nothing is wrong.
+    Fine,
+    /// It may go away by itself: another attempt, with a growing wait, is worth making.
+    Transient,
+    /// It stays until somebody changes something outside the object, and is then noticed by itself.
+    Structural,
+    /// This run or request is over; a new one is needed.
+    Terminal,
+}
+
+macro_rules! reasons {
+    ($($(#[doc = $doc:literal])+ $name:ident = $code:literal, $class:ident;)+) => {
+        /// Why an object is in its state. A reason's number is the agent's exit code (0 where nothing is wrong).
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+        pub enum Reason { $($(#[doc = $doc])+ $name,)+ }
+
+        impl Reason {
+            /// Every reason, in the order of the documentation.
+            pub const ALL: &[Reason] = &[$(Reason::$name,)+];
+
+            /// The name as conditions, events and labels show it.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Reason::$name => stringify!($name),)+ }
+            }
+
+            /// The agent's exit code: 0 if nothing is wrong, else 1 to 125, unique.
+            pub const fn exit_code(self) -> u8 {
+                match self { $(Reason::$name => $code,)+ }
+            }
+
+            pub const fn class(self) -> Class {
+                match self { $(Reason::$name => Class::$class,)+ }
+            }
+
+            /// What happened, in one sentence.
+            pub fn meaning(self) -> &'static str {
+                match self { $(Reason::$name => concat!($($doc),+).trim(),)+ }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// The object was accepted and is being worked on.
+    Accepted = 0, Fine;
+    /// Waiting for its turn or for its Job's pod to start.
+    Pending = 0, Fine;
+    /// A Job is at work.
+    Running = 0, Fine;
+    /// The end of an attempt is in doubt; a Job asks the store what is true.
+    Settling = 0, Fine;
+    /// The wait before the next attempt.
+    BackingOff = 0, Fine;
+    /// The copy is committed, or the restore is in place.
+    Succeeded = 0, Fine;
+    /// The store, or the target database, shows that this was done before; nothing was done again.
+    AlreadyDone = 0, Fine;
+    /// The newest copy is younger than the objective.
+    Protected = 0, Fine;
+    /// The schedule is suspended and makes no runs.
+    Suspended = 0, Fine;
+    /// The store was tried and does what copies need.
+    StoreReady = 0, Fine;
+
+    /// There is no copy yet.
+    NeverCopied = 0, Structural;
+    /// The newest copy is older than the objective.
+    CopyTooOld = 0, Structural;
+    /// No schedule makes copies of this source.
+    NotScheduled = 0, Structural;
+    /// A tick passed without a run because the run before it was still in flight.
+    RunInFlight = 0, Transient;
+    /// Ticks passed while nothing could act on them; the latest was caught up, the others were dropped.
+    TicksMissed = 0, Transient;
+    /// A schedule's watermark lay in the future: a clock was wrong; it was set back to now.
+    ClockWasWrong = 0, Transient;
+
+    /// The specification cannot be worked with; the message names the field.
+    InvalidSpec = 1, Structural;
+    /// The named BackupSource does not exist.
+    SourceNotFound = 2, Structural;
+    /// The named BackupStore does not exist.
+    StoreNotFound = 3, Structural;
+    /// The schedule selects no source.
+    NoSources = 4, Structural;
+    /// Another object has the name that this run must have.
+    NameTaken = 5, Structural;
+    /// The store was not tried yet, so no run may use it.
+    StoreNotProbed = 6, Structural;
+    /// The named run does not exist.
+    RunNotFound = 7, Structural;
+    /// The run has no copy.
+    RunHasNoCopy = 8, Structural;
+
+    /// A Secret that the Job needs does not exist.
+    SecretNotFound = 10, Structural;
+    /// A Secret lacks a key that the Job needs.
+    SecretKeyMissing = 11, Structural;
+    /// The image cannot be pulled.
+    ImagePullFailed = 12, Structural;
+    /// No node can take the pod.
+    Unschedulable = 13, Structural;
+    /// A ResourceQuota refuses the pod.
+    QuotaExceeded = 14, Structural;
+    /// A LimitRange refuses the pod.
+    LimitRangeRefused = 15, Structural;
+    /// Pod Security admission refuses the pod.
+    PodSecurityRefused = 16, Structural;
+    /// An admission policy or webhook refuses the Job or its pod.
+    AdmissionRefused = 17, Structural;
+    /// A volume cannot be mounted.
+    VolumeMountFailed = 18, Structural;
+    /// The service account of the Job does not exist.
+    ServiceAccountNotFound = 19, Structural;
+    /// A container cannot be started.
+    ContainerStartFailed = 20, Structural;
+
+    /// The kernel ended a container for its memory limit.
+    OutOfMemory = 25, Transient;
+    /// The kubelet evicted the pod.
+    Evicted = 26, Transient;
+    /// The pod's node is gone.
+    NodeLost = 27, Transient;
+    /// Somebody deleted the pod.
+    PodDeleted = 28, Transient;
+    /// Somebody deleted the Job.
+    JobDeleted = 29, Transient;
+    /// The pod was asked to stop (drain, preemption, deletion) and stopped in order.
+    Interrupted = 30, Transient;
+    /// The time that one attempt has was over.
+    DeadlineExceeded = 31, Transient;
+    /// A container ended without a result that can be read.
+    AgentCrashed = 32, Transient;
+    /// There is no room on the scratch volume.
+    ScratchFull = 33, Structural;
+
+    /// No database host answers.
+    DatabaseUnreachable = 40, Transient;
+    /// The database refuses the user name or the password.
+    DatabaseLoginFailed = 41, Structural;
+    /// The database user lacks a right.
+    DatabasePermissionDenied = 42, Structural;
+    /// The connection to the database was lost while it was in use.
+    DatabaseConnectionLost = 43, Transient;
+    /// A lock was not granted in time.
+    LockTimeout = 44, Transient;
+    /// The server's version is not supported, or is newer than the tools of the image.
+    VersionUnsupported = 45, Structural;
+    /// The TLS connection to the database cannot be made as demanded.
+    DatabaseTlsFailed = 46, Structural;
+    /// No database matches what the source includes.
+    NoDatabases = 47, Structural;
+    /// The engine's dump tool failed.
+    DumpFailed = 48, Transient;
+    /// The dump ended before its structure was complete.
+    DumpTruncated = 49, Transient;
+    /// A tool of the engine is missing in the image.
+    ToolMissing = 50, Structural;
+
+    /// The store does not answer.
+    StoreUnreachable = 60, Transient;
+    /// The store refuses the credentials.
+    StoreAccessDenied = 61, Structural;
+    /// The bucket or the volume's folder does not exist.
+    BucketNotFound = 62, Structural;
+    /// The store does not keep what copies need (create if absent, checksums), and is not used.
+    StoreUnsafe = 63, Structural;
+    /// Another cluster, or another store object, owns this place.
+    StoreForeign = 64, Structural;
+    /// The store has no room left.
+    StoreFull = 65, Structural;
+    /// The store failed while it was in use, and went on failing.
+    StoreFailed = 66, Transient;
+    /// The store holds other bytes than those that were sent.
+    ChecksumMismatch = 67, Transient;
+    /// The clocks of store and cluster are more than 5 minutes apart.
+    ClockSkew = 68, Structural;
+    /// The end of the run cannot be read from the store; it is asked again hourly.
+    OutcomeUnknown = 69, Transient;
+    /// The run was given up in the store's register; nothing of it can be committed any more.
+    Abandoned = 70, Terminal;
+    /// The TLS connection to the store cannot be made as demanded.
+    StoreTlsFailed = 71, Structural;
+
+    /// The copy does not exist in the store.
+    CopyNotFound = 80, Terminal;
+    /// A part of the copy is missing or has other bytes than its manifest says.
+    CopyCorrupt = 81, Terminal;
+    /// The copy was written by a newer version, whose format this one does not know.
+    FormatUnknown = 82, Structural;
+    /// The key does not open the copy.
+    WrongKey = 83, Terminal;
+    /// The copy is encrypted and no key was given.
+    KeyMissing = 84, Terminal;
+
+    /// The target database exists and holds objects of a user.
+    TargetNotEmpty = 90, Terminal;
+    /// Roles that own or may use objects do not exist in the target server.
+    RolesMissing = 91, Terminal;
+    /// Extensions that the copy needs are not available in the target server.
+    ExtensionsMissing = 92, Terminal;
+    /// The engine's restore tool failed.
+    RestoreFailed = 93, Terminal;
+    /// What was restored differs from what the manifest says.
+    RestoreIncomplete = 94, Terminal;
+    /// The selection names a database that the copy does not hold.
+    DatabaseNotInCopy = 95, Terminal;
+
+    /// Somebody cancelled the run or the request.
+    Cancelled = 100, Terminal;
+    /// A defect of Holdfast: please report it with the log.
+    InternalError = 101, Transient;
+}
+
+impl Reason {
+    /// The reason that an agent's exit code stands for, if it is one of ours.
+    pub fn from_exit_code(code: i32) -> Option<Self> {
+        Self::ALL
+            .iter()
+            .copied()
+            .find(|reason| code != 0 && i32::from(reason.exit_code()) == code)
+    }
+
+    /// Whether another attempt may succeed without anybody's help.
+    pub const fn worth_retrying(self) -> bool {
+        matches!(self.class(), Class::Transient)
+    }
+}
+
+impl std::fmt::Display for Reason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn exit_codes_are_unique_and_in_range() {
+        let failures: Vec<_> = Reason::ALL.iter().filter(|reason| reason.exit_code() != 0).collect();
+        assert!(failures.iter().all(|reason| reason.exit_code() <= 125));
+        assert_eq!(
+            failures.iter().map(|reason| reason.exit_code()).collect::<HashSet<_>>().len(),
+            failures.len()
+        );
+        for reason in failures {
+            assert_eq!(Reason::from_exit_code(reason.exit_code().into()), Some(*reason));
+            assert_ne!(reason.class(), Class::Fine, "{reason}");
+        }
+        assert_eq!(Reason::from_exit_code(0), None);
+        assert_eq!(Reason::from_exit_code(137), None);
+    }
+
+    #[test]
+    fn each_reason_says_what_happened() {
+        for reason in Reason::ALL {
+            assert!(reason.meaning().ends_with('.'), "{reason}: {}", reason.meaning());
+            assert!(!reason.meaning().contains('\n'), "{reason}");
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! What an agent leaves in its pod's termination message.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{CopySummary, ProbeReport, Reason, RestoreSummary};
+
+/// The longest termination message that Kubernetes keeps, in bytes.
+pub const RESULT_LIMIT: usize = 4_096;
+
+/// How an agent's work ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AgentResult {
+    /// [`crate::TASK_VERSION`].
+    pub version: u32,
+    /// `Succeeded`, `AlreadyDone`, or why it failed.
+    pub reason: Reason,
+    /// The last error and the next step, at most 1 KiB.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+    /// Whether the register is closed: committed or given up. What is not closed must be settled.
+    #[serde(default)]
+    pub closed: bool,
+    /// The copy that was committed, or found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copy: Option<CopySummary>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe: Option<ProbeReport>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restored: Option<RestoreSummary>,
+}
+
+impl AgentResult {
+    /// The JSON for the termination message, at most [`RESULT_LIMIT`] bytes: names, notes and messages are shortened where needed.
+    pub fn to_termination_message(&self) -> String {
+        let mut result = self.clone();
+        result.message = crate::shortened(&result.message, 1_024);
+        loop {
+            let text = serde_json::to_string(&result).unwrap_or_default();
+            if text.len() <= RESULT_LIMIT || !result.shrink() {
+                return text;
+            }
+        }
+    }
+
+    /// Drops the least important detail that is left; false if there is none.
+    fn shrink(&mut self) -> bool {
+        if let Some(copy) = &mut self.copy
+            && (copy.database_names.pop().is_some() || copy.notes.pop().is_some())
+        {
+            return true;
+        }
+        if let Some(restored) = &mut self.restored
+            && (restored.skipped.pop().is_some() || restored.database_names.pop().is_some())
+        {
+            return true;
+        }
+        if let Some(check) = self
+            .probe
+            .iter_mut()
+            .flat_map(|probe| &mut probe.checks)
+            .find(|check| check.message.len() > 64)
+        {
+            check.message = crate::shortened(&check.message, 64);
+            return true;
+        }
+        if self.message.len() > 128 {
+            self.message = crate::shortened(&self.message, 128);
+            return true;
+        }
+        false
+    }
+}

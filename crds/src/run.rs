@@ -1,0 +1,277 @@
+//! BackupRun: one execution.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    BackupSourceSpec, BackupStoreSpec, BackupType, Reason, Span, StoreReference,
+    schedule::{default_attempts, default_timeout},
+};
+
+/// One execution of a backup, by a schedule's tick or by hand. Its name is its identity: a second backup needs a second name.
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "holdfast.dev",
+    version = "v1alpha1",
+    kind = "BackupRun",
+    plural = "backupruns",
+    shortname = "hrun",
+    category = "holdfast",
+    namespaced,
+    status = "BackupRunStatus",
+    derive = "PartialEq",
+    selectable = "spec.source",
+    printcolumn(name = "Source", type_ = "string", json_path = ".spec.source"),
+    printcolumn(name = "Type", type_ = "string", json_path = ".spec.type"),
+    printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.reason"),
+    printcolumn(name = "Size", type_ = "string", json_path = ".status.size"),
+    printcolumn(name = "Duration", type_ = "string", json_path = ".status.duration"),
+    printcolumn(name = "Stores", type_ = "string", json_path = ".spec.stores[*].name"),
+    printcolumn(name = "Message", type_ = "string", json_path = ".status.message", priority = 1),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    validation = Rule::new("self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$') && size(self.metadata.name) <= 52")
+        .message("metadata.name: a run's name is its id in the store and must be a DNS label of at most 52 characters; choose a shorter name of a-z, 0-9 and -")
+)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [
+    {"rule": "self.source == oldSelf.source && self.type == oldSelf.type && self.stores == oldSelf.stores && self.attempts == oldSelf.attempts && self.timeout == oldSelf.timeout && has(self.tick) == has(oldSelf.tick) && (!has(self.tick) || self.tick == oldSelf.tick)",
+     "message": "spec: a run cannot change, but for spec.cancel; make a new run with another name"},
+    {"rule": "!oldSelf.cancel || self.cancel",
+     "message": "spec.cancel: a cancelled run stays cancelled; make a new run with another name"}
+]))]
+pub struct BackupRunSpec {
+    /// Name of the BackupSource.
+    #[schemars(length(min = 1, max = 63))]
+    pub source: String,
+    /// What kind of copy.
+    #[serde(rename = "type", default)]
+    pub type_: BackupType,
+    /// Where the copy goes. This version takes one store.
+    #[schemars(length(min = 1, max = 1), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub stores: Vec<StoreReference>,
+    /// How often it is attempted, where a failure may go away by itself.
+    #[serde(default = "default_attempts")]
+    #[schemars(range(min = 1, max = 10))]
+    pub attempts: i32,
+    /// The time that one attempt has.
+    #[serde(default = "default_timeout")]
+    pub timeout: Span,
+    /// Ends the run: its Job is deleted, its uploads are aborted, and its register is closed.
+    #[serde(default)]
+    pub cancel: bool,
+    /// The tick that made this run. Only the operator may set it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tick: Option<Tick>,
+}
+
+/// A tick of a schedule.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Tick {
+    /// Name of the BackupSchedule.
+    #[schemars(length(min = 1, max = 63))]
+    pub schedule: String,
+    /// Name of its trigger.
+    #[schemars(length(min = 1, max = 20))]
+    pub trigger: String,
+    /// The minute, RFC 3339 in UTC.
+    #[schemars(length(min = 20, max = 20))]
+    pub time: String,
+    /// Generation of the schedule that made the run.
+    #[serde(default)]
+    pub generation: i64,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum RunPhase {
+    /// Its Job is not made yet, or its pod did not start yet.
+    #[default]
+    Pending,
+    /// The agent is at work.
+    Running,
+    /// The end of an attempt is in doubt and the store is asked, or the register is being closed.
+    Settling,
+    Succeeded,
+    Failed,
+    Cancelled,
+}
+
+impl RunPhase {
+    /// Whether nothing more comes (but for a late answer to `OutcomeUnknown`).
+    pub const fn ended(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled)
+    }
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "Pending",
+            Self::Running => "Running",
+            Self::Settling => "Settling",
+            Self::Succeeded => "Succeeded",
+            Self::Failed => "Failed",
+            Self::Cancelled => "Cancelled",
+        }
+    }
+}
+
+/// How a run goes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BackupRunStatus {
+    /// The generation that this status was made from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    #[serde(default)]
+    pub phase: RunPhase,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Reason>,
+    /// What happened last and what to do next.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 2048))]
+    pub message: Option<String>,
+    /// `Ready`: accepted and worked on. `Stalled`: failed for good.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+    /// What the run works on, fixed with its first attempt. Names of Secrets are taken from the live objects.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frozen: Option<FrozenRun>,
+    /// Its attempts; each is written here before its Job is made.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 10), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["number"]))]
+    pub attempts: Vec<Attempt>,
+    /// Its settle Jobs, where an end was in doubt or the register is to be closed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settle: Option<Settle>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_time: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub completion_time: Option<String>,
+    /// The copy, once it is committed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copy: Option<CopySummary>,
+    /// Bytes in the store, for people, such as `1.2 GiB`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<String>,
+    /// From start to end, for people, such as `3m12s`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duration: Option<String>,
+}
+
+/// What a run works on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FrozenRun {
+    pub source_uid: String,
+    pub source: BackupSourceSpec,
+    pub store: FrozenStore,
+}
+
+/// A store as it was when the work began.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FrozenStore {
+    pub name: String,
+    pub uid: String,
+    pub spec: BackupStoreSpec,
+}
+
+/// One try.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Attempt {
+    /// From 1.
+    pub number: i32,
+    /// Name of its Job.
+    pub job: String,
+    /// When it was counted (RFC 3339, UTC, by the API server's clock).
+    pub started_at: String,
+    /// The agent commits nothing after this time.
+    pub not_after: String,
+    /// UID of its Job, once made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job_uid: Option<String>,
+    /// When its end was seen; absent while it is at work.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished_at: Option<String>,
+    /// How it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Reason>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub message: Option<String>,
+    /// Whether a container of it ever started: if none did, nothing can be in the store.
+    #[serde(default)]
+    pub ran: bool,
+}
+
+/// Settle Jobs of a run.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Settle {
+    /// How many were started.
+    #[serde(default)]
+    pub count: i32,
+    /// Name of the last one's Job.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished_at: Option<String>,
+    /// Whether it closes the register where it finds nothing: always but when another attempt follows.
+    #[serde(default)]
+    pub gives_up: bool,
+    /// The reason that the run ends with, where the store holds no copy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub otherwise: Option<Reason>,
+    /// The message that goes with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub otherwise_message: Option<String>,
+}
+
+/// A committed copy in short; the rest is in its manifest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CopySummary {
+    /// Its folder in the store, `<namespace>/<source>/<run id>`.
+    pub path: String,
+    /// What was committed by this time is in the copy (RFC 3339, UTC).
+    pub recovery_point: String,
+    /// Bytes read from the database.
+    pub raw_bytes: i64,
+    /// Bytes in the store.
+    pub stored_bytes: i64,
+    /// Objects with data in the store.
+    pub parts: i64,
+    /// How many databases it holds.
+    pub databases: i64,
+    /// The first of them, at most 10.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 10))]
+    pub database_names: Vec<String>,
+    /// How many tables it holds.
+    pub tables: i64,
+    /// How many rows, counted while they streamed. Absent where the structure could not be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows: Option<i64>,
+    /// Whether the structure was checked to its end while it streamed.
+    pub structure_checked: bool,
+    /// SHA-256 of the manifest's canonical bytes, in hexadecimal.
+    pub manifest_digest: String,
+    /// The outcome's version in the store, where the store has versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version_id: Option<String>,
+    /// Server and tool, such as `PostgreSQL 15.18, pg_dump 15.18`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    pub engine: Option<String>,
+    /// What a person should know: databases that are new, vanished or excluded, a standby's lag.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8), inner(length(max = 256)))]
+    pub notes: Vec<String>,
+}

@@ -1,0 +1,224 @@
+//! BackupSchedule: when copies are made.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{Reason, Span};
+
+/// When copies of which sources are made, and where they go.
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "holdfast.dev",
+    version = "v1alpha1",
+    kind = "BackupSchedule",
+    plural = "backupschedules",
+    shortname = "hsched",
+    category = "holdfast",
+    namespaced,
+    status = "BackupScheduleStatus",
+    derive = "PartialEq",
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
+    printcolumn(name = "Suspended", type_ = "boolean", json_path = ".spec.suspend"),
+    printcolumn(name = "Sources", type_ = "integer", json_path = ".status.sources"),
+    printcolumn(name = "Last-Run-Succeeded", type_ = "string", json_path = ".status.conditions[?(@.type==\"LastRunSucceeded\")].status"),
+    printcolumn(name = "Next", type_ = "string", json_path = ".status.nextTick"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
+    printcolumn(name = "Message", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].message", priority = 1),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    validation = Rule::new("self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$') && size(self.metadata.name) <= 63")
+        .message("metadata.name: must be a DNS label: at most 63 of a-z, 0-9 and -, beginning and ending with a letter or digit; choose another name")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct BackupScheduleSpec {
+    /// Which sources of this namespace.
+    pub sources: SourceSelection,
+    /// Where the copies go. This version takes one store.
+    #[schemars(length(min = 1, max = 1), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub stores: Vec<StoreReference>,
+    /// When.
+    #[schemars(length(min = 1, max = 8), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub triggers: Vec<Trigger>,
+    /// Zone in which the cron expressions are read, as in `Europe/Zurich`.
+    #[serde(default = "default_time_zone")]
+    #[schemars(length(min = 1, max = 64), regex(pattern = "^[A-Za-z0-9._+/-]+$"))]
+    pub time_zone: String,
+    /// Makes no runs while true. Time suspended has no ticks: nothing is caught up afterwards.
+    #[serde(default)]
+    pub suspend: bool,
+    /// What the copies are to achieve.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub objectives: Option<Objectives>,
+    /// How often one run is attempted, where its failure may go away by itself.
+    #[serde(default = "default_attempts")]
+    #[schemars(range(min = 1, max = 10))]
+    pub attempts: i32,
+    /// The time that one attempt has.
+    #[serde(default = "default_timeout")]
+    pub timeout: Span,
+    /// How many objects of ended runs remain. Copies in the store are not touched.
+    #[serde(default)]
+    pub history: RunHistory,
+}
+
+fn default_time_zone() -> String {
+    "UTC".to_owned()
+}
+
+pub(crate) fn default_attempts() -> i32 {
+    3
+}
+
+pub(crate) fn default_timeout() -> Span {
+    Span::from_hours(6)
+}
+
+/// Sources by name or by labels: exactly one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum SourceSelection {
+    /// Names of sources.
+    Names(#[schemars(length(min = 1, max = 1000), inner(length(min = 1, max = 63)), extend("x-kubernetes-list-type" = "set"))] Vec<String>),
+    /// Labels that a source must all have.
+    MatchLabels(#[schemars(extend("minProperties" = 1, "maxProperties" = 16))] BTreeMap<String, String>),
+}
+
+/// A store of the same namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StoreReference {
+    /// Name of a BackupStore.
+    #[schemars(length(min = 1, max = 63))]
+    pub name: String,
+}
+
+/// A recurring time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Trigger {
+    /// Its name, part of its runs' names.
+    #[schemars(length(min = 1, max = 20), regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    pub name: String,
+    /// What kind of copy.
+    #[serde(rename = "type", default)]
+    pub type_: BackupType,
+    /// Minute, hour, day of month, month, day of week; `H`, `H/n` and `H(a-b)` stand for a value that differs by source but stays.
+    #[schemars(length(min = 9, max = 128))]
+    pub cron: String,
+}
+
+/// What a copy is made of. Incremental, differential and log copies are not known to this version.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum BackupType {
+    /// All of the data.
+    #[default]
+    Full,
+}
+
+impl std::fmt::Display for BackupType {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Full => f.write_str("Full"),
+        }
+    }
+}
+
+/// What the copies are to achieve.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Objectives {
+    /// How old the newest restorable copy may be. By default the longest time between two ticks plus one attempt's timeout.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rpo: Option<Span>,
+}
+
+/// How many run objects remain, by source.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RunHistory {
+    /// The newest so many ended runs of each source.
+    #[serde(default = "default_per_source")]
+    #[schemars(range(min = 1, max = 100))]
+    pub per_source: i32,
+    /// … and failed ones for so long.
+    #[serde(default = "default_failed_for")]
+    pub failed_for: Span,
+}
+
+fn default_per_source() -> i32 {
+    5
+}
+
+fn default_failed_for() -> Span {
+    Span::from_days(7)
+}
+
+impl Default for RunHistory {
+    fn default() -> Self {
+        Self {
+            per_source: default_per_source(),
+            failed_for: default_failed_for(),
+        }
+    }
+}
+
+/// What a schedule did and does next.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BackupScheduleStatus {
+    /// The generation that this status was made from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// `Ready`: accepted and making runs. `Stalled`: it cannot make runs. `LastRunSucceeded`: the newest ended run of each source.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+    /// How many sources are selected now.
+    #[serde(default)]
+    pub sources: i64,
+    /// The next tick of any trigger for any source (RFC 3339, UTC).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_tick: Option<String>,
+    /// One watermark per trigger.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub triggers: Vec<TriggerStatus>,
+    /// Since when it is suspended (RFC 3339, UTC).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suspended_since: Option<String>,
+    /// The sources whose newest ended run failed, at most 10.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 10))]
+    pub failing: Vec<FailingSource>,
+}
+
+/// How far a trigger has come.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TriggerStatus {
+    pub name: String,
+    /// Every tick at or before it has its run made, skipped or dropped (RFC 3339, UTC).
+    pub watermark: String,
+    /// The expression and zone that the watermark was made with; when they change, nothing of the past is fired.
+    pub expression: String,
+    /// Ticks whose runs were made.
+    #[serde(default)]
+    pub fired: i64,
+    /// Ticks that were skipped because the run before was still in flight.
+    #[serde(default)]
+    pub skipped: i64,
+    /// Ticks that passed while nothing could act on them.
+    #[serde(default)]
+    pub missed: i64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FailingSource {
+    pub source: String,
+    pub run: String,
+    pub reason: Reason,
+}

@@ -1,0 +1,259 @@
+//! BackupSource: a database that is protected.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{BackupType, JobTemplate, Reason, RunPhase, Span};
+
+/// A database that is protected. Its namespace and name are its identity in every store.
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "holdfast.dev",
+    version = "v1alpha1",
+    kind = "BackupSource",
+    plural = "backupsources",
+    shortname = "hsrc",
+    category = "holdfast",
+    namespaced,
+    status = "BackupSourceStatus",
+    derive = "PartialEq",
+    printcolumn(name = "Protected", type_ = "string", json_path = ".status.conditions[?(@.type==\"Protected\")].status"),
+    printcolumn(name = "Last-Copy", type_ = "date", json_path = ".status.newestCopy.recoveryPoint"),
+    printcolumn(name = "Next", type_ = "string", json_path = ".status.nextTick"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Protected\")].reason"),
+    printcolumn(name = "Message", type_ = "string", json_path = ".status.conditions[?(@.type==\"Protected\")].message", priority = 1),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    validation = Rule::new("self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$') && size(self.metadata.name) <= 63")
+        .message("metadata.name: a source's name is its identity in every store and must be a DNS label: at most 63 of a-z, 0-9 and -, beginning and ending with a letter or digit; choose another name")
+)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [
+    {"rule": "has(self.postgresql)", "message": "spec: name exactly one engine; this version knows postgresql; add spec.postgresql"},
+    {"rule": "has(self.postgresql) == has(oldSelf.postgresql)", "message": "spec.postgresql: the engine of a source cannot change; make a new source for the other database"}
+]))]
+pub struct BackupSourceSpec {
+    /// A PostgreSQL server, reached over the network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub postgresql: Option<PostgresqlSource>,
+    /// How the pods of this source's backup Jobs are shaped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<JobTemplate>,
+}
+
+/// A PostgreSQL server and which of its databases are copied.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PostgresqlSource {
+    #[serde(flatten)]
+    pub server: PostgresqlServer,
+    /// Which databases are copied, found anew by each run.
+    #[serde(default)]
+    pub databases: DatabaseSelection,
+    /// Whether roles and tablespaces are copied. `Skip` is for managed services that do not let them be read.
+    #[serde(default)]
+    pub globals: Globals,
+    /// How long a dump waits for a table's lock before it fails as `LockTimeout`.
+    #[serde(default = "default_lock_timeout")]
+    pub lock_timeout: Span,
+}
+
+fn default_lock_timeout() -> Span {
+    Span::from_minutes(5)
+}
+
+/// How a PostgreSQL server is reached.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PostgresqlServer {
+    /// `host:port` or `host` (port 5432). The first that answers is used, in this order: put a standby first to spare the primary.
+    #[schemars(
+        length(min = 1, max = 8),
+        inner(
+            length(min = 1, max = 300),
+            regex(pattern = "^([a-zA-Z0-9._-]+|\\[[0-9a-fA-F:.]+\\])(:[0-9]{1,5})?$")
+        )
+    )]
+    pub hosts: Vec<String>,
+    /// Major version of the server, 15 to 18. The image's tools must be of this version or newer.
+    #[schemars(range(min = 15, max = 18))]
+    pub version: i32,
+    /// User and password.
+    pub credentials: LoginSecret,
+    /// How the connection is secured.
+    #[serde(default)]
+    pub tls: DatabaseTls,
+    /// The database that is connected to for what concerns the whole server.
+    #[serde(default = "default_maintenance_database")]
+    #[schemars(length(min = 1, max = 63))]
+    pub maintenance_database: String,
+}
+
+fn default_maintenance_database() -> String {
+    "postgres".to_owned()
+}
+
+/// A Secret in the same namespace that holds a user name and a password.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LoginSecret {
+    /// Name of the Secret.
+    #[schemars(length(min = 1, max = 253))]
+    pub secret_name: String,
+    /// Key of the user name.
+    #[serde(default = "default_username_key")]
+    #[schemars(length(min = 1, max = 253))]
+    pub username_key: String,
+    /// Key of the password.
+    #[serde(default = "default_password_key")]
+    #[schemars(length(min = 1, max = 253))]
+    pub password_key: String,
+}
+
+fn default_username_key() -> String {
+    "username".to_owned()
+}
+
+fn default_password_key() -> String {
+    "password".to_owned()
+}
+
+/// TLS to a database.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [
+    {"rule": "self.mode != 'Disable' || (!has(self.caSecretName) && !has(self.clientCertificateSecretName))",
+     "message": "tls: mode Disable takes no certificates; remove caSecretName and clientCertificateSecretName, or choose another mode"}
+]))]
+pub struct DatabaseTls {
+    /// What is demanded of the server: nothing (`Disable`), an encrypted connection (`Require`), also a certificate of a trusted CA
+    /// (`VerifyCa`), also one for the host's name (`VerifyFull`).
+    #[serde(default)]
+    pub mode: TlsMode,
+    /// Secret whose key `ca.crt` holds the CA certificates (PEM). By default those of the agent's bundle of public CAs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub ca_secret_name: Option<String>,
+    /// Secret of type `kubernetes.io/tls` with the client certificate: `tls.crt` and `tls.key`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub client_certificate_secret_name: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum TlsMode {
+    Disable,
+    Require,
+    VerifyCa,
+    #[default]
+    VerifyFull,
+}
+
+/// Databases by name patterns, where `*` stands for any text and `?` for one character. Template databases and those that allow no
+/// connections are never copied.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DatabaseSelection {
+    /// A database is copied if one of these matches its name.
+    #[serde(default = "all_databases")]
+    #[schemars(length(min = 1, max = 64), inner(length(min = 1, max = 63)))]
+    pub include: Vec<String>,
+    /// … and none of these does.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 63)))]
+    pub exclude: Vec<String>,
+}
+
+fn all_databases() -> Vec<String> {
+    vec!["*".to_owned()]
+}
+
+impl Default for DatabaseSelection {
+    fn default() -> Self {
+        Self {
+            include: all_databases(),
+            exclude: Vec::new(),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Globals {
+    #[default]
+    Include,
+    Skip,
+}
+
+/// What is known of a source's copies and runs.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BackupSourceStatus {
+    /// The generation that this status was made from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// `Ready`: accepted. `Protected`: the newest copy is younger than the objective. `LastRunSucceeded`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+    /// The copy with the newest recovery point.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub newest_copy: Option<CopyReference>,
+    /// The run that ended last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_run: Option<RunReference>,
+    /// The next tick of any schedule (RFC 3339, UTC).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_tick: Option<String>,
+    /// The next ticks by schedule and trigger.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub next_ticks: Vec<NextTicks>,
+    /// The objective that `Protected` is judged by: the shortest of the schedules', in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rpo_seconds: Option<i64>,
+}
+
+/// Where a copy is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CopyReference {
+    /// The run that made it; also its id in the store.
+    pub run: String,
+    /// The store that holds it.
+    pub store: String,
+    /// Its path in the store, for a restore by `from.store.path`.
+    pub path: String,
+    /// What was committed by this time is in the copy (RFC 3339, UTC).
+    pub recovery_point: String,
+    /// Bytes that it takes in the store.
+    pub stored_bytes: i64,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RunReference {
+    pub name: String,
+    #[serde(rename = "type")]
+    pub type_: BackupType,
+    pub phase: RunPhase,
+    pub reason: Reason,
+    /// When it ended (RFC 3339, UTC).
+    pub completion_time: String,
+}
+
+/// The next ticks of one trigger for one source.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NextTicks {
+    pub schedule: String,
+    pub trigger: String,
+    /// The cron expression after each `H` was resolved for this source.
+    pub cron: String,
+    /// The zone it is read in.
+    pub time_zone: String,
+    /// The next five, RFC 3339 in UTC.
+    #[schemars(length(max = 5))]
+    pub at: Vec<String>,
+}

@@ -1,0 +1,303 @@
+//! BackupStore: where copies go.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{JobTemplate, Reason};
+
+/// A place for copies, with its credentials and encryption.
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "holdfast.dev",
+    version = "v1alpha1",
+    kind = "BackupStore",
+    plural = "backupstores",
+    shortname = "hstore",
+    category = "holdfast",
+    namespaced,
+    status = "BackupStoreStatus",
+    derive = "PartialEq",
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
+    printcolumn(name = "Location", type_ = "string", json_path = ".status.location"),
+    printcolumn(name = "Message", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].message", priority = 1),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    validation = Rule::new("self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$') && size(self.metadata.name) <= 63")
+        .message("metadata.name: must be a DNS label: at most 63 of a-z, 0-9 and -, beginning and ending with a letter or digit; choose another name")
+)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [
+    {"rule": "has(self.s3) != has(self.volume)",
+     "message": "spec: name exactly one place, spec.s3 or spec.volume"},
+    {"rule": "has(self.s3) == has(self.credentials)",
+     "message": "spec.credentials: an S3 store needs credentials (secretName or webIdentity); a volume store takes none"},
+    {"rule": "has(self.s3) == has(oldSelf.s3) && (!has(self.s3) || (self.s3.bucket == oldSelf.s3.bucket && has(self.s3.prefix) == has(oldSelf.s3.prefix) && (!has(self.s3.prefix) || self.s3.prefix == oldSelf.s3.prefix) && has(self.s3.endpoint) == has(oldSelf.s3.endpoint) && (!has(self.s3.endpoint) || self.s3.endpoint == oldSelf.s3.endpoint)))",
+     "message": "spec.s3: bucket, prefix and endpoint of a store cannot change, or its copies would be lost from sight; make a new store for the new place"},
+    {"rule": "has(self.volume) == has(oldSelf.volume) && (!has(self.volume) || (self.volume.claimName == oldSelf.volume.claimName && has(self.volume.path) == has(oldSelf.volume.path) && (!has(self.volume.path) || self.volume.path == oldSelf.volume.path)))",
+     "message": "spec.volume: claimName and path of a store cannot change, or its copies would be lost from sight; make a new store for the new place"}
+]))]
+pub struct BackupStoreSpec {
+    /// A bucket, or a prefix of one, on a server that speaks S3.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub s3: Option<S3Location>,
+    /// A folder on a PersistentVolumeClaim.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume: Option<VolumeLocation>,
+    /// With which rights an S3 store is used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<StoreCredentials>,
+    /// How copies are encrypted before they leave the pod. There is no default: `none: {}` must be said.
+    pub encryption: Encryption,
+    /// How the pods of this store's own Jobs (probe and settle) are shaped, and what each pod that uses it needs to reach it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<JobTemplate>,
+}
+
+/// A place in a bucket.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [
+    {"rule": "!has(self.caSecretName) || (has(self.endpoint) && self.endpoint.startsWith('https://'))",
+     "message": "caSecretName: certificates are only used with an https:// endpoint; set endpoint, or remove caSecretName"}
+]))]
+pub struct S3Location {
+    /// Name of the bucket; it must exist.
+    #[schemars(length(min = 3, max = 63), regex(pattern = "^[a-z0-9][a-z0-9.-]*[a-z0-9]$"))]
+    pub bucket: String,
+    /// Folder in the bucket, without a slash at either end. By default the bucket's root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(min = 1, max = 512),
+        regex(pattern = "^[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*$")
+    )]
+    pub prefix: Option<String>,
+    /// Region of the bucket.
+    #[serde(default = "default_region")]
+    #[schemars(length(min = 1, max = 63))]
+    pub region: String,
+    /// `https://host[:port]` (or `http://`, which is not encrypted) of a server other than AWS. By default AWS in `region`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 8, max = 512), regex(pattern = "^https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?$"))]
+    pub endpoint: Option<String>,
+    /// Whether the bucket's name stands in the path or in the host's name. By default `VirtualHost` on AWS and `Path` elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub addressing: Option<Addressing>,
+    /// Storage class of the parts, as the server names it. By default the bucket's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64), regex(pattern = "^[A-Z0-9_]+$"))]
+    pub storage_class: Option<String>,
+    /// Secret whose key `ca.crt` holds the CA certificates (PEM) of the endpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub ca_secret_name: Option<String>,
+}
+
+fn default_region() -> String {
+    "us-east-1".to_owned()
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Addressing {
+    Path,
+    VirtualHost,
+}
+
+impl S3Location {
+    /// How the bucket is named in requests, with the default resolved.
+    pub fn effective_addressing(&self) -> Addressing {
+        self.addressing.unwrap_or(if self.endpoint.is_some() {
+            Addressing::Path
+        } else {
+            Addressing::VirtualHost
+        })
+    }
+}
+
+/// A place on a volume. With access mode `ReadWriteOnce` all Jobs that use it must run on the node that has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct VolumeLocation {
+    /// Name of the PersistentVolumeClaim.
+    #[schemars(length(min = 1, max = 253))]
+    pub claim_name: String,
+    /// Folder on the volume, without a slash at either end. By default its root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(min = 1, max = 512),
+        regex(pattern = "^[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*$")
+    )]
+    pub path: Option<String>,
+    /// User and group id that own the files; every Job that uses this store runs as it.
+    #[serde(default = "default_volume_user")]
+    #[schemars(range(min = 1, max = 2_147_483_647))]
+    pub run_as_user: i64,
+}
+
+fn default_volume_user() -> i64 {
+    65_532
+}
+
+/// With which rights a store is used: exactly one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum StoreCredentials {
+    /// Secret with the keys `access_key_id` and `secret_access_key` (or `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`), and
+    /// `session_token` where one is needed.
+    SecretName(#[schemars(length(min = 1, max = 253))] String),
+    /// The pod's service account token, exchanged for temporary keys (AssumeRoleWithWebIdentity).
+    WebIdentity(WebIdentity),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct WebIdentity {
+    /// The role that is assumed.
+    #[schemars(length(min = 1, max = 2048))]
+    pub role_arn: String,
+    /// Audience of the token.
+    #[serde(default = "default_audience")]
+    #[schemars(length(min = 1, max = 253))]
+    pub audience: String,
+    /// Where the token is exchanged. By default the STS of `region`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(min = 8, max = 512),
+        regex(pattern = "^https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[A-Za-z0-9._/-]*)?$")
+    )]
+    pub sts_endpoint: Option<String>,
+}
+
+fn default_audience() -> String {
+    "sts.amazonaws.com".to_owned()
+}
+
+/// How copies are encrypted: exactly one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Encryption {
+    /// To public keys of `age`. Who has one of the identities can read the copies.
+    Age(AgeEncryption),
+    /// With a passphrase, in a Secret under the key `passphrase`.
+    Passphrase(PassphraseEncryption),
+    /// Not at all: who can read the bucket can read the copies.
+    None(NoEncryption),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AgeEncryption {
+    /// Public keys, `age1…`.
+    #[schemars(length(min = 1, max = 16), inner(length(max = 128), regex(pattern = "^age1[ac-hj-np-z02-9]{58}$")))]
+    pub recipients: Vec<String>,
+    /// Secret whose key `identity` holds an `AGE-SECRET-KEY-1…` of a recipient. Only restores mount it; a store works without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub identity_secret_name: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PassphraseEncryption {
+    /// Secret with the key `passphrase`.
+    #[schemars(length(min = 1, max = 253))]
+    pub secret_name: String,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct NoEncryption {}
+
+/// What was found out about a store.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BackupStoreStatus {
+    /// The generation that this status was made from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// `Ready`: the store was tried and may be used. `Stalled`: it cannot be used until somebody acts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+    /// The place in one line, such as `s3://bucket/prefix`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub location: Option<String>,
+    /// What the last probe found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe: Option<ProbeStatus>,
+}
+
+/// The last probe of a store, and the next.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ProbeStatus {
+    /// Number of the probe that was started last; its Job is named after it.
+    #[serde(default)]
+    pub number: i64,
+    /// The generation that it was started for.
+    #[serde(default)]
+    pub generation: i64,
+    /// When it was started (RFC 3339, UTC).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<String>,
+    /// When it ended; absent while it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished_at: Option<String>,
+    /// How many probes failed one after the other; the wait before the next grows with it, up to 30 minutes.
+    #[serde(default)]
+    pub failures: i64,
+    /// What it found; absent where it never got as far.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub report: Option<ProbeReport>,
+}
+
+/// What a probe found.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ProbeReport {
+    /// What was tried, in order; the first that failed gives the reason.
+    #[schemars(length(max = 16))]
+    pub checks: Vec<ProbeCheck>,
+    /// Whether the store keeps older versions of an object. Absent where it cannot be told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub versioning: Option<bool>,
+    /// The store's clock minus ours, in seconds. Absent where the store tells no time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock_skew_seconds: Option<i64>,
+    /// The cluster that owns this place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub owner: Option<String>,
+    /// The owner's epoch, from 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<i64>,
+}
+
+/// One thing that a probe tried.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ProbeCheck {
+    /// What was tried: `Reach`, `Put`, `CreateIfAbsent`, `Checksum`, `Read`, `List`, `AbortUpload`, `Clock`, `Owner`, …
+    #[schemars(length(max = 64))]
+    pub name: String,
+    pub passed: bool,
+    /// Why it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Reason>,
+    /// What was seen.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 512))]
+    pub message: String,
+}
+
+impl BackupStoreSpec {
+    /// The place in one line.
+    pub fn location(&self) -> String {
+        let under = |path: &Option<String>| path.as_ref().map(|path| format!("/{path}")).unwrap_or_default();
+        match (&self.s3, &self.volume) {
+            (Some(s3), _) => format!("s3://{}{}", s3.bucket, under(&s3.prefix)),
+            (None, Some(volume)) => format!("volume://{}{}", volume.claim_name, under(&volume.path)),
+            (None, None) => String::new(),
+        }
+    }
+}
