@@ -1,0 +1,65 @@
+#!/usr/bin/env bash
+# What happens to nodes and to the control plane, on purpose, for tests. Every command returns when its effect is there.
+#   node.sh stop NODE              power off: kubelet, containers and containerd are killed at once
+#   node.sh stop-kubelet NODE      the node is lost to the cluster, its containers run on
+#   node.sh freeze NODE            lost, and its containers stand still
+#   node.sh thaw NODE              the containers run on (zombies, until `start`)
+#   node.sh start NODE             back again, whichever way it went; waits until it is Ready
+#   node.sh restart-kubelet NODE   containers run on
+#   node.sh not-ready NODE         waits until the cluster has noticed that the node is gone (about 50 s)
+#   node.sh kill COMPONENT         SIGKILL to apiserver, etcd, controllers, scheduler, proxy or dns
+#   node.sh resume                 starts what was killed, as up.sh does
+set -euo pipefail
+# shellcheck source=state.sh
+source "$(dirname "${BASH_SOURCE[0]}")/state.sh"
+# shellcheck source=components.sh
+source "$CLUSTER_SOURCE/components.sh"
+
+usage() { sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" >&2; exit 2; }
+
+start_node() {
+  alive "containerd-$1" || start_containerd "$1"
+  await 30 "containerd of $1 answers" containerd_ready "$1"
+  node_freeze "$1" 0
+  alive "kubelet-$1" || start_kubelet "$1"
+  await 60 "the kubelet of $1 answers" kubelet_healthy "$1"
+  await 90 "$1 is Ready" node_ready "$1"
+}
+
+need_root
+[ -e "$KUBECONFIG_ADMIN" ] || die "no cluster runs in $DIR; start one with e2e/cluster/up.sh"
+lock cluster
+case ${1:-} in
+  stop | stop-kubelet | freeze | thaw | start | restart-kubelet | not-ready) check_node "${2:-}" ;;
+esac
+case ${1:-} in
+  stop)
+    terminate "kubelet-$2" KILL
+    await 20 "the containers of $2 end" kill_processes "$2"
+    terminate "containerd-$2" KILL
+    await 20 "the containers of $2 end" kill_processes "$2"
+    ;;
+  stop-kubelet) terminate "kubelet-$2" KILL ;;
+  freeze)
+    terminate "kubelet-$2" KILL
+    node_freeze "$2" 1
+    ;;
+  thaw) node_freeze "$2" 0 ;;
+  start) start_node "$2" ;;
+  restart-kubelet)
+    terminate "kubelet-$2"
+    start_node "$2"
+    ;;
+  not-ready) await 120 "$2 is not Ready" node_not_ready "$2" ;;
+  kill)
+    case ${2:-} in
+      apiserver | etcd | controllers | scheduler | proxy | dns) terminate "$2" KILL ;;
+      *) die "component '${2:-}' is not known; known are apiserver, etcd, controllers, scheduler, proxy, dns" ;;
+    esac
+    ;;
+  resume)
+    exec 9>&-
+    "$CLUSTER_SOURCE/up.sh" > /dev/null
+    ;;
+  *) usage ;;
+esac

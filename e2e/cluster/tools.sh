@@ -1,0 +1,76 @@
+#!/usr/bin/env bash
+# Installs what the cluster and the tests need, as far as it is missing:
+#   Debian packages, and in $HOLDFAST_CACHE/bin: kube, kubectl, helm, coredns, versitygw, built from their Go modules.
+# Builds are kept by what they were built from; a second run takes a second.
+#   tools.sh              everything            tools.sh helm kubectl   only these
+set -euo pipefail
+# shellcheck source=state.sh
+source "$(dirname "${BASH_SOURCE[0]}")/state.sh"
+
+HELM=v4.3.1 COREDNS_VERSION=v1.15.0 VERSITYGW=v1.8.0
+KUBERNETES=$(awk '$1 == "k8s.io/kubernetes" {print $2}' "$CLUSTER_SOURCE/go.mod")
+PACKAGES=(age buildah ca-certificates conntrack containerd containernetworking-plugins curl debootstrap ethtool git gcc iproute2 iptables jq libc6-dev
+  make openssl postgresql-15 postgresql-client-15 runc shellcheck socat zstd)
+
+install_packages() {
+  local package missing=()
+  for package in "${PACKAGES[@]}"; do
+    dpkg-query -W -f '${db:Status-Status}' "$package" 2> /dev/null | grep -qx installed || missing+=("$package")
+  done
+  [ ${#missing[@]} != 0 ] || return 0
+  say "installs Debian packages: ${missing[*]}"
+  need_root
+  # PostgreSQL's own cluster is not wanted, only its programs.
+  if [[ " ${missing[*]} " == *" postgresql-15 "* ]] && [ ! -e /etc/postgresql-common/createcluster.conf ]; then
+    mkdir -p /etc/postgresql-common
+    echo 'create_main_cluster = false' > /etc/postgresql-common/createcluster.conf
+  fi
+  apt-get update -qq
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends -o Dpkg::Options::=--force-confold "${missing[@]}" > /dev/null
+}
+
+go_version() {
+  command -v go > /dev/null || die "Go is not installed; it compiles Kubernetes for the test cluster: install Go 1.25 or newer (https://go.dev/dl) and put it on the PATH"
+  go env GOVERSION
+}
+
+# build NAME KEY COMMAND…: the command leaves the program in the folder that it gets as its last argument.
+build() {
+  local name=$1 key=$2 folder
+  shift 2
+  folder=$CACHE/tools/$name-$(echo "$key" | sha256sum | cut -c 1-16)
+  if [ ! -x "$folder/$name" ]; then
+    say "builds $name (once per machine, some minutes)"
+    rm -rf "$folder.partial"
+    mkdir -p "$folder.partial"
+    "$@" "$folder.partial"
+    rm -rf "$folder"
+    mv "$folder.partial" "$folder"
+  fi
+  ln -sfn "$folder/$name" "$CACHE/bin/$name.new"
+  mv -fT "$CACHE/bin/$name.new" "$CACHE/bin/$name"
+}
+build_kube() {
+  local package=k8s.io/component-base/version minor=${KUBERNETES#v1.}
+  (cd "$CLUSTER_SOURCE" && CGO_ENABLED=0 GOFLAGS=-mod=readonly go build -trimpath -o "$1/kube" \
+    -ldflags "-s -w -X $package.gitVersion=$KUBERNETES -X $package.gitMajor=1 -X $package.gitMinor=${minor%%.*} -X $package.gitTreeState=clean" .)
+}
+build_module() { CGO_ENABLED=0 GOBIN=$2 go install "$1"; } # MODULE@VERSION FOLDER
+
+lock tools
+install_packages
+mkdir -p "$CACHE/bin" "$CACHE/tools"
+GO=$(go_version)
+[ $# != 0 ] || set -- kube helm coredns versitygw
+for tool in "$@"; do
+  case $tool in
+    kube | kubectl)
+      build kube "$GO $(cat "$CLUSTER_SOURCE"/{go.mod,go.sum,main.go})" build_kube
+      ln -sfn kube "$CACHE/bin/kubectl"
+      ;;
+    helm) build helm "$GO $HELM" build_module "helm.sh/helm/v4/cmd/helm@$HELM" ;;
+    coredns) build coredns "$GO $COREDNS_VERSION" build_module "github.com/coredns/coredns@$COREDNS_VERSION" ;;
+    versitygw) build versitygw "$GO $VERSITYGW" build_module "github.com/versity/versitygw/cmd/versitygw@$VERSITYGW" ;;
+    *) die "tool '$tool' is not known; known are kube, kubectl, helm, coredns, versitygw" ;;
+  esac
+done
