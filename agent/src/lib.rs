@@ -2,3 +2,4 @@
 //! outcome is committed in the store's register. The same code runs in Job pods and by hand.
 
 pub mod engine;
+pub mod pipeline;
