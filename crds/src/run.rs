@@ -22,7 +22,7 @@ use crate::{
     namespaced,
     status = "BackupRunStatus",
     derive = "PartialEq",
-    selectable = "spec.source",
+    selectable = ".spec.source",
     printcolumn(name = "Source", type_ = "string", json_path = ".spec.source"),
     printcolumn(name = "Type", type_ = "string", json_path = ".spec.type"),
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
