@@ -42,7 +42,6 @@ start_kubelet() {
 api_ready() { kubectl --request-timeout=5s get --raw /readyz; }
 containerd_ready() { ctr --connect-timeout 2s --address "$(node_socket "$1")" version; }
 node_ready() { kubectl --request-timeout=5s get node "$1" -o 'jsonpath={.status.conditions[?(@.type=="Ready")].status}' | grep -qx True; }
-node_not_ready() { kubectl --request-timeout=5s get node "$1" -o 'jsonpath={.status.conditions[?(@.type=="Ready")].status}' | grep -qxE 'False|Unknown'; }
 kubelet_healthy() { curl -fsS --max-time 2 "http://127.0.0.1:$((10248 + 100 * $(node_number "$1")))/healthz"; }
 proxy_ready() { curl -fsS --max-time 2 http://127.0.0.1:10256/healthz; }
 dns_ready() { curl -fsS --max-time 2 http://127.0.0.1:8181/ready; }

@@ -30,15 +30,15 @@ no_pods() {
 
 mounts() { awk -v dir="$DIR/" 'index($2, dir) == 1 {print $2}' /proc/self/mounts | sort -r; }
 
-remove_chains() {
-  local table rule
+remove_chains() { # what kube-proxy wrote: first the jumps into its chains, then the chains
+  local table line
   for table in nat filter mangle; do
-    iptables-save -t "$table" 2> /dev/null | grep -E -- '-j KUBE-' | grep -vE '^-A KUBE-' | sed 's/^-A/-D/' | while read -r rule; do
-      eval "iptables -w -t $table $rule" || true # quoted as iptables-save writes it
-    done
-    iptables-save -t "$table" 2> /dev/null | sed -n 's/^:\(KUBE-[^ ]*\) .*/\1/p' > "$DIR/chains"
-    while read -r rule; do iptables -w -t "$table" -F "$rule" || true; done < "$DIR/chains"
-    while read -r rule; do iptables -w -t "$table" -X "$rule" || true; done < "$DIR/chains"
+    iptables-save -t "$table" > "$DIR/rules"
+    while read -r line; do
+      eval "iptables -w -t $table -D ${line#-A }" # quoted as iptables-save writes it
+    done < <(awk '/^-A / && $2 !~ /^KUBE-/ && / -j KUBE-/' "$DIR/rules")
+    while read -r line; do iptables -w -t "$table" -F "$line"; done < <(sed -n 's/^:\(KUBE-[^ ]*\) .*/\1/p' "$DIR/rules")
+    while read -r line; do iptables -w -t "$table" -X "$line"; done < <(sed -n 's/^:\(KUBE-[^ ]*\) .*/\1/p' "$DIR/rules")
   done
   iptables -w -D FORWARD -s "$POD_NETWORK" -j ACCEPT 2> /dev/null || true
   iptables -w -D FORWARD -d "$POD_NETWORK" -j ACCEPT 2> /dev/null || true
@@ -72,5 +72,9 @@ for node in "${NODES[@]}"; do
 done
 ip link delete "$SERVICE_BRIDGE" 2> /dev/null || true
 [ ! -e "$DIR/ip_forward" ] || cat "$DIR/ip_forward" > /proc/sys/net/ipv4/ip_forward
+# Sockets of shims that were killed.
+for path in /run/containerd/s/*; do
+  [ ! -S "$path" ] || grep -qF "$path" /proc/net/unix || rm -f "$path"
+done
 find /var/log/containers -maxdepth 1 -type l -lname "$DIR/*" -delete 2> /dev/null || true
 rm -rf --one-file-system "$DIR"

@@ -17,18 +17,25 @@ source "$CLUSTER_SOURCE/components.sh"
 
 usage() { sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" >&2; exit 2; }
 
+renewal() { kubectl --request-timeout=5s get lease "$1" -n kube-node-lease -o 'jsonpath={.spec.renewTime}'; }
+renewed() { [ "$(renewal "$1")" != "$2" ]; }
+
 start_node() {
+  local before
+  before=$(renewal "$1" || true)
   alive "containerd-$1" || start_containerd "$1"
   await 30 "containerd of $1 answers" containerd_ready "$1"
   node_freeze "$1" 0
   alive "kubelet-$1" || start_kubelet "$1"
   await 60 "the kubelet of $1 answers" kubelet_healthy "$1"
+  # The cluster may not have noticed that it was away: Ready counts from its next sign of life.
+  await 60 "$1 renews its lease" renewed "$1" "$before"
   await 90 "$1 is Ready" node_ready "$1"
 }
 
 need_root
 [ -e "$KUBECONFIG_ADMIN" ] || die "no cluster runs in $DIR; start one with e2e/cluster/up.sh"
-lock cluster
+[ "${1:-}" = not-ready ] || lock cluster
 case ${1:-} in
   stop | stop-kubelet | freeze | thaw | start | restart-kubelet | not-ready) check_node "${2:-}" ;;
 esac
@@ -50,7 +57,7 @@ case ${1:-} in
     terminate "kubelet-$2"
     start_node "$2"
     ;;
-  not-ready) await 120 "$2 is not Ready" node_not_ready "$2" ;;
+  not-ready) kubectl wait "node/$2" --for=condition=Ready=Unknown --timeout=120s > /dev/null ;;
   kill)
     case ${2:-} in
       apiserver | etcd | controllers | scheduler | proxy | dns) terminate "$2" KILL ;;

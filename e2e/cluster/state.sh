@@ -98,9 +98,7 @@ gone() { ! alive "$1"; }
 
 # --- cgroups of a node, one tree in version 2, one per controller in version 1 --------------------------------------------------
 cgroup_version() { if [ "$(stat -fc %T /sys/fs/cgroup)" = cgroup2fs ]; then echo 2; else echo 1; fi; }
-cgroup_roots() { # the folders under which a node's own cgroup is made
-  if [ "$(cgroup_version)" = 2 ]; then echo /sys/fs/cgroup; else awk '$3 == "cgroup" {print $2}' /proc/self/mounts; fi
-}
+cgroup_roots() { awk '$3 == "cgroup" || $3 == "cgroup2" {print $2}' /proc/self/mounts; } # the folders under which a node's own cgroup is made
 node_processes() { # every process in the node's containers
   local root
   for root in $(cgroup_roots); do
