@@ -1,0 +1,20 @@
+//! Ticks: when the triggers of a schedule fire.
+//!
+//! An [`Expression`] is what a user wrote; [`Expression::resolve`] makes it the [`Cron`] of one source, with each `H` replaced by a
+//! value that only depends on the source's namespace and name. A [`Timetable`] is a cron in a [`Zone`]: it knows the next tick, the
+//! last, and those between.
+
+mod civil;
+mod cron;
+#[cfg(test)]
+mod cron_test;
+mod field;
+mod timetable;
+#[cfg(test)]
+mod timetable_test;
+mod zone;
+
+pub use cron::{Cron, CronError, Expression, Seed};
+pub use field::Field;
+pub use timetable::{TickIter, Timetable};
+pub use zone::{Zone, ZoneError};
