@@ -2,7 +2,9 @@
 # Installs what the cluster and the tests need, as far as it is missing:
 #   Debian packages, and in $HOLDFAST_CACHE/bin: kube, kubectl, helm, coredns, versitygw, built from their Go modules.
 # Builds are kept by what they were built from; a second run takes a second.
-#   tools.sh              everything            tools.sh helm kubectl   only these
+#   tools.sh              everything
+#   tools.sh helm kubectl only these (and the packages)
+#   tools.sh packages     only the Debian packages
 set -euo pipefail
 # shellcheck source=state.sh
 source "$(dirname "${BASH_SOURCE[0]}")/state.sh"
@@ -60,6 +62,7 @@ build_module() { CGO_ENABLED=0 GOBIN=$2 go install "$1"; } # MODULE@VERSION FOLD
 lock tools
 install_packages
 mkdir -p "$CACHE/bin" "$CACHE/tools"
+[ "$*" != packages ] || exit 0
 GO=$(go_version)
 [ $# != 0 ] || set -- kube helm coredns versitygw
 for tool in "$@"; do

@@ -1,0 +1,50 @@
+# The front door: `make help` lists what can be done.
+#   CLUSTER=current   uses the current kube context instead of a cluster of our own
+#   T=name            only the end-to-end tests whose name contains it
+#   HOLDFAST_CACHE    where tools, images and Cargo's target folder are kept (default ~/.cache/holdfast)
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help test test-unit lint test-chart e2e image cluster-up cluster-down demo demo-down generate
+
+export HOLDFAST_CACHE ?= $(HOME)/.cache/holdfast
+export CARGO_TARGET_DIR ?= $(HOLDFAST_CACHE)/target
+export CLUSTER T
+export PATH := $(HOLDFAST_CACHE)/bin:$(PATH)
+
+help: ## this list
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
+
+test: ## everything that CI runs; ends in counts
+	@e2e/tools/test.sh lint unit chart e2e
+
+test-unit: ## tests without a cluster: pure, scenario, store
+	@e2e/tools/test.sh unit
+
+lint: ## format, clippy, shellcheck, TLS provider
+	@e2e/tools/test.sh lint
+
+test-chart: ## the chart: lint, rendering, schemas
+	@e2e/tools/test.sh chart
+
+e2e: ## end-to-end tests on a real cluster (T=name for some of them)
+	@e2e/tools/test.sh e2e
+
+image: ## static binaries and the image with both, given to the cluster's nodes if it runs
+	@e2e/tools/image.sh
+
+cluster-up: ## start the test cluster; prints the path of its kubeconfig
+	@e2e/cluster/up.sh
+
+cluster-down: ## stop the test cluster and remove all of it
+	@e2e/cluster/down.sh
+
+demo: ## the main job, shown on a real cluster: back up, lose, restore, compare
+	@e2e/demo/demo.sh
+
+demo-down: ## remove the demo, and the cluster that it started
+	@e2e/demo/demo.sh down
+
+generate: ## write the generated definitions and schemas anew
+	@cargo run --quiet -p holdfast-crds --example generate

@@ -1,0 +1,89 @@
+#!/usr/bin/env bash
+# Runs groups of checks and tests, shows their output, and ends in one line that sums all counts: "N passed, N failed".
+#   test.sh lint unit chart e2e      in this order; a failure does not keep the later ones from running
+# A step that fails without a failed test (it does not compile, clippy has found something) counts as one failure. No test at all is a failure too.
+#   T=name            only the tests whose name contains it (group e2e)
+#   CLUSTER=current   the current kube context instead of our own cluster; HOLDFAST_IMAGE is then an image that it can pull
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+
+export HOLDFAST_CACHE=${HOLDFAST_CACHE:-$HOME/.cache/holdfast}
+export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$HOLDFAST_CACHE/target}
+export PATH=$HOLDFAST_CACHE/bin:$PATH
+command -v cargo > /dev/null || { echo "error: Rust is not installed; install Rust 1.95 or newer (https://rustup.rs) and put cargo on the PATH" >&2; exit 1; }
+
+passed=0 failed=0 table=()
+output=$(mktemp)
+trap 'rm -f "$output"' EXIT
+
+# step NAME COMMAND…: its output is shown as it comes; counts are read from the lines "test result: …; N passed; N failed; …".
+step() {
+  local name=$1 started=$SECONDS code=0 step_passed step_failed
+  shift
+  printf '\n=== %s\n' "$name"
+  "$@" 2>&1 | tee "$output" || code=${PIPESTATUS[0]}
+  read -r step_passed step_failed < <(awk '/^test result: / {for (i = 2; i <= NF; i++) {if ($i ~ /^passed/) p += $(i - 1); if ($i ~ /^failed/) f += $(i - 1)}} END {print p + 0, f + 0}' "$output")
+  if [ "$code" != 0 ] && [ "$step_failed" = 0 ]; then step_failed=1; fi
+  passed=$((passed + step_passed))
+  failed=$((failed + step_failed))
+  table+=("$(printf '%-34s %5d passed %4d failed %6d s  %s' "$name" "$step_passed" "$step_failed" $((SECONDS - started)) "$([ "$step_failed" = 0 ] && echo ok || echo FAILED)")")
+  return "$code"
+}
+
+no_ring() {
+  local tree
+  tree=$(cargo tree --workspace --locked --prefix none)
+  if grep '^ring ' <<< "$tree"; then
+    echo "error: ring is in the tree; the one TLS provider is aws-lc-rs ('cargo tree -i ring' shows who brings it)"
+    return 1
+  fi
+}
+shell_scripts() { git ls-files -z '*.sh' .ci/run | xargs -0 shellcheck; }
+
+lint() {
+  step "tools: Debian packages" e2e/cluster/tools.sh packages || true
+  step "cargo fmt" cargo fmt --all --check || true
+  step "clippy" cargo clippy --workspace --all-targets --locked -- -D warnings || true
+  step "one TLS provider" no_ring || true
+  step "shellcheck" shell_scripts || true
+}
+
+unit() {
+  step "tools: Debian packages" e2e/cluster/tools.sh packages || true
+  step "unit, scenario and store tests" cargo test --workspace --exclude holdfast-e2e --locked --no-fail-fast || true
+}
+
+chart() {
+  step "tools: Helm, kubectl" e2e/cluster/tools.sh helm kubectl || return 0
+  step "chart tests" cargo test -p holdfast-e2e --locked --no-fail-fast --test 'chart*' || true
+}
+
+start_cluster() { e2e/cluster/up.sh > "$HOLDFAST_CACHE/kubeconfig-path"; }
+e2e() {
+  export HOLDFAST_IMAGE=${HOLDFAST_IMAGE:-docker.io/library/holdfast:dev}
+  if [ "${CLUSTER:-}" != current ]; then
+    mkdir -p "$HOLDFAST_CACHE"
+    step "test cluster" start_cluster || return 0
+    KUBECONFIG=$(cat "$HOLDFAST_CACHE/kubeconfig-path")
+    export KUBECONFIG
+    step "image" e2e/tools/image.sh || return 0
+  fi
+  step "end-to-end tests" cargo test -p holdfast-e2e --locked --no-fail-fast -- ${T:+"$T"} || true
+}
+
+[ $# != 0 ] || set -- lint unit chart e2e
+for group in "$@"; do
+  case $group in
+    lint | unit | chart | e2e) "$group" ;;
+    *) echo "error: group '$group' is not known; known are lint, unit, chart, e2e" >&2; exit 2 ;;
+  esac
+done
+
+printf '\n=== summary\n'
+printf '%s\n' "${table[@]}"
+if [ "$passed" = 0 ] && [ "$failed" = 0 ] && [ "$*" != lint ]; then
+  echo "error: no test ran"
+  failed=1
+fi
+echo "$passed passed, $failed failed"
+[ "$failed" = 0 ]
