@@ -99,15 +99,20 @@ write_certificates() {
 }
 
 # --- configuration ---------------------------------------------------------------------------------------------------------------
+put() { # FILE: standard input, if it is not what the file holds (kube-proxy ends when its file is written)
+  cat > "$1.new"
+  if cmp -s "$1.new" "$1"; then rm "$1.new"; else mv "$1.new" "$1"; fi
+}
+
 write_configuration() {
   local node
-  cat > "$DIR/audit.yaml" << 'YAML'
+  put "$DIR/audit.yaml" << 'YAML'
 apiVersion: audit.k8s.io/v1
 kind: Policy
 omitStages: [RequestReceived]
 rules: [{level: Metadata}]
 YAML
-  cat > "$DIR/proxy.yaml" << YAML
+  put "$DIR/proxy.yaml" << YAML
 apiVersion: kubeproxy.config.k8s.io/v1alpha1
 kind: KubeProxyConfiguration
 mode: iptables
@@ -115,10 +120,11 @@ clusterCIDR: $POD_NETWORK
 detectLocalMode: ClusterCIDR
 healthzBindAddress: 127.0.0.1:10256
 metricsBindAddress: 127.0.0.1:10249
+nodePortAddresses: [$POD_NETWORK]
 clientConnection: {kubeconfig: $DIR/proxy.kubeconfig}
 conntrack: {maxPerCore: 0, min: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeout: 0s}
 YAML
-  cat > "$DIR/Corefile" << TEXT
+  put "$DIR/Corefile" << TEXT
 .:53 {
   bind $API_ADDRESS
   errors
@@ -139,13 +145,13 @@ write_node() {
   mkdir -p "$DIR/$node/cni"
   # An overlay on an overlay is refused (a cluster inside a container): copy instead.
   [ "$(stat -fc %T "$DIR")" != overlayfs ] || snapshotter=native
-  cat > "$DIR/$node/cni/10-holdfast.conflist" << JSON
+  put "$DIR/$node/cni/10-holdfast.conflist" << JSON
 {"cniVersion": "0.4.0", "name": "$node", "plugins": [
  {"type": "ptp", "ipMasq": false,
   "ipam": {"type": "host-local", "dataDir": "$DIR/$node/addresses", "ranges": [[{"subnet": "$(node_pods "$node")"}]], "routes": [{"dst": "0.0.0.0/0"}]}}]}
 JSON
   # restrict_oom_score_adj: without CAP_SYS_RESOURCE every sandbox would die. The state is kept under the cluster's folder, so that down.sh finds all of it.
-  cat > "$DIR/$node/containerd.toml" << TOML
+  put "$DIR/$node/containerd.toml" << TOML
 version = 2
 root = "$DIR/$node/containerd"
 state = "$DIR/$node/state"
@@ -166,7 +172,7 @@ state = "$DIR/$node/state"
       runtime_type = "io.containerd.runc.v2"
 TOML
   : > "$DIR/$node/resolv.conf"
-  cat > "$DIR/$node/kubelet.yaml" << YAML
+  put "$DIR/$node/kubelet.yaml" << YAML
 apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
 address: $(node_address "$node")

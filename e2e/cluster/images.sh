@@ -142,7 +142,10 @@ case $command in
     for name in "$@"; do build_image "$name"; done
     ;;
   import)
-    [ $# != 0 ] || set -- "${ALL[@]}"
+    if [ $# = 0 ]; then
+      set -- "${ALL[@]}"
+      [ ! -e "$CACHE/images/product.tar" ] || load "$CACHE/images/product.tar" # the one of the last build
+    fi
     for name in "$@"; do load "$(archive "$name")"; done
     ;;
   product)
