@@ -1,0 +1,313 @@
+//! A namespace of its own for each test, with what is looked at when the test fails.
+
+use std::{fmt::Debug, future::Future, process::Stdio, time::Duration};
+
+use anyhow::{Context, Result, anyhow, bail};
+use futures::{StreamExt, TryStreamExt};
+use k8s_openapi::{
+    NamespaceResourceScope,
+    api::core::v1::{Event, Namespace, Pod},
+};
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
+    core::{DynamicObject, GroupVersionKind},
+    discovery::{Scope, pinned_kind},
+    runtime::{WatchStreamExt, watcher},
+};
+use serde::de::DeserializeOwned;
+use tokio::{io::AsyncWriteExt, process::Command, time::timeout};
+
+/// A namespace that only one test uses.
+pub struct Sandbox {
+    pub client: Client,
+    pub namespace: String,
+}
+
+/// Runs a test in a namespace of its own. The namespace goes when the test passes; when it fails, what is in it is printed.
+///
+/// # Panics
+/// If the test fails.
+pub fn run<F: Future<Output = Result<()>>>(name: &str, test: impl FnOnce(std::sync::Arc<Sandbox>) -> F) {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    runtime.block_on(async {
+        let sandbox = std::sync::Arc::new(Sandbox::new(name).await.expect("a namespace for the test"));
+        let outcome = timeout(Duration::from_secs(900), test(sandbox.clone()))
+            .await
+            .unwrap_or_else(|_| Err(anyhow!("the test took more than 15 minutes")));
+        if let Err(error) = outcome {
+            eprintln!("{}", sandbox.describe().await);
+            sandbox.delete().await;
+            panic!("{name}: {error:?}");
+        }
+        sandbox.delete().await;
+    });
+}
+
+/// A short text that no other test has.
+pub fn unique() -> String {
+    let nanoseconds = jiff::Timestamp::now().as_nanosecond();
+    let mixed = (nanoseconds ^ i128::from(std::process::id()) << 20).unsigned_abs();
+    format!("{:06x}", mixed % 0x00ff_ffff)
+}
+
+/// Reads the documents of a YAML text.
+///
+/// # Errors
+/// If one of them is not YAML.
+pub fn documents(yaml: &str) -> Result<Vec<serde_json::Value>> {
+    use serde::Deserialize;
+    serde_yaml::Deserializer::from_str(yaml)
+        .map(|document| serde_json::Value::deserialize(document).map_err(Into::into))
+        .filter(|value| !matches!(value, Ok(serde_json::Value::Null)))
+        .collect()
+}
+
+impl Sandbox {
+    /// # Errors
+    /// If the cluster does not let a namespace be made.
+    pub async fn new(name: &str) -> Result<Self> {
+        let client = Client::try_default()
+            .await
+            .context("no cluster: `make cluster-up` starts one, CLUSTER=current uses the current context")?;
+        let namespace = format!("t-{}-{}", &name.replace('_', "-")[..name.len().min(40)], unique());
+        let object = serde_json::from_value(serde_json::json!({"metadata": {"name": namespace, "labels": {
+            "holdfast-e2e": "true", "pod-security.kubernetes.io/enforce": "restricted"}}}))?;
+        Api::<Namespace>::all(client.clone())
+            .create(&PostParams::default(), &object)
+            .await?;
+        Ok(Self { client, namespace })
+    }
+
+    pub fn api<K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>>(&self) -> Api<K> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    /// Applies each document to this namespace, as `kubectl apply --server-side` does; unknown fields are refused.
+    ///
+    /// # Errors
+    /// What the API server says.
+    pub async fn apply(&self, yaml: &str) -> Result<()> {
+        for document in documents(yaml)? {
+            self.apply_value(document).await?;
+        }
+        Ok(())
+    }
+
+    /// # Errors
+    /// What the API server says.
+    pub async fn apply_value(&self, mut document: serde_json::Value) -> Result<()> {
+        document["metadata"]["namespace"] = self.namespace.clone().into();
+        let object: DynamicObject = serde_json::from_value(document.clone()).context("a document without apiVersion and kind")?;
+        let types = object.types.clone().context("apiVersion and kind")?;
+        let (resource, capabilities) = pinned_kind(&self.client, &GroupVersionKind::try_from(&types)?).await?;
+        let api: Api<DynamicObject> = match capabilities.scope {
+            Scope::Namespaced => Api::namespaced_with(self.client.clone(), &self.namespace, &resource),
+            Scope::Cluster => Api::all_with(self.client.clone(), &resource),
+        };
+        let parameters = PatchParams {
+            force: true,
+            field_manager: Some("e2e".into()),
+            field_validation: Some(kube::api::ValidationDirective::Strict),
+            ..PatchParams::default()
+        };
+        api.patch(&object.name_any(), &parameters, &Patch::Apply(&document))
+            .await
+            .with_context(|| format!("apply {} {}", types.kind, object.name_any()))?;
+        Ok(())
+    }
+
+    /// Waits until an object is as `wanted` says, and returns it. The object may not exist yet.
+    ///
+    /// # Errors
+    /// If the time is over; the error shows the object as it was last.
+    pub async fn until<K>(&self, name: &str, seconds: u64, what: &str, wanted: impl Fn(&K) -> bool) -> Result<K>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+            + Clone
+            + Debug
+            + DeserializeOwned
+            + Send
+            + 'static
+            + serde::Serialize,
+    {
+        let mut last = None;
+        let watched = async {
+            let mut events = watcher(self.api::<K>(), watcher::Config::default().fields(&format!("metadata.name={name}")))
+                .default_backoff()
+                .applied_objects()
+                .boxed();
+            while let Some(object) = events.try_next().await? {
+                if wanted(&object) {
+                    return Ok(object);
+                }
+                last = Some(object);
+            }
+            bail!("the watch ended")
+        };
+        match timeout(Duration::from_secs(seconds), watched).await {
+            Ok(result) => result,
+            Err(_) => bail!(
+                "{} {name} was not {what} after {seconds} s; it is {}",
+                K::kind(&()),
+                last.map_or_else(|| "absent".to_owned(), |object| serde_yaml::to_string(&object).unwrap_or_default())
+            ),
+        }
+    }
+
+    /// Waits until an object is gone.
+    ///
+    /// # Errors
+    /// If the time is over.
+    pub async fn until_gone<K>(&self, name: &str, seconds: u64) -> Result<()>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
+    {
+        let condition = kube::runtime::wait::await_condition(self.api::<K>(), name, |object: Option<&K>| object.is_none());
+        timeout(Duration::from_secs(seconds), condition)
+            .await
+            .map_err(|_| anyhow!("{} {name} still exists after {seconds} s", K::kind(&())))??;
+        Ok(())
+    }
+
+    /// Waits until a list of objects is as `wanted` says, looking again at each event.
+    ///
+    /// # Errors
+    /// If the time is over.
+    pub async fn until_list<K>(&self, labels: &str, seconds: u64, what: &str, wanted: impl Fn(&[K]) -> bool) -> Result<Vec<K>>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
+    {
+        let api = self.api::<K>();
+        let watched = async {
+            let mut events = watcher(api.clone(), watcher::Config::default().labels(labels))
+                .default_backoff()
+                .boxed();
+            while events.try_next().await?.is_some() {
+                let list = api.list(&ListParams::default().labels(labels)).await?.items;
+                if wanted(&list) {
+                    return Ok(list);
+                }
+            }
+            bail!("the watch ended")
+        };
+        timeout(Duration::from_secs(seconds), watched)
+            .await
+            .map_err(|_| anyhow!("no list of {} ({labels}) was {what} after {seconds} s", K::kind(&())))?
+    }
+
+    /// Runs a command in a pod's container with a text as its input, and returns what it wrote.
+    ///
+    /// # Errors
+    /// If it ends with another code than 0; the error holds what it wrote to stderr.
+    pub async fn exec(&self, pod: &str, command: &[&str], input: &str) -> Result<String> {
+        let mut child = Command::new(kubectl())
+            .args(["exec", "-i", "-n", &self.namespace, pod, "--"])
+            .args(command)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .context("kubectl")?;
+        let mut stdin = child.stdin.take().context("stdin")?;
+        let write = async {
+            // A command that does not read its input closes it: its exit code tells.
+            let _ = stdin.write_all(input.as_bytes()).await;
+            drop(stdin);
+        };
+        let ((), output) = tokio::join!(write, child.wait_with_output());
+        let output = output?;
+        if !output.status.success() {
+            bail!(
+                "{command:?} in {pod}: {}: {}",
+                output.status,
+                String::from_utf8_lossy(&output.stderr)
+            );
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// What a person would look at.
+    async fn describe(&self) -> String {
+        let mut text = format!("--- namespace {} ---\n", self.namespace);
+        for arguments in [
+            vec![
+                "get",
+                "backupsources,backupstores,backupschedules,backupruns,restorerequests,jobs,pods",
+                "-o",
+                "wide",
+            ],
+            vec!["get", "backupstores,backupruns,restorerequests", "-o", "yaml"],
+            vec!["get", "events", "--sort-by=.lastTimestamp"],
+        ] {
+            text += &self.kubectl(&arguments).await.unwrap_or_else(|error| error.to_string());
+        }
+        for pod in self
+            .api::<Pod>()
+            .list(&ListParams::default())
+            .await
+            .map(|list| list.items)
+            .unwrap_or_default()
+        {
+            let name = pod.name_any();
+            text += &format!("--- log of {name} ---\n");
+            text += &self
+                .kubectl(&["logs", "--all-containers", "--prefix", "--tail=60", &name])
+                .await
+                .unwrap_or_else(|error| error.to_string());
+        }
+        text
+    }
+
+    /// Runs kubectl in this namespace.
+    ///
+    /// # Errors
+    /// If it fails; the error holds what it wrote to stderr.
+    pub async fn kubectl(&self, arguments: &[&str]) -> Result<String> {
+        let output = Command::new(kubectl())
+            .args(["-n", &self.namespace])
+            .args(arguments)
+            .stdin(Stdio::null())
+            .output()
+            .await?;
+        if !output.status.success() {
+            bail!("kubectl {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// The events about an object, oldest first, as `reason: message`.
+    ///
+    /// # Errors
+    /// What the API server says.
+    pub async fn events(&self, name: &str) -> Result<Vec<String>> {
+        let list = self
+            .api::<Event>()
+            .list(&ListParams::default().fields(&format!("involvedObject.name={name}")))
+            .await?;
+        Ok(list
+            .items
+            .into_iter()
+            .map(|event| format!("{}: {}", event.reason.unwrap_or_default(), event.message.unwrap_or_default()))
+            .collect())
+    }
+
+    async fn delete(&self) {
+        if let Err(error) = Api::<Namespace>::all(self.client.clone())
+            .delete(&self.namespace, &DeleteParams::default())
+            .await
+        {
+            eprintln!("namespace {} remains: {error}", self.namespace);
+        }
+    }
+}
+
+/// The kubectl to use: `KUBECTL`, or that of the path.
+pub fn kubectl() -> String {
+    std::env::var("KUBECTL").unwrap_or_else(|_| "kubectl".to_owned())
+}
