@@ -35,7 +35,7 @@ impl Sandbox {
     pub async fn postgres_with(&self, name: &'static str, image: &str, arguments: &str) -> Result<Database<'_>> {
         let password = format!("not-to-be-seen-{}", unique());
         self.apply(&format!(
-            r#"
+            r"
 apiVersion: v1
 kind: Secret
 metadata: {{name: {name}}}
@@ -66,7 +66,7 @@ spec:
     securityContext: {RESTRICTED}
     volumeMounts: [{{name: data, mountPath: /var/lib/postgresql/data}}]
   volumes: [{{name: data, emptyDir: {{}}}}]
-"#
+"
         ))
         .await?;
         self.until::<Pod>(name, 180, "ready", ready).await?;
@@ -84,7 +84,7 @@ spec:
     pub async fn s3(&self) -> Result<()> {
         let secret = format!("not-to-be-seen-{}", unique());
         self.apply(&format!(
-            r#"
+            r"
 apiVersion: v1
 kind: Secret
 metadata: {{name: s3}}
@@ -94,7 +94,7 @@ apiVersion: v1
 kind: Service
 metadata: {{name: s3}}
 spec: {{selector: {{app: s3}}, ports: [{{port: 7070}}]}}
-"#
+"
         ))
         .await?;
         self.s3_pod().await

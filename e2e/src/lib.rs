@@ -1,4 +1,5 @@
 //! Harness for tests on a real cluster.
+#![expect(clippy::panic, reason = "a test fails by a panic")]
 
 pub mod fixture;
 pub mod sandbox;
