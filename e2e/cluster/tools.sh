@@ -19,6 +19,7 @@ install_packages() {
   for package in "${PACKAGES[@]}"; do
     dpkg-query -W -f '${db:Status-Status}' "$package" 2> /dev/null | grep -qx installed || missing+=("$package")
   done
+  python3 -m pip --version > /dev/null 2>&1 || missing+=(python3-pip)
   [ ${#missing[@]} != 0 ] || return 0
   say "installs Debian packages: ${missing[*]}"
   need_root
