@@ -3,7 +3,11 @@
 //! Nothing here reads a clock, a file or a network; even the time zones are part of the binary.
 //!
 //! - [`name`]: labels, the names of runs and Jobs
-//! - [`tick`]: cron expressions, zones, timetables
+//! - [`tick`]: cron expressions, zones, timetables, and what is due
+//! - [`backoff`]: how long to wait before another attempt
+//! - [`protection`]: is the newest copy young enough
 
+pub mod backoff;
 pub mod name;
+pub mod protection;
 pub mod tick;

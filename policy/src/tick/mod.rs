@@ -2,19 +2,28 @@
 //!
 //! An [`Expression`] is what a user wrote; [`Expression::resolve`] makes it the [`Cron`] of one source, with each `H` replaced by a
 //! value that only depends on the source's namespace and name. A [`Timetable`] is a cron in a [`Zone`]: it knows the next tick, the
-//! last, and those between.
+//! last, and those between. [`decide`] says which ticks are due.
 
 mod civil;
 mod cron;
 #[cfg(test)]
 mod cron_test;
+mod due;
+#[cfg(test)]
+mod due_test;
 mod field;
+mod objective;
 mod timetable;
 #[cfg(test)]
 mod timetable_test;
 mod zone;
 
 pub use cron::{Cron, CronError, Expression, Seed};
+pub use due::{
+    Clock, ClockFinding, Decision, Firing, MISSED_LIMIT, Passed, PassedBy, Progress, Schedule, SeenRun, Source, TOLERANCE, Trigger,
+    Watermark, decide,
+};
 pub use field::Field;
+pub use objective::{derived_rpo, longest_interval};
 pub use timetable::{TickIter, Timetable};
 pub use zone::{Zone, ZoneError};

@@ -1,0 +1,79 @@
+//! The recovery point objective that a schedule implies when it states none.
+
+use std::collections::BTreeMap;
+
+use jiff::{SignedDuration, Timestamp, civil::Date, tz::Offset};
+
+use super::{
+    cron::Cron,
+    timetable::{Timetable, minute, timestamp},
+    zone::Zone,
+};
+
+const DAY: i64 = 24 * 60;
+
+/// The RPO of a source by its triggers: the longest interval between two ticks plus the timeout of one attempt.
+///
+/// A copy is as old as its tick and there only when its run has ended: right before that, the copy before it is one interval and the
+/// time of a run old, and nothing is wrong. None without triggers.
+pub fn derived_rpo(crons: &[Cron], zone: &Zone, timeout: SignedDuration, now: Timestamp) -> Option<SignedDuration> {
+    longest_interval(crons, zone, now)?.checked_add(timeout)
+}
+
+/// The longest interval between consecutive ticks of any of the crons, in the year (of UTC) that `now` lies in and to the tick after it.
+///
+/// Only the year counts, so that the value stays the same through it. It is exact but where a time of the longest kind spans the
+/// spring's change of clocks: then it may be that hour too long, never too short. None without crons.
+pub fn longest_interval(crons: &[Cron], zone: &Zone, now: Timestamp) -> Option<SignedDuration> {
+    let year = Offset::UTC.to_datetime(now).year();
+    let new_year = |year| Some(minute(Offset::UTC.to_timestamp(Date::new(year, 1, 1).ok()?.at(0, 0, 0, 0)).ok()?));
+    let (begin, end) = (new_year(year)?, new_year(year + 1)?);
+    let civil = longest_on_calendar(crons, begin / DAY, end / DAY)?;
+    let longest = across_changes(crons, zone, begin, end).fold(civil, i64::max);
+    Some(SignedDuration::from_mins(longest))
+}
+
+/// On a calendar without a zone, in minutes.
+fn longest_on_calendar(crons: &[Cron], begin: i64, end: i64) -> Option<i64> {
+    let mut within = BTreeMap::new();
+    let mut longest = 0;
+    let mut last = crons.iter().filter_map(|cron| cron.last_until(begin * DAY - 1)).max()?;
+    while last < end * DAY {
+        let first = crons.iter().filter_map(|cron| cron.first_from(last + 1)).min()?;
+        longest = longest.max(first - last);
+        // The rest of the day is the same on each day on which the same crons fire.
+        let day = first.div_euclid(DAY);
+        let midnight = (day + 1) * DAY;
+        let firing: Vec<_> = crons
+            .iter()
+            .map(|cron| cron.first_from(day * DAY).is_some_and(|tick| tick < midnight))
+            .collect();
+        let (gap, of_day) = *within.entry(firing).or_insert_with(|| {
+            let next = |tick: i64| {
+                crons
+                    .iter()
+                    .filter_map(|cron| cron.first_from(tick + 1))
+                    .min()
+                    .filter(|tick| *tick < midnight)
+            };
+            let ticks: Vec<_> = std::iter::successors(Some(first), |tick| next(*tick)).collect();
+            let gap = ticks.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0);
+            (gap, ticks[ticks.len() - 1] - day * DAY)
+        });
+        longest = longest.max(gap);
+        last = day * DAY + of_day;
+    }
+    Some(longest)
+}
+
+/// The intervals in which clocks are moved, in minutes.
+fn across_changes(crons: &[Cron], zone: &Zone, begin: i64, end: i64) -> impl Iterator<Item = i64> {
+    let timetables: Vec<_> = crons.iter().map(|cron| Timetable::new(*cron, zone.clone())).collect();
+    let changes = std::iter::successors(zone.stretch(begin), |stretch| zone.stretch(stretch.end)).map(|stretch| stretch.end);
+    changes.take_while(move |change| *change < end).filter_map(move |change| {
+        let before = timestamp(change - 1)?;
+        let last = timetables.iter().filter_map(|timetable| timetable.last_until(before)).max()?;
+        let next = timetables.iter().filter_map(|timetable| timetable.next_after(before)).min()?;
+        Some(minute(next) - minute(last))
+    })
+}
