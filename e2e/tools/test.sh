@@ -5,6 +5,7 @@
 #   T=name            only the tests whose name contains it (group e2e)
 #   CLUSTER=current   the current kube context instead of our own cluster; HOLDFAST_IMAGE is then an image that it can pull
 set -euo pipefail
+shopt -s extglob nullglob
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 export HOLDFAST_CACHE=${HOLDFAST_CACHE:-$HOME/.cache/holdfast}
@@ -53,13 +54,27 @@ unit() {
   step "unit, scenario and store tests" cargo test --workspace --exclude holdfast-e2e --locked --no-fail-fast || true
 }
 
+# Tests of the chart are e2e/tests/chart*.rs and need no cluster; all others do.
+targets() { # PATTERN: the files' names as arguments of cargo test
+  local file
+  for file in e2e/tests/*.rs; do
+    file=$(basename "$file" .rs)
+    # shellcheck disable=SC2053  # a pattern
+    [[ $file != $1 ]] || printf -- '--test %s ' "$file"
+  done
+}
+
 chart() {
+  local tests
   step "tools: Helm, kubectl" e2e/cluster/tools.sh helm kubectl || return 0
-  step "chart tests" cargo test -p holdfast-e2e --locked --no-fail-fast --test 'chart*' || true
+  step "helm lint" helm lint --strict charts/holdfast-crds charts/holdfast || true
+  read -ra tests <<< "$(targets 'chart*')"
+  [ ${#tests[@]} = 0 ] || step "chart tests" cargo test -p holdfast-e2e --locked --no-fail-fast "${tests[@]}" || true
 }
 
 start_cluster() { e2e/cluster/up.sh > "$HOLDFAST_CACHE/kubeconfig-path"; }
 e2e() {
+  local tests
   export HOLDFAST_IMAGE=${HOLDFAST_IMAGE:-docker.io/library/holdfast:dev}
   if [ "${CLUSTER:-}" != current ]; then
     mkdir -p "$HOLDFAST_CACHE"
@@ -68,7 +83,9 @@ e2e() {
     export KUBECONFIG
     step "image" e2e/tools/image.sh || return 0
   fi
-  step "end-to-end tests" cargo test -p holdfast-e2e --locked --no-fail-fast -- ${T:+"$T"} || true
+  step "install the chart" e2e/tools/install.sh || return 0
+  read -ra tests <<< "--lib $(targets '!(chart*)')"
+  step "end-to-end tests" cargo test -p holdfast-e2e --locked --no-fail-fast "${tests[@]}" -- ${T:+"$T"} || true
 }
 
 [ $# != 0 ] || set -- lint unit chart e2e
