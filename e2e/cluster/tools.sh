@@ -32,9 +32,31 @@ install_packages() {
   DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends -o Dpkg::Options::=--force-confold "${missing[@]}" > /dev/null
 }
 
-go_version() {
-  command -v go > /dev/null || die "Go is not installed; it compiles Kubernetes for the test cluster: install Go 1.25 or newer (https://go.dev/dl) and put it on the PATH"
-  go env GOVERSION
+# Go: the machine's own if it is new enough, else the pinned toolchain, fetched as a module (checked by Go's checksum database) by Debian's old Go.
+GO_MINOR=26 GO_TOOLCHAIN=go1.26.8
+go_is_new() { command -v go > /dev/null && [ "$(GOTOOLCHAIN=local go env GOVERSION | sed 's/^go1\.\([0-9]*\).*/\1/')" -ge "$GO_MINOR" ]; }
+provide_go() {
+  local old=go folder
+  export GOTOOLCHAIN=local
+  ! go_is_new || return 0
+  folder=$CACHE/tools/$GO_TOOLCHAIN
+  if [ ! -x "$folder/bin/go" ]; then
+    command -v go > /dev/null || { need_root; apt-get update -qq; DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends golang-go > /dev/null; }
+    say "fetches $GO_TOOLCHAIN"
+    rm -rf "$folder.partial"
+    mkdir -p "$folder.partial"
+    (cd "$folder.partial" && "$old" mod download -json "golang.org/toolchain@v0.0.1-$GO_TOOLCHAIN.$("$old" env GOOS)-$("$old" env GOARCH)" > "$folder.partial/module.json") ||
+      die "$(jq -r '.Error // "Go could not be fetched"' "$folder.partial/module.json"); install Go 1.$GO_MINOR or newer and put it on the PATH"
+    cp -r "$(jq -r .Dir "$folder.partial/module.json")/." "$folder.partial/"
+    chmod -R u+w "$folder.partial"
+    chmod +x "$folder.partial/bin/"* # modules carry no modes
+    find "$folder.partial/pkg/tool" -type f -exec chmod +x {} +
+    rm -rf "$folder"
+    mv "$folder.partial" "$folder"
+  fi
+  export PATH=$folder/bin:$PATH
+  unset GOROOT
+  go_is_new || die "$folder/bin/go does not run"
 }
 
 # build NAME KEY COMMAND…: the command leaves the program in the folder that it gets as its last argument.
@@ -64,7 +86,8 @@ lock tools
 install_packages
 mkdir -p "$CACHE/bin" "$CACHE/tools"
 [ "$*" != packages ] || exit 0
-GO=$(go_version)
+provide_go
+GO=$(go env GOVERSION)
 [ $# != 0 ] || set -- kube helm coredns versitygw
 for tool in "$@"; do
   case $tool in

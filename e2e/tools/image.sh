@@ -5,7 +5,10 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 cache=${HOLDFAST_CACHE:-$HOME/.cache/holdfast}
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$cache/target}
+# shellcheck source=rust.sh
+source e2e/tools/rust.sh
+e2e/cluster/tools.sh versitygw
+provide_rust
 target="$(uname -m)-unknown-linux-gnu"
 RUSTFLAGS='-C target-feature=+crt-static' cargo build --release --locked --target "$target" -p holdfast-operator -p holdfast-agent
-e2e/cluster/tools.sh versitygw
 e2e/cluster/images.sh product "$CARGO_TARGET_DIR/$target/release"

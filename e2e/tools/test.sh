@@ -11,7 +11,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 export HOLDFAST_CACHE=${HOLDFAST_CACHE:-$HOME/.cache/holdfast}
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$HOLDFAST_CACHE/target}
 export PATH=$HOLDFAST_CACHE/bin:$PATH
-command -v cargo > /dev/null || { echo "error: Rust is not installed; install Rust 1.95 or newer (https://rustup.rs) and put cargo on the PATH" >&2; exit 1; }
+# shellcheck source=rust.sh
+source e2e/tools/rust.sh
 
 passed=0 failed=0 table=()
 output=$(mktemp)
@@ -41,8 +42,9 @@ no_ring() {
 }
 shell_scripts() { git ls-files -z '*.sh' .ci/run | xargs -0 shellcheck; }
 
+prepare() { e2e/cluster/tools.sh packages && provide_rust; }
+
 lint() {
-  step "tools: Debian packages" e2e/cluster/tools.sh packages || true
   step "cargo fmt" cargo fmt --all --check || true
   step "clippy" cargo clippy --workspace --all-targets --locked -- -D warnings || true
   step "one TLS provider" no_ring || true
@@ -50,7 +52,6 @@ lint() {
 }
 
 unit() {
-  step "tools: Debian packages" e2e/cluster/tools.sh packages || true
   step "unit, scenario and store tests" cargo test --workspace --exclude holdfast-e2e --locked --no-fail-fast || true
 }
 
@@ -89,6 +90,8 @@ e2e() {
 }
 
 [ $# != 0 ] || set -- lint unit chart e2e
+step "tools: Debian packages, Rust" prepare || { echo "0 passed, 1 failed"; exit 1; }
+provide_rust
 for group in "$@"; do
   case $group in
     lint | unit | chart | e2e) "$group" ;;
