@@ -139,8 +139,12 @@ build_product() { # FOLDER with holdfast-operator and holdfast-agent
   cp "$REPOSITORY/Dockerfile" "$context/"
   cp "$1/holdfast-operator" "$1/holdfast-agent" "$context/dist/"
   say "builds image ${REFERENCES[product]}"
+  # The stage that needs the network has a name, so that it outlives the removal of what earlier builds left.
+  quietly storage bud --network host --isolation chroot --pull-never --layers --target files -t localhost/holdfast-files "$context"
   bud product --build-arg BUILD=local "$context"
   rm -rf "$context"
+  quietly storage rm --all
+  quietly storage rmi --prune
   push product "$CACHE/images/product.tar"
 }
 
