@@ -10,8 +10,6 @@ use crate::sandbox::{Sandbox, unique};
 pub const DATA: &str = include_str!("../demo/data.sql");
 const CHECKSUMS: &str = include_str!("../demo/checksums.sql");
 
-const RESTRICTED: &str = "{allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}";
-
 /// Where in a pod a test finds what it needs.
 pub struct Database<'a> {
     sandbox: &'a Sandbox,
@@ -33,42 +31,12 @@ impl Sandbox {
     /// # Errors
     /// If it does not become ready.
     pub async fn postgres_with(&self, name: &'static str, image: &str, arguments: &str) -> Result<Database<'_>> {
-        let password = format!("not-to-be-seen-{}", unique());
-        self.apply(&format!(
-            r"
-apiVersion: v1
-kind: Secret
-metadata: {{name: {name}}}
-stringData: {{username: postgres, password: {password}}}
----
-apiVersion: v1
-kind: Service
-metadata: {{name: {name}}}
-spec: {{selector: {{app: {name}}}, ports: [{{port: 5432}}]}}
----
-apiVersion: v1
-kind: Pod
-metadata: {{name: {name}, labels: {{app: {name}}}}}
-spec:
-  terminationGracePeriodSeconds: 5
-  securityContext: {{runAsNonRoot: true, runAsUser: 999, runAsGroup: 999, fsGroup: 999, seccompProfile: {{type: RuntimeDefault}}}}
-  automountServiceAccountToken: false
-  containers:
-  - name: postgres
-    image: {image}
-    imagePullPolicy: IfNotPresent
-    args: {arguments}
-    env:
-    - {{name: POSTGRES_PASSWORD, valueFrom: {{secretKeyRef: {{name: {name}, key: password}}}}}}
-    - {{name: PGDATA, value: /var/lib/postgresql/data/pgdata}}
-    ports: [{{containerPort: 5432}}]
-    readinessProbe: {{exec: {{command: [pg_isready, -h, 127.0.0.1, -U, postgres]}}, periodSeconds: 1}}
-    securityContext: {RESTRICTED}
-    volumeMounts: [{{name: data, mountPath: /var/lib/postgresql/data}}]
-  volumes: [{{name: data, emptyDir: {{}}}}]
-"
-        ))
-        .await?;
+        let password = self.secret(name, "username: postgres, password: VALUE").await?;
+        let pod = include_str!("../demo/postgres.yaml")
+            .replace("shop", name)
+            .replace("docker.io/library/postgres:15", image)
+            .replace("args: []", &format!("args: {arguments}"));
+        self.apply(&pod).await?;
         self.until::<Pod>(name, 180, "ready", ready).await?;
         Ok(Database {
             sandbox: self,
@@ -77,61 +45,29 @@ spec:
         })
     }
 
-    /// Starts an S3 server with a bucket `backups` as pod, service and Secret `s3`. Returns when it answers.
+    /// Starts an S3 server with a bucket `backups` as pod, service and Secret `s3`. Returns when it answers. Its data goes with its pod.
     ///
     /// # Errors
     /// If it does not become ready.
     pub async fn s3(&self) -> Result<()> {
-        let secret = format!("not-to-be-seen-{}", unique());
-        self.apply(&format!(
-            r"
-apiVersion: v1
-kind: Secret
-metadata: {{name: s3}}
-stringData: {{access_key_id: tester, secret_access_key: {secret}}}
----
-apiVersion: v1
-kind: Service
-metadata: {{name: s3}}
-spec: {{selector: {{app: s3}}, ports: [{{port: 7070}}]}}
-"
-        ))
-        .await?;
-        self.s3_pod().await
-    }
-
-    /// Starts the S3 server's pod (again). Its data lies on a volume of the node that outlives the pod only if the namespace has a claim `s3`.
-    ///
-    /// # Errors
-    /// If it does not become ready.
-    pub async fn s3_pod(&self) -> Result<()> {
-        self.apply(&format!(
-            r#"
-apiVersion: v1
-kind: Pod
-metadata: {{name: s3, labels: {{app: s3}}}}
-spec:
-  terminationGracePeriodSeconds: 1
-  securityContext: {{runAsNonRoot: true, runAsUser: 1000, runAsGroup: 1000, fsGroup: 1000, seccompProfile: {{type: RuntimeDefault}}}}
-  automountServiceAccountToken: false
-  containers:
-  - name: versitygw
-    image: docker.io/versity/versitygw:v1.8.0
-    imagePullPolicy: IfNotPresent
-    command: [sh, -c, "mkdir -p /data/backups && exec versitygw --port :7070 posix --sidecar /data/.meta /data"]
-    env:
-    - {{name: ROOT_ACCESS_KEY, valueFrom: {{secretKeyRef: {{name: s3, key: access_key_id}}}}}}
-    - {{name: ROOT_SECRET_KEY, valueFrom: {{secretKeyRef: {{name: s3, key: secret_access_key}}}}}}
-    ports: [{{containerPort: 7070}}]
-    readinessProbe: {{tcpSocket: {{port: 7070}}, periodSeconds: 1}}
-    securityContext: {RESTRICTED}
-    volumeMounts: [{{name: data, mountPath: /data}}]
-  volumes: [{{name: data, emptyDir: {{}}}}]
-"#
-        ))
-        .await?;
+        self.secret("s3", "access_key_id: tester, secret_access_key: VALUE").await?;
+        self.apply(include_str!("../demo/s3.yaml")).await?;
         self.until::<Pod>("s3", 120, "ready", ready).await?;
         Ok(())
+    }
+
+    /// Makes a Secret with `fields` (YAML), where VALUE stands for a value that no log, event or object may show; returns that value.
+    ///
+    /// # Errors
+    /// What the API server says.
+    pub async fn secret(&self, name: &str, fields: &str) -> Result<String> {
+        let value = format!("not-to-be-seen-{}", unique());
+        let fields = fields.replace("VALUE", &value);
+        self.apply(&format!(
+            "apiVersion: v1\nkind: Secret\nmetadata: {{name: {name}}}\nstringData: {{{fields}}}\n"
+        ))
+        .await?;
+        Ok(value)
     }
 
     /// A store `offsite` on the S3 server; waits until it was probed and is ready.
