@@ -3,3 +3,4 @@
 
 pub mod engine;
 pub mod pipeline;
+pub mod store;

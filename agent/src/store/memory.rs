@@ -1,0 +1,391 @@
+//! A store in memory that refuses what a real one refuses: for tests of everything that uses stores.
+
+use super::{
+    backend::{Backend, ByteStream, Checksum, Content, ObjectMeta, OpenUpload, Page, Piece, PieceReceipt, Versioning},
+    digest::{self, Sha256},
+    error::StoreError,
+};
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use futures::{StreamExt, stream};
+use jiff::{SignedDuration, Timestamp};
+use object_store::PutPayload;
+use std::{
+    collections::BTreeMap,
+    ops::Range,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+use tokio::time::Instant;
+
+/// A store in memory. Clones are the same store, so that a test can look into what an agent writes.
+///
+/// It keeps versions and checksums, has a clock of its own (which follows tokio's paused time), pages of [`Memory::page`] objects, and counts what lies in it.
+#[derive(Clone, Debug)]
+pub struct Memory {
+    inner: Arc<Mutex<Inner>>,
+    min_piece: u64,
+    page: usize,
+    checksums: bool,
+    versions: bool,
+}
+
+#[derive(Debug)]
+struct Inner {
+    objects: BTreeMap<String, Vec<Object>>,
+    uploads: BTreeMap<String, Upload>,
+    counter: u64,
+    epoch: (Timestamp, Instant),
+}
+
+#[derive(Clone, Debug)]
+struct Object {
+    bytes: Bytes,
+    checksum: Checksum,
+    version: String,
+    modified: Timestamp,
+}
+
+#[derive(Debug)]
+struct Upload {
+    path: String,
+    pieces: BTreeMap<u32, (Bytes, Sha256)>,
+    started: Timestamp,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Memory {
+    /// An empty store. Its clock begins at 2026-11-20T22:10:00Z.
+    pub fn new() -> Self {
+        let start = Timestamp::constant(1_795_212_600, 0);
+        let inner = Inner {
+            objects: BTreeMap::new(),
+            uploads: BTreeMap::new(),
+            counter: 0,
+            epoch: (start, Instant::now()),
+        };
+        Self {
+            inner: Arc::new(Mutex::new(inner)),
+            min_piece: 5 << 20,
+            page: 1000,
+            checksums: true,
+            versions: true,
+        }
+    }
+
+    /// Takes pieces of any size but the last's from `bytes` on (5 MiB otherwise).
+    #[must_use]
+    pub fn min_piece(self, bytes: u64) -> Self {
+        Self { min_piece: bytes, ..self }
+    }
+
+    /// Lists so many objects per page.
+    #[must_use]
+    pub fn page(self, objects: usize) -> Self {
+        Self {
+            page: objects.max(1),
+            ..self
+        }
+    }
+
+    /// Keeps no checksums: what was written must be read back.
+    #[must_use]
+    pub fn without_checksums(self) -> Self {
+        Self { checksums: false, ..self }
+    }
+
+    /// Keeps no versions.
+    #[must_use]
+    pub fn without_versions(self) -> Self {
+        Self { versions: false, ..self }
+    }
+
+    /// Sets the clock.
+    pub fn set_clock(&self, now: Timestamp) {
+        self.lock().epoch = (now, Instant::now());
+    }
+
+    /// What the store holds: path to bytes, newest versions only.
+    pub fn objects(&self) -> BTreeMap<String, Bytes> {
+        self.lock()
+            .objects
+            .iter()
+            .filter_map(|(path, versions)| Some((path.clone(), versions.last()?.bytes.clone())))
+            .collect()
+    }
+
+    /// How many versions an object has: more than one means that something was overwritten.
+    pub fn versions_of(&self, path: &str) -> usize {
+        self.lock().objects.get(path).map_or(0, Vec::len)
+    }
+
+    /// How many uploads have begun and not ended.
+    pub fn open_uploads(&self) -> usize {
+        self.lock().uploads.len()
+    }
+
+    /// Puts an object there behind everybody's back, as a new version.
+    pub fn plant(&self, path: &str, bytes: impl Into<Bytes>) {
+        let bytes = bytes.into();
+        let checksum = Checksum::Whole(digest::of(&bytes));
+        self.lock().add(path, bytes, checksum);
+    }
+
+    /// Takes an object away behind everybody's back.
+    pub fn remove(&self, path: &str) {
+        self.lock().objects.remove(path);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn meta(&self, path: &str, object: &Object) -> ObjectMeta {
+        ObjectMeta {
+            path: path.to_owned(),
+            size: object.bytes.len() as u64,
+            checksum: self.checksums.then_some(object.checksum),
+            version: self.versions.then(|| object.version.clone()),
+            modified: Some(object.modified),
+        }
+    }
+}
+
+impl Inner {
+    fn now(&self) -> Timestamp {
+        let (epoch, then) = self.epoch;
+        SignedDuration::try_from(then.elapsed())
+            .ok()
+            .and_then(|elapsed| epoch.checked_add(elapsed).ok())
+            .unwrap_or(epoch)
+    }
+
+    fn next(&mut self) -> u64 {
+        self.counter += 1;
+        self.counter
+    }
+
+    fn add(&mut self, path: &str, bytes: Bytes, checksum: Checksum) {
+        let (version, modified) = (format!("v{}", self.next()), self.now());
+        self.objects.entry(path.to_owned()).or_default().push(Object {
+            bytes,
+            checksum,
+            version,
+            modified,
+        });
+    }
+}
+
+fn joined(payload: &PutPayload) -> Bytes {
+    let mut bytes = BytesMut::with_capacity(payload.content_length());
+    payload.iter().for_each(|chunk| bytes.extend_from_slice(chunk));
+    bytes.freeze()
+}
+
+fn check(path: &str, bytes: &[u8], sha256: &Sha256) -> Result<(), StoreError> {
+    let found = digest::of(bytes);
+    if found == *sha256 {
+        Ok(())
+    } else {
+        Err(StoreError::Damaged {
+            path: path.to_owned(),
+            problem: format!("SHA-256 is {found}, expected {sha256}"),
+        })
+    }
+}
+
+#[async_trait]
+impl Backend for Memory {
+    fn describe(&self) -> String {
+        "memory".to_owned()
+    }
+
+    fn min_piece(&self) -> u64 {
+        self.min_piece
+    }
+
+    fn now(&self) -> Option<Timestamp> {
+        Some(self.lock().now())
+    }
+
+    async fn renew_credentials(&self) -> Result<bool, StoreError> {
+        Ok(false)
+    }
+
+    async fn create(&self, path: &str, _: Content, body: &PutPayload, sha256: &Sha256) -> Result<(), StoreError> {
+        let bytes = joined(body);
+        check(path, &bytes, sha256)?;
+        let mut inner = self.lock();
+        if inner.objects.contains_key(path) {
+            return Err(StoreError::AlreadyExists { path: path.to_owned() });
+        }
+        inner.add(path, bytes, Checksum::Whole(*sha256));
+        Ok(())
+    }
+
+    async fn start_upload(&self, path: &str) -> Result<String, StoreError> {
+        let mut inner = self.lock();
+        let (id, started) = (format!("u{}", inner.next()), inner.now());
+        inner.uploads.insert(
+            id.clone(),
+            Upload {
+                path: path.to_owned(),
+                pieces: BTreeMap::new(),
+                started,
+            },
+        );
+        Ok(id)
+    }
+
+    async fn put_piece(&self, path: &str, upload: &str, piece: &Piece) -> Result<PieceReceipt, StoreError> {
+        let bytes = joined(&piece.body);
+        check(path, &bytes, &piece.sha256)?;
+        let size = bytes.len() as u64;
+        let mut inner = self.lock();
+        let upload = inner
+            .uploads
+            .get_mut(upload)
+            .ok_or_else(|| StoreError::UploadLost { path: path.to_owned() })?;
+        upload.pieces.insert(piece.number, (bytes, piece.sha256));
+        Ok(PieceReceipt {
+            number: piece.number,
+            size,
+            sha256: piece.sha256,
+            tag: piece.sha256.to_string(),
+        })
+    }
+
+    async fn complete_upload(&self, path: &str, upload: &str, pieces: &[PieceReceipt]) -> Result<(), StoreError> {
+        let refuse = |code: &str, message: String| StoreError::Refused {
+            call: "complete upload",
+            path: path.to_owned(),
+            status: 400,
+            code: code.to_owned(),
+            message,
+        };
+        let mut inner = self.lock();
+        let held = &inner
+            .uploads
+            .get(upload)
+            .ok_or_else(|| StoreError::UploadLost { path: path.to_owned() })?
+            .pieces;
+        let mut bytes = BytesMut::new();
+        for (number, receipt) in (1..).zip(pieces) {
+            let (piece, sha256) = held
+                .get(&number)
+                .ok_or_else(|| refuse("InvalidPart", format!("piece {number} was not sent")))?;
+            if receipt.number != number || receipt.tag != sha256.to_string() {
+                return Err(refuse("InvalidPart", format!("piece {number} is another")));
+            }
+            if (piece.len() as u64) < self.min_piece && number as usize != pieces.len() {
+                return Err(refuse("EntityTooSmall", format!("piece {number} has {} bytes", piece.len())));
+            }
+            bytes.extend_from_slice(piece);
+        }
+        let digest = digest::of_pieces(pieces.iter().map(|piece| piece.sha256));
+        let checksum = Checksum::OfPieces {
+            digest,
+            pieces: u32::try_from(pieces.len()).unwrap_or(u32::MAX),
+        };
+        inner.uploads.remove(upload);
+        inner.add(path, bytes.freeze(), checksum);
+        Ok(())
+    }
+
+    async fn abort_upload(&self, path: &str, upload: &str) -> Result<(), StoreError> {
+        self.lock()
+            .uploads
+            .remove(upload)
+            .map(drop)
+            .ok_or_else(|| StoreError::UploadLost { path: path.to_owned() })
+    }
+
+    async fn list_uploads(&self, prefix: &str, from: Option<&str>) -> Result<Page<OpenUpload>, StoreError> {
+        let inner = self.lock();
+        let after = |(id, _): &(&String, &Upload)| from.is_none_or(|from| id.as_str() > from);
+        let mut found = inner
+            .uploads
+            .iter()
+            .filter(after)
+            .filter(|(_, upload)| upload.path.starts_with(prefix));
+        let item = |(id, upload): (&String, &Upload)| OpenUpload {
+            path: upload.path.clone(),
+            id: id.clone(),
+            started: Some(upload.started),
+        };
+        let items: Vec<_> = found.by_ref().take(self.page).map(item).collect();
+        let next = found.next().and_then(|_| items.last()).map(|last| last.id.clone());
+        Ok(Page { items, next })
+    }
+
+    async fn head(&self, path: &str) -> Result<Option<ObjectMeta>, StoreError> {
+        Ok(self
+            .lock()
+            .objects
+            .get(path)
+            .and_then(|versions| versions.last())
+            .map(|object| self.meta(path, object)))
+    }
+
+    async fn get(
+        &self,
+        path: &str,
+        range: Option<Range<u64>>,
+        version: Option<&str>,
+    ) -> Result<Option<(ObjectMeta, ByteStream)>, StoreError> {
+        let inner = self.lock();
+        let versions = inner.objects.get(path).map(Vec::as_slice).unwrap_or_default();
+        let found = versions
+            .iter()
+            .rev()
+            .find(|object| version.is_none_or(|version| object.version == version));
+        let Some(object) = found else { return Ok(None) };
+        let bytes = match range {
+            Some(range) => {
+                let index = |at: u64| usize::try_from(at).ok().filter(|at| *at <= object.bytes.len());
+                let (Some(start), Some(end)) = (index(range.start), index(range.end)) else {
+                    return Err(StoreError::Mismatch {
+                        path: path.to_owned(),
+                        problem: "it is shorter than what was asked for".to_owned(),
+                    });
+                };
+                object.bytes.slice(start..end)
+            }
+            None => object.bytes.clone(),
+        };
+        let chunks: Vec<_> = (0..bytes.len())
+            .step_by(64 << 10)
+            .map(|at| Ok(bytes.slice(at..bytes.len().min(at + (64 << 10)))))
+            .collect();
+        Ok(Some((self.meta(path, object), stream::iter(chunks).boxed())))
+    }
+
+    async fn list(&self, prefix: &str, from: Option<&str>) -> Result<Page<ObjectMeta>, StoreError> {
+        let inner = self.lock();
+        let after = |(path, _): &(&String, &Vec<Object>)| from.is_none_or(|from| path.as_str() > from);
+        let mut found = inner.objects.iter().filter(after).filter(|(path, _)| path.starts_with(prefix));
+        let item = |(path, versions): (&String, &Vec<Object>)| {
+            versions.last().map(|object| ObjectMeta {
+                checksum: None,
+                version: None,
+                ..self.meta(path, object)
+            })
+        };
+        let items: Vec<_> = found.by_ref().take(self.page).filter_map(item).collect();
+        let next = found.next().and_then(|_| items.last()).map(|last| last.path.clone());
+        Ok(Page { items, next })
+    }
+
+    async fn versioning(&self) -> Result<Versioning, StoreError> {
+        Ok(if self.versions { Versioning::Enabled } else { Versioning::Disabled })
+    }
+
+    async fn delete(&self, path: &str) -> Result<(), StoreError> {
+        self.lock().objects.remove(path);
+        Ok(())
+    }
+}

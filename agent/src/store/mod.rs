@@ -1,0 +1,149 @@
+//! Stores: where copies go.
+//!
+//! A [`Store`] offers the few calls that the product needs, with their promises: small objects are created and never overwritten, parts are
+//! confirmed by size and checksum, reads go on after a reset, listings add up. Underneath lies a [`backend::Backend`], which makes single attempts: [`s3`],
+//! [`volume`], [`memory`], and [`faulty`] around any of them.
+//!
+//! [`register`] decides which outcome a run has, [`owner`] which cluster may write, [`probe`] what a store really does.
+
+mod attempt;
+pub mod backend;
+mod clock;
+mod create;
+pub mod digest;
+mod error;
+pub mod faulty;
+mod listing;
+pub mod memory;
+mod part;
+mod path;
+mod read;
+pub mod s3;
+pub mod volume;
+
+pub use attempt::Patience;
+pub use backend::{Backend, ByteStream, Checksum, ObjectMeta, Versioning};
+pub use create::{Created, Held};
+pub use error::{Class, StoreError};
+pub use listing::Pages;
+pub use part::{Confirmed, PartWriter, Stored};
+pub use path::{InvalidPath, StorePath};
+
+use attempt::Attempts;
+use futures::future::join_all;
+use jiff::Timestamp;
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+use tokio::sync::Semaphore;
+
+/// How many pieces of all parts together are under way to a store at once, unless said otherwise.
+pub const DEFAULT_PARALLEL: usize = 4;
+
+/// A store. Clones are the same store.
+#[derive(Clone, Debug)]
+pub struct Store(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    backend: Arc<dyn Backend>,
+    patience: Patience,
+    in_flight: Arc<Semaphore>,
+    /// Uploads that have begun and not ended: name of the upload to path.
+    open: Mutex<BTreeMap<String, String>>,
+    /// Whether the credentials ever were good: then a refusal may be a rotation in progress, and is worth waiting for.
+    accepted: AtomicBool,
+}
+
+impl Store {
+    /// A store on `backend` with at most `parallel` pieces under way at once.
+    pub fn new(backend: impl Backend, patience: Patience, parallel: usize) -> Self {
+        Self(Arc::new(Inner {
+            backend: Arc::new(backend),
+            patience,
+            in_flight: Arc::new(Semaphore::new(parallel.max(1))),
+            open: Mutex::default(),
+            accepted: AtomicBool::new(false),
+        }))
+    }
+
+    /// What it is and where: for messages, never with a secret.
+    pub fn describe(&self) -> String {
+        self.0.backend.describe()
+    }
+
+    /// The store's clock now, going by its last answer; `None` if it never answered.
+    pub fn now(&self) -> Option<Timestamp> {
+        self.0.backend.now()
+    }
+
+    /// The least size of a piece that is not the last of its part, in bytes.
+    pub fn min_piece(&self) -> u64 {
+        self.0.backend.min_piece()
+    }
+
+    /// Single attempts, for the probe.
+    pub fn backend(&self) -> &dyn Backend {
+        self.0.backend.as_ref()
+    }
+
+    fn attempts(&self, call: &'static str) -> Attempts<'_> {
+        Attempts::new(&self.0, call)
+    }
+
+    /// Begins a part. The path must be one that nobody else writes to.
+    pub fn write_part(&self, path: StorePath) -> PartWriter {
+        PartWriter::new(self.clone(), path)
+    }
+
+    /// What the store holds at `path`; `None` if nothing.
+    pub async fn head(&self, path: &StorePath) -> Result<Option<ObjectMeta>, StoreError> {
+        let mut attempts = self.attempts("head");
+        loop {
+            match self.0.backend.head(path.as_str()).await {
+                Ok(found) => return Ok(self.accepted(found)),
+                Err(error) => attempts.again(error).await?,
+            }
+        }
+    }
+
+    /// Aborts all uploads that this process has begun and not ended: what SIGTERM and a failed run call. Drop the writers first. Returns how many could
+    /// not be aborted; they are left to [`Self::abort_leftovers`] or to the bucket's lifecycle rule.
+    pub async fn abort_open(&self) -> usize {
+        let open: Vec<_> = self.uploads().clone().into_iter().collect();
+        let results = join_all(open.iter().map(|(id, path)| self.abort(path, id))).await;
+        results.into_iter().filter(|aborted| !aborted).count()
+    }
+
+    async fn abort(&self, path: &str, id: &str) -> bool {
+        let mut attempts = self.attempts("abort upload");
+        loop {
+            let error = match self.0.backend.abort_upload(path, id).await {
+                Ok(()) | Err(StoreError::UploadLost { .. } | StoreError::NotFound { .. }) => break,
+                Err(error) => error,
+            };
+            if let Err(error) = attempts.again(error).await {
+                tracing::warn!(path, %error, "an upload could not be aborted");
+                return false;
+            }
+        }
+        self.uploads().remove(id);
+        true
+    }
+
+    fn uploads(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, String>> {
+        self.0.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn accepted<T>(&self, value: T) -> T {
+        self.0.accepted.store(true, Ordering::Relaxed);
+        value
+    }
+}
+
+#[cfg(test)]
+mod tests;

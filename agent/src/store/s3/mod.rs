@@ -1,0 +1,391 @@
+//! S3: a bucket behind HTTP.
+//!
+//! object_store gives the HTTP client (TLS, own CAs, proxies), the credentials' type and the signature (`AwsAuthorizer`). The requests are made here, because its own
+//! client repeats puts by itself, returns neither checksums nor the server's `Date`, creates without a checksum of the whole, has one time limit for small and large
+//! requests, and knows no uploads that others left.
+
+mod answer;
+mod credentials;
+mod request;
+mod xml;
+
+pub use credentials::{Credentials, WebIdentityConfig};
+
+use super::{
+    backend::{Backend, ByteStream, Checksum, Content, ObjectMeta, OpenUpload, Page, Piece, PieceReceipt, Versioning},
+    digest::{self, Sha256},
+    error::StoreError,
+};
+use answer::Answer;
+use async_trait::async_trait;
+use credentials::CredentialSource;
+use futures::StreamExt;
+use http::{HeaderMap, Method};
+use jiff::Timestamp;
+use object_store::{
+    Certificate, ClientOptions, PutPayload,
+    client::{HttpClient, HttpConnector, ReqwestConnector},
+};
+use request::{Clock, Rate, Request};
+use std::{ops::Range, path::PathBuf, time::Duration};
+
+/// The least size of a piece that is not the last, in bytes.
+pub const MIN_PIECE: u64 = 5 << 20;
+
+/// How long silence is waited out, in a request without much of a body and between two chunks of an answer.
+const SILENCE: Duration = Duration::from_mins(1);
+
+/// Where a bucket is, and how to get in.
+#[derive(Clone, Debug)]
+pub struct S3Config {
+    /// Name of the bucket.
+    pub bucket: String,
+    /// Folder in the bucket, without a slash at either end; empty for the root.
+    pub prefix: String,
+    /// Region, for the signature.
+    pub region: String,
+    /// `http(s)://host[:port]`; AWS in `region` if absent. Plain HTTP is used only where it is said here.
+    pub endpoint: Option<String>,
+    /// Whether the bucket's name stands in the host's name instead of the path.
+    pub virtual_host: bool,
+    /// Storage class of parts.
+    pub storage_class: Option<String>,
+    /// PEM file with the only CA certificates that are trusted; the system's if absent.
+    pub ca_file: Option<PathBuf>,
+    /// Static keys or a web identity.
+    pub credentials: Credentials,
+}
+
+/// A bucket.
+#[derive(Debug)]
+pub struct S3 {
+    bucket: String,
+    prefix: String,
+    region: String,
+    storage_class: Option<String>,
+    /// `scheme://host[:port]`, and in path style `/bucket`.
+    base: String,
+    http: HttpClient,
+    credentials: CredentialSource,
+    clock: Clock,
+    rate: Rate,
+}
+
+impl S3 {
+    /// Checks the settings and prepares connections; nothing is sent yet.
+    pub fn new(config: S3Config) -> Result<Self, StoreError> {
+        let endpoint = match &config.endpoint {
+            Some(endpoint) => checked_endpoint("spec.s3.endpoint", endpoint)?,
+            None => format!("https://s3.{}.amazonaws.com", config.region),
+        };
+        let (scheme, host) = endpoint.split_once("://").unwrap_or(("https", &endpoint));
+        let base = if config.virtual_host {
+            format!("{scheme}://{}.{host}", config.bucket)
+        } else {
+            format!("{endpoint}/{}", config.bucket)
+        };
+        let mut options = ClientOptions::new()
+            .with_timeout_disabled()
+            .with_connect_timeout(Duration::from_secs(10))
+            .with_pool_idle_timeout(Duration::from_secs(30))
+            .with_user_agent(http::HeaderValue::from_static(concat!("holdfast/", env!("CARGO_PKG_VERSION"))))
+            .with_allow_http(scheme == "http");
+        if let Some(file) = &config.ca_file {
+            let refuse = |problem: String| StoreError::Settings {
+                field: "spec.s3.caSecretName",
+                problem,
+            };
+            let pem = std::fs::read(file).map_err(|error| refuse(format!("{} cannot be read: {error}", file.display())))?;
+            let certificates = Certificate::from_pem_bundle(&pem).map_err(|error| refuse(format!("{}: {error}", file.display())))?;
+            if certificates.is_empty() {
+                return Err(refuse(format!(
+                    "{} holds no certificate; expected PEM (-----BEGIN CERTIFICATE-----)",
+                    file.display()
+                )));
+            }
+            options = certificates
+                .into_iter()
+                .fold(options.with_no_system_certificates(true), ClientOptions::with_root_certificate);
+        } else if scheme == "http" && !config.credentials.needs_tls() {
+            // An image without CA certificates must do for a plain endpoint.
+            options = options.with_no_system_certificates(true);
+        }
+        let connect = |options: &ClientOptions| {
+            ReqwestConnector::default().connect(options).map_err(|error| StoreError::Settings {
+                field: "spec.s3",
+                problem: format!("no HTTP client can be made: {}", chain(&error)),
+            })
+        };
+        let http = connect(&options)?;
+        let sts = connect(&options.with_allow_http(!config.credentials.needs_tls()))?;
+        let credentials = CredentialSource::new(config.credentials, &config.region, sts)?;
+        Ok(Self {
+            bucket: config.bucket,
+            prefix: config.prefix.trim_matches('/').to_owned(),
+            region: config.region,
+            storage_class: config.storage_class,
+            base,
+            http,
+            credentials,
+            clock: Clock::default(),
+            rate: Rate::default(),
+        })
+    }
+
+    fn describe_bucket(&self) -> String {
+        format!("bucket {} at {}", self.bucket, self.base)
+    }
+
+    fn key(&self, path: &str) -> String {
+        if self.prefix.is_empty() {
+            path.to_owned()
+        } else {
+            format!("{}/{path}", self.prefix)
+        }
+    }
+
+    /// The path of a key that a listing showed. Keys outside the prefix are shown as they are; the caller refuses them.
+    fn path_of(&self, key: String) -> String {
+        if self.prefix.is_empty() {
+            return key;
+        }
+        key.strip_prefix(&self.prefix)
+            .and_then(|rest| rest.strip_prefix('/'))
+            .map(str::to_owned)
+            .unwrap_or(key)
+    }
+
+    /// One signed request, and its answer.
+    async fn send(&self, request: Request<'_>) -> Result<Answer, StoreError> {
+        let credential = self.credentials.current().await?;
+        request.send(self, &credential).await
+    }
+}
+
+fn meta(path: &str, headers: &HeaderMap, size: u64) -> ObjectMeta {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    ObjectMeta {
+        path: path.to_owned(),
+        size,
+        checksum: text("x-amz-checksum-sha256").and_then(read_checksum),
+        version: text("x-amz-version-id").filter(|version| *version != "null").map(str::to_owned),
+        modified: text("last-modified").and_then(request::http_date),
+    }
+}
+
+/// `<base64>`, or `<base64>-<number of pieces>` for a composite one.
+fn read_checksum(text: &str) -> Option<Checksum> {
+    match text.rsplit_once('-') {
+        Some((digest, pieces)) => Some(Checksum::OfPieces {
+            digest: digest::from_base64(digest)?,
+            pieces: pieces.parse().ok()?,
+        }),
+        None => digest::from_base64(text).map(Checksum::Whole),
+    }
+}
+
+fn checked_endpoint(field: &'static str, endpoint: &str) -> Result<String, StoreError> {
+    let refuse = |problem: &str| StoreError::Settings {
+        field,
+        problem: format!("{problem}: {endpoint:?}; expected https://host[:port] or http://host[:port]"),
+    };
+    let uri: http::Uri = endpoint.parse().map_err(|_| refuse("no address"))?;
+    let authority = uri.authority().ok_or_else(|| refuse("no host"))?;
+    match uri.scheme_str() {
+        Some("http" | "https") => {}
+        _ => return Err(refuse("neither http nor https")),
+    }
+    if authority.as_str().contains('@') {
+        return Err(refuse("credentials in an address"));
+    }
+    if uri.path() != "/" && !uri.path().is_empty() || uri.query().is_some() {
+        return Err(refuse("a path behind the host"));
+    }
+    Ok(endpoint.trim_end_matches('/').to_owned())
+}
+
+/// An error with all its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}
+
+#[async_trait]
+impl Backend for S3 {
+    fn describe(&self) -> String {
+        self.describe_bucket()
+    }
+
+    fn min_piece(&self) -> u64 {
+        MIN_PIECE
+    }
+
+    fn now(&self) -> Option<Timestamp> {
+        self.clock.now()
+    }
+
+    async fn renew_credentials(&self) -> Result<bool, StoreError> {
+        self.credentials.renew().await
+    }
+
+    async fn create(&self, path: &str, content: Content, body: &PutPayload, sha256: &Sha256) -> Result<(), StoreError> {
+        let mut request = Request::new("put", Method::PUT, path)
+            .body(body.clone(), *sha256)
+            .header("if-none-match", "*");
+        if let (Content::Part, Some(class)) = (content, &self.storage_class) {
+            request = request.header("x-amz-storage-class", class);
+        }
+        self.send(request).await?.discard().await
+    }
+
+    async fn start_upload(&self, path: &str) -> Result<String, StoreError> {
+        let mut request = Request::new("start upload", Method::POST, path)
+            .query("uploads", "")
+            .header("x-amz-checksum-algorithm", "SHA256");
+        if let Some(class) = &self.storage_class {
+            request = request.header("x-amz-storage-class", class);
+        }
+        xml::upload_id(&self.send(request).await?.text().await?)
+    }
+
+    async fn put_piece(&self, path: &str, upload: &str, piece: &Piece) -> Result<PieceReceipt, StoreError> {
+        let request = Request::new("put piece", Method::PUT, path)
+            .query("partNumber", &piece.number.to_string())
+            .query("uploadId", upload)
+            .body(piece.body.clone(), piece.sha256);
+        let answer = self.send(request).await?;
+        let tag = answer.header("etag").map(str::to_owned);
+        answer.discard().await?;
+        Ok(PieceReceipt {
+            number: piece.number,
+            size: piece.body.content_length() as u64,
+            sha256: piece.sha256,
+            tag: tag.ok_or_else(|| StoreError::Malformed {
+                call: "put piece",
+                problem: "it has no ETag".to_owned(),
+            })?,
+        })
+    }
+
+    async fn complete_upload(&self, path: &str, upload: &str, pieces: &[PieceReceipt]) -> Result<(), StoreError> {
+        let body = bytes::Bytes::from(xml::completion(pieces));
+        let sha256 = digest::of(&body);
+        let request = Request::new("complete upload", Method::POST, path)
+            .query("uploadId", upload)
+            .document(body, sha256);
+        // The status was sent before the work was done: the body has the last word.
+        xml::completed(path, &self.send(request).await?.text().await?)
+    }
+
+    async fn abort_upload(&self, path: &str, upload: &str) -> Result<(), StoreError> {
+        self.send(Request::new("abort upload", Method::DELETE, path).query("uploadId", upload))
+            .await?
+            .discard()
+            .await
+    }
+
+    async fn list_uploads(&self, prefix: &str, from: Option<&str>) -> Result<Page<OpenUpload>, StoreError> {
+        let mut request = Request::bucket("list uploads", prefix)
+            .query("uploads", "")
+            .query("prefix", &self.key(prefix))
+            .query("encoding-type", "url");
+        if let Some((key, upload)) = from.and_then(|from| from.split_once('\n')) {
+            request = request.query("key-marker", key).query("upload-id-marker", upload);
+        }
+        let Page { items, next } = xml::uploads(&self.send(request).await?.text().await?)?;
+        let items = items
+            .into_iter()
+            .map(|upload| OpenUpload {
+                path: self.path_of(upload.path),
+                ..upload
+            })
+            .collect();
+        Ok(Page { items, next })
+    }
+
+    async fn head(&self, path: &str) -> Result<Option<ObjectMeta>, StoreError> {
+        let request = Request::new("head", Method::HEAD, path).header("x-amz-checksum-mode", "ENABLED");
+        let answer = match self.send(request).await {
+            Err(StoreError::NotFound { .. }) => return Ok(None),
+            other => other?,
+        };
+        let size = answer.header("content-length").and_then(|length| length.parse().ok());
+        let size = size.ok_or_else(|| StoreError::Malformed {
+            call: "head",
+            problem: "it has no Content-Length".to_owned(),
+        })?;
+        Ok(Some(meta(path, answer.headers(), size)))
+    }
+
+    async fn get(
+        &self,
+        path: &str,
+        range: Option<Range<u64>>,
+        version: Option<&str>,
+    ) -> Result<Option<(ObjectMeta, ByteStream)>, StoreError> {
+        let mut request = Request::new("get", Method::GET, path);
+        if let Some(range) = &range {
+            request = request.header("range", &format!("bytes={}-{}", range.start, range.end.saturating_sub(1)));
+        }
+        if let Some(version) = version {
+            request = request.query("versionId", version);
+        }
+        let answer = match self.send(request).await {
+            Err(StoreError::NotFound { .. }) => return Ok(None),
+            other => other?,
+        };
+        let malformed = |problem: String| StoreError::Malformed { call: "get", problem };
+        let size = if let Some(range) = range {
+            let found = answer
+                .header("content-range")
+                .ok_or_else(|| malformed("a range was asked for and Content-Range is missing".to_owned()))?;
+            let expected = format!("bytes {}-{}/", range.start, range.end - 1);
+            let total = found.strip_prefix(&expected).and_then(|total| total.parse().ok());
+            total.ok_or_else(|| malformed(format!("Content-Range is {found:?}, expected {expected}<size>")))?
+        } else {
+            let length = answer.header("content-length").and_then(|length| length.parse().ok());
+            length.ok_or_else(|| malformed("Content-Length is missing".to_owned()))?
+        };
+        Ok(Some((meta(path, answer.headers(), size), answer.stream().boxed())))
+    }
+
+    async fn list(&self, prefix: &str, from: Option<&str>) -> Result<Page<ObjectMeta>, StoreError> {
+        let mut request = Request::bucket("list", prefix)
+            .query("list-type", "2")
+            .query("prefix", &self.key(prefix))
+            .query("encoding-type", "url");
+        if let Some(token) = from {
+            request = request.query("continuation-token", token);
+        }
+        let Page { items, next } = xml::objects(&self.send(request).await?.text().await?)?;
+        let items = items
+            .into_iter()
+            .map(|item| ObjectMeta {
+                path: self.path_of(item.path),
+                ..item
+            })
+            .collect();
+        Ok(Page { items, next })
+    }
+
+    async fn versioning(&self) -> Result<Versioning, StoreError> {
+        match self.send(Request::bucket("read versioning", "").query("versioning", "")).await {
+            Ok(answer) => xml::versioning(&answer.text().await?),
+            Err(StoreError::Denied { .. } | StoreError::Unsupported { .. }) => Ok(Versioning::Unknown),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn delete(&self, path: &str) -> Result<(), StoreError> {
+        self.send(Request::new("delete", Method::DELETE, path)).await?.discard().await
+    }
+}
