@@ -12,7 +12,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/state.sh"
 HELM=v4.3.1 COREDNS_VERSION=v1.15.0 VERSITYGW=v1.8.0
 KUBERNETES=$(awk '$1 == "k8s.io/kubernetes" {print $2}' "$CLUSTER_SOURCE/go.mod")
 PACKAGES=(age buildah ca-certificates conntrack containerd containernetworking-plugins curl debootstrap ethtool git gcc iproute2 iptables jq libc6-dev
-  make openssl postgresql-15 postgresql-client-15 runc shellcheck socat zstd)
+  make openssl postgresql-15 postgresql-client-15 rclone runc shellcheck socat zstd)
 
 install_packages() {
   local package missing=()
@@ -98,6 +98,7 @@ for tool in "$@"; do
     helm) build helm "$GO $HELM" build_module "helm.sh/helm/v4/cmd/helm@$HELM" ;;
     coredns) build coredns "$GO $COREDNS_VERSION" build_module "github.com/coredns/coredns@$COREDNS_VERSION" ;;
     versitygw) build versitygw "$GO $VERSITYGW" build_module "github.com/versity/versitygw/cmd/versitygw@$VERSITYGW" ;;
+    packages) ;;
     *) die "tool '$tool' is not known; known are kube, kubectl, helm, coredns, versitygw" ;;
   esac
 done
