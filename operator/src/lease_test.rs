@@ -1,0 +1,162 @@
+use serde_json::{Value, json};
+
+use super::*;
+use crate::scripted::{Server, server};
+
+const PATH: &str = "/apis/coordination.k8s.io/v1/namespaces/h/leases/l";
+
+fn seen(holder: Option<&str>, since: Instant) -> Observed {
+    Observed {
+        holder: holder.map(Into::into),
+        resource_version: "7".into(),
+        since,
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn decisions() {
+    let now = Instant::now();
+    assert_eq!(decide("a", None, now), Decision::Create);
+    // Late as it may be, one's own Lease is renewed: nobody took it.
+    assert_eq!(decide("a", Some(&seen(Some("a"), now)), now + 3 * TTL), Decision::Renew);
+    assert_eq!(decide("a", Some(&seen(Some("b"), now)), now + TTL / 3), Decision::Wait);
+    assert_eq!(decide("a", Some(&seen(Some("b"), now)), now + TTL), Decision::Acquire);
+    assert_eq!(decide("a", Some(&seen(Some(""), now)), now), Decision::Acquire);
+    assert_eq!(decide("a", Some(&seen(None, now)), now), Decision::Acquire);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unchanged_lease_keeps_the_clock() {
+    let now = Instant::now();
+    let mut lease = Lease::default();
+    lease.metadata.resource_version = Some("7".into());
+    assert_eq!(observe(Some(seen(Some("b"), now)), &lease, now + TTL).since, now);
+    lease.metadata.resource_version = Some("8".into());
+    assert_eq!(observe(Some(seen(Some("b"), now)), &lease, now + TTL).since, now + TTL);
+}
+
+fn lease(holder: &str, version: u64) -> Value {
+    json!({
+        "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+        "metadata": {"name": "l", "namespace": "h", "resourceVersion": version.to_string()},
+        "spec": {"holderIdentity": holder, "leaseTransitions": 4},
+    })
+}
+
+fn election() -> (Election, Fence, Metrics, Server) {
+    let (client, server) = server();
+    let (fence, metrics) = (Fence::default(), Metrics::new().unwrap());
+    let election = Election::new(client, "h", "l", "me", ServerClock::default(), fence.clone(), metrics.clone());
+    (election, fence, metrics, server)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_standby_takes_over_when_the_lease_was_not_renewed_for_its_time() {
+    let (mut election, fence, metrics, mut server) = election();
+    let began = Instant::now();
+    let script = tokio::spawn(async move {
+        // The leader renews once more, then dies: the wait begins anew with what changed.
+        for version in [1, 1, 2, 2, 2, 2, 2, 2, 2, 2] {
+            server.expect("GET", PATH).await.answer(200, &lease("other", version));
+        }
+        server.expect("GET", PATH).await.answer(200, &lease("other", 2));
+        let claim = server.expect("PUT", PATH).await;
+        assert_eq!(claim.body["metadata"]["resourceVersion"], "2");
+        assert_eq!(claim.body["spec"]["holderIdentity"], "me");
+        assert_eq!(claim.body["spec"]["leaseTransitions"], 5);
+        claim.answer(200, &lease("me", 3));
+    });
+    assert!(!fence.is_open());
+    election.acquire().await;
+    script.await.unwrap();
+    assert_eq!(began.elapsed(), Duration::from_secs(20));
+    assert!(fence.is_open());
+    assert_eq!(metrics.leader.get(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_that_create_it_one_leads() {
+    let (mut election, fence, _, mut server) = election();
+    let script = tokio::spawn(async move {
+        server.expect("GET", PATH).await.refuse(404, "NotFound", "not found");
+        let create = server.expect("POST", "/apis/coordination.k8s.io/v1/namespaces/h/leases").await;
+        create.refuse(409, "AlreadyExists", "already exists");
+        server.expect("GET", PATH).await.answer(200, &lease("other", 1));
+        // Not the leader: it only looks from now on.
+        server.expect("GET", PATH).await.answer(200, &lease("", 2));
+        server.expect("PUT", PATH).await.answer(200, &lease("me", 3));
+    });
+    election.acquire().await;
+    script.await.unwrap();
+    assert!(fence.is_open());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_cannot_renew_steps_down_before_anybody_can_take_over() {
+    let (mut election, fence, metrics, mut server) = election();
+    let script = tokio::spawn(async move {
+        server.expect("GET", PATH).await.answer(200, &lease("", 1));
+        server.expect("PUT", PATH).await.answer(200, &lease("me", 2));
+        server.expect("PUT", PATH).await.answer(200, &lease("me", 3));
+        // From now on nobody answers.
+        let mut silent = Vec::new();
+        loop {
+            silent.push(server.next().await);
+        }
+    });
+    election.acquire().await;
+    let began = Instant::now();
+    let error = election.keep().await;
+    assert!(matches!(error, LeaseError::Expired(_)), "{error}");
+    // Renewed after 2 s; 10 s later at the latest it is over, when the Lease has 3 s to live.
+    assert!(began.elapsed() < PERIOD + TTL, "{:?}", began.elapsed());
+    assert!(!fence.is_open());
+    assert_eq!(metrics.leader.get(), 0);
+    script.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_fence_closes_by_itself_where_the_process_was_frozen() {
+    let (mut election, fence, _, mut server) = election();
+    let script = tokio::spawn(async move {
+        server.expect("GET", PATH).await.answer(200, &lease("", 1));
+        server.expect("PUT", PATH).await.answer(200, &lease("me", 2));
+    });
+    election.acquire().await;
+    script.await.unwrap();
+    assert!(fence.is_open());
+    tokio::time::advance(RENEW_DEADLINE).await;
+    assert!(!fence.is_open());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_whose_lease_was_taken_steps_down() {
+    let (mut election, fence, _, mut server) = election();
+    let script = tokio::spawn(async move {
+        server.expect("GET", PATH).await.answer(200, &lease("", 1));
+        server.expect("PUT", PATH).await.answer(200, &lease("me", 2));
+        server.expect("PUT", PATH).await.refuse(409, "Conflict", "modified");
+        server.expect("GET", PATH).await.answer(200, &lease("other", 5));
+    });
+    election.acquire().await;
+    assert!(matches!(election.keep().await, LeaseError::TakenOver(holder) if holder == "other"));
+    assert!(!fence.is_open());
+    script.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_is_handed_over() {
+    let (mut election, fence, _, mut server) = election();
+    let script = tokio::spawn(async move {
+        server.expect("GET", PATH).await.answer(200, &lease("", 1));
+        server.expect("PUT", PATH).await.answer(200, &lease("me", 2));
+        let free = server.expect("PUT", PATH).await;
+        assert_eq!(free.body["spec"]["holderIdentity"], "");
+        assert_eq!(free.body["metadata"]["resourceVersion"], "2");
+        free.answer(200, &lease("", 3));
+    });
+    election.acquire().await;
+    election.release().await;
+    assert!(!fence.is_open());
+    script.await.unwrap();
+}

@@ -1,0 +1,135 @@
+//! How the operator says what it found: status by server-side apply, and one Event per transition.
+
+use holdfast_crds::{Class, Reason, shortened};
+use k8s_openapi::{
+    NamespaceResourceScope,
+    api::events::v1::Event,
+    apimachinery::pkg::apis::meta::v1::{Condition, MicroTime, ObjectMeta},
+};
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    api::{Patch, PatchParams, PostParams},
+    core::object::HasStatus,
+};
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::{
+    clock::ServerClock,
+    context::{Error, chain},
+    watch::{Cache, Key},
+};
+
+/// The field manager of all that the operator writes.
+pub const MANAGER: &str = "holdfast-operator";
+/// The longest note of an Event, in bytes.
+const NOTE_LIMIT: usize = 1_024;
+
+/// Writes status and Events.
+#[derive(Clone)]
+pub struct Report {
+    client: Client,
+    clock: ServerClock,
+    /// Name of this pod.
+    instance: String,
+}
+
+impl Report {
+    pub fn new(client: Client, clock: ServerClock, instance: impl Into<String>) -> Self {
+        Self {
+            client,
+            clock,
+            instance: instance.into(),
+        }
+    }
+
+    /// Writes the status of `object` if it differs from what `object` says, and gives the object as it is then.
+    ///
+    /// It is written only onto the very state that it was decided on (UID and resource version): who came in between wins, and the
+    /// caller is called again ([`Error::is_conflict`]). The cache holds the new state when this returns.
+    pub async fn status<K>(&self, cache: &Cache<K>, object: &K, status: &K::Status) -> Result<K, Error>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + HasStatus
+            + Clone
+            + DeserializeOwned
+            + std::fmt::Debug
+            + Send
+            + Sync
+            + 'static,
+        K::Status: Serialize + PartialEq,
+    {
+        if object.status() == Some(status) {
+            return Ok(object.clone());
+        }
+        let key = Key::of(object);
+        let body = serde_json::json!({
+            "apiVersion": K::api_version(&()),
+            "kind": K::kind(&()),
+            "metadata": {"name": key.name, "uid": object.meta().uid, "resourceVersion": object.meta().resource_version},
+            "status": status,
+        });
+        let api: Api<K> = Api::namespaced(self.client.clone(), &key.namespace);
+        let mut written = api
+            .patch_status(&key.name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&body))
+            .await
+            .map_err(Error::calling(format!("write the status of {} {key}", K::kind(&()))))?;
+        written.managed_fields_mut().clear();
+        written.meta_mut().managed_fields = None;
+        cache.wrote(written.clone());
+        Ok(written)
+    }
+
+    /// One Event for each condition whose status or reason differs from `before`.
+    pub async fn transitions<K>(&self, object: &K, before: &[Condition], after: &[Condition])
+    where
+        K: Resource<DynamicType = ()>,
+    {
+        for condition in changed(before, after) {
+            let reason = Reason::ALL.iter().find(|reason| reason.as_str() == condition.reason);
+            if let Some(reason) = reason {
+                self.event(object, *reason, &condition.type_, &condition.message).await;
+            }
+        }
+    }
+
+    /// One Event about an object. `action` is what was done or found, in one word. Events are help, not state: a failure is only logged.
+    pub async fn event<K>(&self, object: &K, reason: Reason, action: &str, note: &str)
+    where
+        K: Resource<DynamicType = ()>,
+    {
+        let now = self.clock.now();
+        let key = Key::of(object);
+        let event = Event {
+            metadata: ObjectMeta {
+                namespace: Some(key.namespace.clone()),
+                name: Some(format!("{}.{:x}", key.name, now.as_nanosecond())),
+                ..ObjectMeta::default()
+            },
+            action: Some(action.to_owned()),
+            reason: Some(reason.as_str().to_owned()),
+            note: Some(shortened(note, NOTE_LIMIT)),
+            type_: Some(if reason.class() == Class::Fine { "Normal" } else { "Warning" }.to_owned()),
+            event_time: Some(MicroTime(now)),
+            regarding: Some(object.object_ref(&())),
+            reporting_controller: Some("holdfast.dev/operator".to_owned()),
+            reporting_instance: Some(self.instance.clone()),
+            ..Event::default()
+        };
+        let kind = K::kind(&());
+        tracing::info!(kind = %kind, object = %key, reason = reason.as_str(), action, note, "transition");
+        let api: Api<Event> = Api::namespaced(self.client.clone(), &key.namespace);
+        if let Err(error) = api.create(&PostParams::default(), &event).await {
+            tracing::debug!(object = %key, error = chain(&error), "an event could not be written");
+        }
+    }
+}
+
+/// The conditions of `after` whose status or reason is another than in `before`.
+fn changed<'a>(before: &[Condition], after: &'a [Condition]) -> Vec<&'a Condition> {
+    let same = |condition: &Condition| {
+        before
+            .iter()
+            .any(|old| old.type_ == condition.type_ && old.status == condition.status && old.reason == condition.reason)
+    };
+    after.iter().filter(|condition| !same(condition)).collect()
+}

@@ -1,0 +1,361 @@
+//! What was last seen of all objects of one kind. Written by its watches and by our own writes, so that a controller reads what it wrote.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    fmt,
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+};
+
+use kube::Resource;
+use tokio::sync::watch;
+
+use super::Key;
+
+/// The name of an index of a cache.
+pub type IndexName = &'static str;
+
+/// How an object changed. One of the two is there.
+#[derive(Debug)]
+pub struct Change<K> {
+    pub before: Option<Arc<K>>,
+    pub after: Option<Arc<K>>,
+}
+
+impl<K: Resource> Change<K> {
+    /// The object as it is, or as it was.
+    pub fn object(&self) -> Option<&Arc<K>> {
+        self.after.as_ref().or(self.before.as_ref())
+    }
+
+    pub fn key(&self) -> Key {
+        self.object().map_or_else(|| Key::new("", ""), |object| Key::of(&**object))
+    }
+
+    /// Whether it is new, gone, was re-created, or its specification, labels or deletion mark changed: all but its status.
+    pub fn beyond_status(&self) -> bool {
+        let (Some(before), Some(after)) = (&self.before, &self.after) else {
+            return true;
+        };
+        let (before, after) = (before.meta(), after.meta());
+        before.uid != after.uid
+            || before.generation != after.generation
+            || before.labels != after.labels
+            || before.annotations != after.annotations
+            || before.deletion_timestamp != after.deletion_timestamp
+    }
+}
+
+type Listener<K> = Box<dyn Fn(&Change<K>) + Send + Sync>;
+type IndexValues<K> = Box<dyn Fn(&K) -> Vec<String> + Send + Sync>;
+
+/// A cache of one kind.
+pub struct Cache<K> {
+    contents: RwLock<Contents<K>>,
+    listeners: RwLock<Vec<Listener<K>>>,
+    /// Scopes whose first list is not complete yet.
+    awaited: watch::Sender<HashSet<Option<String>>>,
+}
+
+struct Contents<K> {
+    objects: BTreeMap<Key, Arc<K>>,
+    /// Objects that do not fit the schema that we know, with the reason.
+    unreadable: BTreeMap<Key, String>,
+    /// What we wrote ourselves and no watch has shown yet.
+    unconfirmed: BTreeSet<Key>,
+    indexes: Vec<Index<K>>,
+}
+
+struct Index<K> {
+    name: IndexName,
+    values: IndexValues<K>,
+    /// (namespace, value, name of the object)
+    entries: BTreeSet<(String, String, String)>,
+}
+
+impl<K: Resource + Send + Sync + 'static> Cache<K> {
+    /// An empty cache for watches of these scopes.
+    pub fn new(scopes: &[Option<String>]) -> Self {
+        Self {
+            contents: RwLock::new(Contents {
+                objects: BTreeMap::new(),
+                unreadable: BTreeMap::new(),
+                unconfirmed: BTreeSet::new(),
+                indexes: Vec::new(),
+            }),
+            listeners: RwLock::default(),
+            awaited: watch::Sender::new(scopes.iter().cloned().collect()),
+        }
+    }
+
+    /// Adds an index from values to the objects of the same namespace that have them. Before the cache is shared.
+    #[must_use]
+    pub fn indexed(self, name: IndexName, values: impl Fn(&K) -> Vec<String> + Send + Sync + 'static) -> Self {
+        self.write().indexes.push(Index {
+            name,
+            values: Box::new(values),
+            entries: BTreeSet::new(),
+        });
+        self
+    }
+
+    /// Calls `listener` at each change from now on. It must not block, and may read any cache.
+    pub fn listen(&self, listener: impl Fn(&Change<K>) + Send + Sync + 'static) {
+        self.listeners
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(Box::new(listener));
+    }
+
+    pub fn get(&self, key: &Key) -> Option<Arc<K>> {
+        self.read().objects.get(key).cloned()
+    }
+
+    /// Why an object that exists cannot be read, if so.
+    pub fn unreadable(&self, key: &Key) -> Option<String> {
+        self.read().unreadable.get(key).cloned()
+    }
+
+    pub fn unreadable_count(&self) -> usize {
+        self.read().unreadable.len()
+    }
+
+    pub fn len(&self) -> usize {
+        self.read().objects.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub fn keys(&self) -> Vec<Key> {
+        self.read().objects.keys().cloned().collect()
+    }
+
+    /// All objects, in order of their keys.
+    pub fn all(&self) -> Vec<Arc<K>> {
+        self.read().objects.values().cloned().collect()
+    }
+
+    /// The objects of one namespace, in order of their names.
+    pub fn in_namespace(&self, namespace: &str) -> Vec<Arc<K>> {
+        let from = Key::new(namespace, "");
+        let contents = self.read();
+        let range = contents.objects.range(from..);
+        range
+            .take_while(|(key, _)| key.namespace == namespace)
+            .map(|(_, object)| object.clone())
+            .collect()
+    }
+
+    /// The objects of a namespace that have this value in an index, in order of their names.
+    pub fn by(&self, index: IndexName, namespace: &str, value: &str) -> Vec<Arc<K>> {
+        let contents = self.read();
+        let Some(index) = contents.indexes.iter().find(|candidate| candidate.name == index) else {
+            debug_assert!(false, "no index {index}");
+            return Vec::new();
+        };
+        let from = (namespace.to_owned(), value.to_owned(), String::new());
+        let entries = index.entries.range(from..);
+        entries
+            .take_while(|(space, held, _)| space == namespace && held == value)
+            .filter_map(|(space, _, name)| contents.objects.get(&Key::new(space.as_str(), name.as_str())).cloned())
+            .collect()
+    }
+
+    /// Whether the first list of every scope is in.
+    pub fn ready(&self) -> bool {
+        self.awaited.borrow().is_empty()
+    }
+
+    /// Waits until the first list of every scope is in.
+    pub async fn wait_ready(&self) {
+        // The sender lives as long as `self`, so that waiting cannot fail.
+        let _ = self.awaited.subscribe().wait_for(HashSet::is_empty).await;
+    }
+
+    /// Takes in what one of our own writes gave back.
+    pub fn wrote(&self, object: K) {
+        self.put(object, Origin::OwnWrite);
+    }
+
+    /// Takes in what we deleted and the API server said is gone.
+    pub fn deleted(&self, key: &Key, uid: Option<&str>) {
+        let mut contents = self.write();
+        let same = contents.objects.get(key).is_some_and(|held| held.meta().uid.as_deref() == uid);
+        let before = if same { contents.remove(key) } else { None };
+        drop(contents);
+        self.tell(before, None);
+    }
+
+    pub(crate) fn watched(&self, object: K) {
+        self.put(object, Origin::Watch);
+    }
+
+    fn put(&self, object: K, origin: Origin) {
+        let key = Key::of(&object);
+        let object = Arc::new(object);
+        let mut contents = self.write();
+        contents.unreadable.remove(&key);
+        match origin {
+            Origin::Watch => contents.unconfirmed.remove(&key),
+            Origin::OwnWrite => contents.unconfirmed.insert(key.clone()),
+        };
+        if contents.objects.get(&key).is_some_and(|held| !newer(&*object, &**held)) {
+            return;
+        }
+        let before = contents.insert(key, object.clone());
+        drop(contents);
+        self.tell(before, Some(object));
+    }
+
+    pub(super) fn removed(&self, object: &K) {
+        let key = Key::of(object);
+        let mut contents = self.write();
+        contents.unreadable.remove(&key);
+        // A delete that comes late must not remove what was created since.
+        if contents
+            .objects
+            .get(&key)
+            .is_some_and(|held| held.meta().uid != object.meta().uid && !newer(object, &**held))
+        {
+            return;
+        }
+        let before = contents.remove(&key);
+        drop(contents);
+        self.tell(before, None);
+    }
+
+    /// Notes an object that cannot be read; true if that is news.
+    pub(super) fn mark_unreadable(&self, key: Key, why: String) -> bool {
+        let mut contents = self.write();
+        let before = contents.remove(&key);
+        let news = contents.unreadable.insert(key, why.clone()).is_none_or(|known| known != why);
+        drop(contents);
+        self.tell(before, None);
+        news
+    }
+
+    pub(super) fn removed_unreadable(&self, key: &Key) {
+        let mut contents = self.write();
+        contents.unreadable.remove(key);
+        let before = contents.remove(key);
+        drop(contents);
+        self.tell(before, None);
+    }
+
+    /// A list of `scope` is complete: what it did not show is gone, but for what we wrote meanwhile, which is given back.
+    pub(crate) fn listed(&self, scope: Option<&String>, seen: &HashSet<Key>) -> Vec<Key> {
+        let mut contents = self.write();
+        let inside = |key: &Key| scope.is_none_or(|scope| *scope == key.namespace);
+        contents.unreadable.retain(|key, _| !inside(key) || seen.contains(key));
+        let missing: Vec<Key> = contents
+            .objects
+            .keys()
+            .filter(|key| inside(key) && !seen.contains(key))
+            .cloned()
+            .collect();
+        let (doubtful, gone): (Vec<Key>, Vec<Key>) = missing.into_iter().partition(|key| contents.unconfirmed.contains(key));
+        let gone: Vec<_> = gone.iter().map(|key| contents.remove(key)).collect();
+        drop(contents);
+        for before in gone {
+            self.tell(before, None);
+        }
+        self.awaited.send_if_modified(|awaited| awaited.remove(&scope.cloned()));
+        doubtful
+    }
+
+    /// Removes what was doubtful after a list and no watch has shown since.
+    pub(super) fn drop_unconfirmed(&self, doubtful: &[Key]) {
+        for key in doubtful {
+            let mut contents = self.write();
+            let before = if contents.unconfirmed.contains(key) {
+                contents.remove(key)
+            } else {
+                None
+            };
+            drop(contents);
+            self.tell(before, None);
+        }
+    }
+
+    fn tell(&self, before: Option<Arc<K>>, after: Option<Arc<K>>) {
+        if before.is_none() && after.is_none() {
+            return;
+        }
+        let change = Change { before, after };
+        for listener in self.listeners.read().unwrap_or_else(PoisonError::into_inner).iter() {
+            listener(&change);
+        }
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Contents<K>> {
+        self.contents.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Contents<K>> {
+        self.contents.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<K: Resource> Contents<K> {
+    fn insert(&mut self, key: Key, object: Arc<K>) -> Option<Arc<K>> {
+        let before = self.objects.insert(key.clone(), object.clone());
+        for index in &mut self.indexes {
+            if let Some(before) = &before {
+                index.forget(&key, before);
+            }
+            for value in (index.values)(&object) {
+                index.entries.insert((key.namespace.clone(), value, key.name.clone()));
+            }
+        }
+        before
+    }
+
+    fn remove(&mut self, key: &Key) -> Option<Arc<K>> {
+        self.unconfirmed.remove(key);
+        let before = self.objects.remove(key)?;
+        for index in &mut self.indexes {
+            index.forget(key, &before);
+        }
+        Some(before)
+    }
+}
+
+impl<K> Index<K> {
+    fn forget(&mut self, key: &Key, object: &K) {
+        for value in (self.values)(object) {
+            self.entries.remove(&(key.namespace.clone(), value, key.name.clone()));
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Origin {
+    Watch,
+    OwnWrite,
+}
+
+/// Whether `object` is a later state than `held`. Resource versions of one kind are ordered numbers; where they are not, the last word counts.
+fn newer<K: Resource>(object: &K, held: &K) -> bool {
+    let version = |object: &K| {
+        object
+            .meta()
+            .resource_version
+            .as_deref()
+            .and_then(|version| version.parse::<u64>().ok())
+    };
+    match (version(object), version(held)) {
+        (Some(object), Some(held)) => object > held,
+        _ => true,
+    }
+}
+
+impl<K> fmt::Debug for Cache<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Cache")
+    }
+}
+
+#[cfg(test)]
+#[path = "cache_test.rs"]
+mod tests;

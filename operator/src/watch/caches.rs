@@ -1,0 +1,188 @@
+//! The caches of all kinds that the operator watches, with their indexes.
+
+use std::{fmt::Debug, future::Future, sync::Arc};
+
+use futures::{StreamExt, stream::FuturesUnordered};
+use holdfast_crds::{BackupRun, BackupSchedule, BackupSource, BackupStore, RestoreRequest, SourceSelection};
+use k8s_openapi::{
+    NamespaceResourceScope,
+    api::{batch::v1::Job, core::v1::Pod},
+};
+use kube::{Api, Client, Resource, ResourceExt, core::DeserializeGuard};
+use serde::de::DeserializeOwned;
+
+use super::{Cache, Key, drive, watcher_config};
+use crate::config::Namespaces;
+
+/// The label of every Job and pod that Holdfast makes.
+pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+pub const MANAGED_BY_VALUE: &str = "holdfast";
+
+/// All caches. Listeners are added before the watches start.
+#[derive(Debug)]
+pub struct Caches {
+    pub sources: Cache<BackupSource>,
+    pub stores: Cache<BackupStore>,
+    pub schedules: Cache<BackupSchedule>,
+    pub runs: Cache<BackupRun>,
+    pub restores: Cache<RestoreRequest>,
+    pub jobs: Cache<Job>,
+    pub pods: Cache<Pod>,
+}
+
+impl Caches {
+    /// Schedules by the names of sources that they list.
+    pub const SCHEDULES_BY_SOURCE: &'static str = "source";
+    /// Schedules by the first label (`key=value`) that they select sources by.
+    pub const SCHEDULES_BY_LABEL: &'static str = "label";
+    /// Schedules by their stores.
+    pub const SCHEDULES_BY_STORE: &'static str = "store";
+    /// Sources by their labels (`key=value`).
+    pub const SOURCES_BY_LABEL: &'static str = "label";
+    /// Runs by their source.
+    pub const RUNS_BY_SOURCE: &'static str = "source";
+    /// Runs by the schedule of their tick.
+    pub const RUNS_BY_SCHEDULE: &'static str = "schedule";
+    /// Runs and restores by their stores.
+    pub const RUNS_BY_STORE: &'static str = "store";
+    /// Pods by their Job.
+    pub const PODS_BY_JOB: &'static str = "job";
+
+    /// Empty caches for watches of these namespaces.
+    pub fn new(namespaces: &Namespaces) -> Self {
+        let scopes = namespaces.scopes();
+        Self {
+            sources: Cache::new(&scopes).indexed(Self::SOURCES_BY_LABEL, |source: &BackupSource| {
+                source.labels().iter().map(|(key, value)| format!("{key}={value}")).collect()
+            }),
+            stores: Cache::new(&scopes),
+            schedules: Cache::new(&scopes)
+                .indexed(Self::SCHEDULES_BY_SOURCE, |schedule: &BackupSchedule| {
+                    match &schedule.spec.sources {
+                        SourceSelection::Names(names) => names.clone(),
+                        SourceSelection::MatchLabels(_) => Vec::new(),
+                    }
+                })
+                .indexed(Self::SCHEDULES_BY_LABEL, |schedule: &BackupSchedule| match &schedule.spec.sources {
+                    SourceSelection::Names(_) => Vec::new(),
+                    SourceSelection::MatchLabels(labels) => labels.iter().take(1).map(|(key, value)| format!("{key}={value}")).collect(),
+                })
+                .indexed(Self::SCHEDULES_BY_STORE, |schedule: &BackupSchedule| {
+                    schedule.spec.stores.iter().map(|store| store.name.clone()).collect()
+                }),
+            runs: Cache::new(&scopes)
+                .indexed(Self::RUNS_BY_SOURCE, |run: &BackupRun| vec![run.spec.source.clone()])
+                .indexed(Self::RUNS_BY_SCHEDULE, |run: &BackupRun| {
+                    run.spec.tick.iter().map(|tick| tick.schedule.clone()).collect()
+                })
+                .indexed(Self::RUNS_BY_STORE, |run: &BackupRun| {
+                    run.spec.stores.iter().map(|store| store.name.clone()).collect()
+                }),
+            restores: Cache::new(&scopes),
+            jobs: Cache::new(&scopes),
+            pods: Cache::new(&scopes).indexed(Self::PODS_BY_JOB, |pod: &Pod| {
+                pod.labels().get("batch.kubernetes.io/job-name").into_iter().cloned().collect()
+            }),
+        }
+    }
+
+    /// Whether the first lists of all kinds are in.
+    pub fn ready(&self) -> bool {
+        self.sources.ready()
+            && self.stores.ready()
+            && self.schedules.ready()
+            && self.runs.ready()
+            && self.restores.ready()
+            && self.jobs.ready()
+            && self.pods.ready()
+    }
+
+    /// Waits until the first lists of all kinds are in.
+    pub async fn wait_ready(&self) {
+        self.sources.wait_ready().await;
+        self.stores.wait_ready().await;
+        self.schedules.wait_ready().await;
+        self.runs.wait_ready().await;
+        self.restores.wait_ready().await;
+        self.jobs.wait_ready().await;
+        self.pods.wait_ready().await;
+    }
+
+    /// The pods of a Job, in order of their names.
+    pub fn pods_of(&self, job: &Key) -> Vec<Arc<Pod>> {
+        self.pods.by(Self::PODS_BY_JOB, &job.namespace, &job.name)
+    }
+
+    /// The sources that a schedule selects, in order of their names, and the names that it lists and that do not exist.
+    pub fn selected(&self, schedule: &BackupSchedule) -> (Vec<Arc<BackupSource>>, Vec<String>) {
+        let namespace = schedule.namespace().unwrap_or_default();
+        match &schedule.spec.sources {
+            SourceSelection::Names(names) => {
+                let mut missing = Vec::new();
+                let mut found = Vec::new();
+                for name in names {
+                    match self.sources.get(&Key::new(namespace.as_str(), name.as_str())) {
+                        Some(source) => found.push(source),
+                        None => missing.push(name.clone()),
+                    }
+                }
+                found.sort_by_key(|source| source.name_any());
+                (found, missing)
+            }
+            SourceSelection::MatchLabels(labels) => {
+                let first = labels.iter().next().map(|(key, value)| format!("{key}={value}"));
+                let candidates = first.map(|label| self.sources.by(Self::SOURCES_BY_LABEL, &namespace, &label));
+                let matches = |source: &Arc<BackupSource>| selects(labels, source);
+                (candidates.unwrap_or_default().into_iter().filter(matches).collect(), Vec::new())
+            }
+        }
+    }
+
+    /// The schedules that select a source, in order of their names.
+    pub fn schedules_of(&self, source: &BackupSource) -> Vec<Arc<BackupSchedule>> {
+        let namespace = source.namespace().unwrap_or_default();
+        let mut schedules = self.schedules.by(Self::SCHEDULES_BY_SOURCE, &namespace, &source.name_any());
+        for (key, value) in source.labels() {
+            schedules.extend(self.schedules.by(Self::SCHEDULES_BY_LABEL, &namespace, &format!("{key}={value}")));
+        }
+        schedules.retain(|schedule| match &schedule.spec.sources {
+            SourceSelection::Names(_) => true,
+            SourceSelection::MatchLabels(labels) => selects(labels, source),
+        });
+        schedules.sort_by_key(|schedule| schedule.name_any());
+        schedules.dedup_by_key(|schedule| schedule.name_any());
+        schedules
+    }
+
+    /// Runs all watches into these caches. Never returns.
+    pub async fn drive(&self, client: &Client, namespaces: &Namespaces) {
+        let selector = format!("{MANAGED_BY}={MANAGED_BY_VALUE}");
+        let mut watches: FuturesUnordered<std::pin::Pin<Box<dyn Future<Output = ()> + Send + '_>>> = FuturesUnordered::new();
+        for scope in namespaces.scopes() {
+            watches.push(Box::pin(watch(client, scope.clone(), None, &self.sources)));
+            watches.push(Box::pin(watch(client, scope.clone(), None, &self.stores)));
+            watches.push(Box::pin(watch(client, scope.clone(), None, &self.schedules)));
+            watches.push(Box::pin(watch(client, scope.clone(), None, &self.runs)));
+            watches.push(Box::pin(watch(client, scope.clone(), None, &self.restores)));
+            watches.push(Box::pin(watch(client, scope.clone(), Some(&selector), &self.jobs)));
+            watches.push(Box::pin(watch(client, scope, Some(&selector), &self.pods)));
+        }
+        while watches.next().await.is_some() {}
+    }
+}
+
+/// Whether a source has all of these labels.
+fn selects(labels: &std::collections::BTreeMap<String, String>, source: &BackupSource) -> bool {
+    labels.iter().all(|(key, value)| source.labels().get(key) == Some(value))
+}
+
+async fn watch<K>(client: &Client, scope: Option<String>, selector: Option<&str>, cache: &Cache<K>)
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+{
+    let api: Api<DeserializeGuard<K>> = match &scope {
+        Some(namespace) => Api::namespaced(client.clone(), namespace),
+        None => Api::all(client.clone()),
+    };
+    drive(api, watcher_config(selector), scope, cache).await;
+}

@@ -1,0 +1,11 @@
+//! The one way to watch: each kind once, pruned, in pages, with back-off, into a cache that all controllers share.
+
+mod cache;
+mod caches;
+mod drive;
+mod key;
+
+pub use cache::{Cache, Change, IndexName};
+pub use caches::{Caches, MANAGED_BY, MANAGED_BY_VALUE};
+pub use drive::{drive, watcher_config};
+pub use key::Key;
