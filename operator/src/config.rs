@@ -89,13 +89,8 @@ fn namespaces(text: &str) -> Result<Namespaces, String> {
 }
 
 fn namespace(name: &str) -> Result<String, String> {
-    let inner = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
-    if name.len() > 63 || !inner || name.starts_with('-') || name.ends_with('-') {
-        return Err(format!(
-            "found {name:?}, expected the name of a namespace: at most 63 of a-z, 0-9 and -"
-        ));
-    }
-    Ok(name.to_owned())
+    let label = holdfast_policy::name::Label::new(name).map_err(|error| error.to_string())?;
+    Ok(label.to_string())
 }
 
 fn cluster_id(text: &str) -> Result<String, String> {

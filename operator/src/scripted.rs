@@ -12,7 +12,6 @@ pub struct Server(Handle<Request<Body>, Response<Body>>);
 pub struct Call {
     pub method: String,
     pub path: String,
-    pub query: String,
     pub body: Value,
     respond: SendResponse<Response<Body>>,
 }
@@ -33,7 +32,6 @@ impl Server {
         Call {
             method: parts.method.to_string(),
             path: parts.uri.path().to_owned(),
-            query: parts.uri.query().unwrap_or_default().to_owned(),
             body: serde_json::from_slice(&bytes).unwrap_or(Value::Null),
             respond,
         }
