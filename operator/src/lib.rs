@@ -6,6 +6,7 @@ pub mod clock;
 pub mod config;
 pub mod context;
 pub mod controller;
+pub mod job;
 pub mod lease;
 pub mod metrics;
 pub mod queue;

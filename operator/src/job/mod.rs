@@ -1,0 +1,64 @@
+//! How a Job and its pod look, for every purpose, in one place; and what a Job and its pods say about how far they are.
+
+mod build;
+mod observe;
+mod refusal;
+mod volume;
+
+use holdfast_crds::{Action, Task};
+
+pub use build::{BuildError, JobRequest, MAIN_CONTAINER, TASK_LIMIT, build};
+pub use observe::{End, JobState, Observation, observe, wants_events};
+
+/// Value of the label [`MANAGED_BY`] on each Job and pod of ours.
+pub const MANAGER: &str = "holdfast";
+/// Marks each Job and pod of ours; their watches and lists select by it.
+pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+/// Label with the [`Purpose`] of a Job and its pods.
+pub const PURPOSE: &str = "holdfast.dev/purpose";
+/// Label with the name of the BackupRun that a Job works for.
+pub const RUN: &str = "holdfast.dev/run";
+/// Label with the name of the BackupStore that a Job tries.
+pub const STORE: &str = "holdfast.dev/store";
+/// Label with the name of the RestoreRequest that a Job works for.
+pub const RESTORE: &str = "holdfast.dev/restore";
+/// Label with the name of the BackupSource.
+pub const SOURCE: &str = "holdfast.dev/source";
+
+/// What a Job is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Purpose {
+    Backup,
+    /// Asks the store's register how a run ended.
+    Settle,
+    Probe,
+    Restore,
+    /// Asks the target for the receipt of a restore.
+    SettleRestore,
+}
+
+impl Purpose {
+    pub const ALL: &[Self] = &[Self::Backup, Self::Settle, Self::Probe, Self::Restore, Self::SettleRestore];
+
+    /// The agent's subcommand, and the value of the label [`PURPOSE`].
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Backup => "backup",
+            Self::Settle => "settle",
+            Self::Probe => "probe",
+            Self::Restore => "restore",
+            Self::SettleRestore => "settle-restore",
+        }
+    }
+
+    /// Which purpose a task has.
+    pub const fn of(task: &Task) -> Self {
+        match task.action {
+            Action::Backup(_) => Self::Backup,
+            Action::Settle(_) => Self::Settle,
+            Action::Probe(_) => Self::Probe,
+            Action::Restore(_) => Self::Restore,
+            Action::SettleRestore(_) => Self::SettleRestore,
+        }
+    }
+}
