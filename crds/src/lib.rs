@@ -7,6 +7,7 @@ mod job;
 mod reason;
 mod restore;
 mod result;
+mod rule;
 mod run;
 mod schedule;
 mod source;

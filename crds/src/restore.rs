@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Attempt, FrozenStore, JobTemplate, PostgresqlServer, Reason, RunPhase, Settle, Span,
+    rule::{Fixed, fixed, stays_cancelled},
     schedule::{default_attempts, default_timeout},
 };
 
@@ -31,16 +32,10 @@ use crate::{
     printcolumn(name = "Duration", type_ = "string", json_path = ".status.duration"),
     printcolumn(name = "Message", type_ = "string", json_path = ".status.message", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
-    validation = Rule::new("self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$') && size(self.metadata.name) <= 52")
-        .message("metadata.name: must be a DNS label of at most 52 characters; choose a shorter name of a-z, 0-9 and -")
+    validation = crate::rule::name(52, "it is part of the receipt in the target ")
 )]
 #[serde(rename_all = "camelCase")]
-#[schemars(extend("x-kubernetes-validations" = [
-    {"rule": "self.from == oldSelf.from && self.to == oldSelf.to && has(self.select) == has(oldSelf.select) && (!has(self.select) || self.select == oldSelf.select) && self.missingRoles == oldSelf.missingRoles && self.attempts == oldSelf.attempts && self.timeout == oldSelf.timeout && has(self.identitySecretName) == has(oldSelf.identitySecretName) && (!has(self.identitySecretName) || self.identitySecretName == oldSelf.identitySecretName) && has(self.job) == has(oldSelf.job) && (!has(self.job) || self.job == oldSelf.job)",
-     "message": "spec: a restore request cannot change, but for spec.cancel; make a new request with another name"},
-    {"rule": "!oldSelf.cancel || self.cancel",
-     "message": "spec.cancel: a cancelled request stays cancelled; make a new request with another name"}
-]))]
+#[schemars(extend("x-kubernetes-validations" = rules()))]
 pub struct RestoreRequestSpec {
     /// Which copy.
     pub from: RestoreFrom,
@@ -69,6 +64,25 @@ pub struct RestoreRequestSpec {
     /// How the pods of this request's Jobs are shaped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job: Option<JobTemplate>,
+}
+
+fn rules() -> Vec<serde_json::Value> {
+    let fields = [
+        Fixed::Structure("from"),
+        Fixed::Structure("to"),
+        Fixed::Structure("select"),
+        Fixed::Text("missingRoles"),
+        Fixed::Text("identitySecretName"),
+        Fixed::Number("attempts", 10),
+        Fixed::Text("timeout"),
+        Fixed::Structure("job"),
+    ];
+    let mut rules = fixed(
+        &fields,
+        "a restore request cannot change, but for spec.cancel; make a new request with another name",
+    );
+    rules.push(stays_cancelled("request"));
+    rules
 }
 
 /// Which copy: exactly one.

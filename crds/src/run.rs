@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     BackupSourceSpec, BackupStoreSpec, BackupType, Reason, Span, StoreReference,
+    rule::{Fixed, fixed, stays_cancelled},
     schedule::{default_attempts, default_timeout},
 };
 
@@ -32,16 +33,10 @@ use crate::{
     printcolumn(name = "Stores", type_ = "string", json_path = ".spec.stores[*].name"),
     printcolumn(name = "Message", type_ = "string", json_path = ".status.message", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
-    validation = Rule::new("self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$') && size(self.metadata.name) <= 52")
-        .message("metadata.name: a run's name is its id in the store and must be a DNS label of at most 52 characters; choose a shorter name of a-z, 0-9 and -")
+    validation = crate::rule::name(52, "it is the run's id in the store ")
 )]
 #[serde(rename_all = "camelCase")]
-#[schemars(extend("x-kubernetes-validations" = [
-    {"rule": "self.source == oldSelf.source && self.type == oldSelf.type && self.stores == oldSelf.stores && self.attempts == oldSelf.attempts && self.timeout == oldSelf.timeout && has(self.tick) == has(oldSelf.tick) && (!has(self.tick) || self.tick == oldSelf.tick)",
-     "message": "spec: a run cannot change, but for spec.cancel; make a new run with another name"},
-    {"rule": "!oldSelf.cancel || self.cancel",
-     "message": "spec.cancel: a cancelled run stays cancelled; make a new run with another name"}
-]))]
+#[schemars(extend("x-kubernetes-validations" = rules()))]
 pub struct BackupRunSpec {
     /// Name of the BackupSource.
     #[schemars(length(min = 1, max = 63))]
@@ -65,6 +60,23 @@ pub struct BackupRunSpec {
     /// The tick that made this run. Only the operator may set it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tick: Option<Tick>,
+}
+
+fn rules() -> Vec<serde_json::Value> {
+    let fields = [
+        Fixed::Text("source"),
+        Fixed::Text("type"),
+        Fixed::Structure("stores"),
+        Fixed::Number("attempts", 10),
+        Fixed::Text("timeout"),
+        Fixed::Structure("tick"),
+    ];
+    let mut rules = fixed(
+        &fields,
+        "a run cannot change, but for spec.cancel; make a new run with another name",
+    );
+    rules.push(stays_cancelled("run"));
+    rules
 }
 
 /// A tick of a schedule.

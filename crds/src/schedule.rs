@@ -29,8 +29,7 @@ use crate::{Reason, Span};
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
     printcolumn(name = "Message", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].message", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
-    validation = Rule::new("self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$') && size(self.metadata.name) <= 63")
-        .message("metadata.name: must be a DNS label: at most 63 of a-z, 0-9 and -, beginning and ending with a letter or digit; choose another name")
+    validation = crate::rule::name(63, "it ")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct BackupScheduleSpec {

@@ -5,7 +5,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{BackupType, JobTemplate, Reason, RunPhase, Span};
+use crate::{BackupType, JobTemplate, Reason, RunPhase, Span, rule::rule};
 
 /// A database that is protected. Its namespace and name are its identity in every store.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -25,13 +25,13 @@ use crate::{BackupType, JobTemplate, Reason, RunPhase, Span};
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Protected\")].reason"),
     printcolumn(name = "Message", type_ = "string", json_path = ".status.conditions[?(@.type==\"Protected\")].message", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
-    validation = Rule::new("self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$') && size(self.metadata.name) <= 63")
-        .message("metadata.name: a source's name is its identity in every store and must be a DNS label: at most 63 of a-z, 0-9 and -, beginning and ending with a letter or digit; choose another name")
+    validation = crate::rule::name(63, "it is the source's identity in every store ")
 )]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [
-    {"rule": "has(self.postgresql)", "message": "spec: name exactly one engine; this version knows postgresql; add spec.postgresql"},
-    {"rule": "has(self.postgresql) == has(oldSelf.postgresql)", "message": "spec.postgresql: the engine of a source cannot change; make a new source for the other database"}
+    rule("has(self.postgresql)", "found no engine; add spec.postgresql, the one that this version knows"),
+    rule("has(self.postgresql) == has(oldSelf.postgresql)",
+        "found another engine than before, and the engine of a source cannot change; make a new source for the other database")
 ]))]
 pub struct BackupSourceSpec {
     /// A PostgreSQL server, reached over the network.
@@ -122,10 +122,11 @@ fn default_password_key() -> String {
 /// TLS to a database.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-#[schemars(extend("x-kubernetes-validations" = [
-    {"rule": "self.mode != 'Disable' || (!has(self.caSecretName) && !has(self.clientCertificateSecretName))",
-     "message": "tls: mode Disable takes no certificates; remove caSecretName and clientCertificateSecretName, or choose another mode"}
-]))]
+#[schemars(extend("x-kubernetes-validations" = [{
+    "rule": "self.mode != 'Disable' || (!has(self.caSecretName) && !has(self.clientCertificateSecretName))",
+    "fieldPath": ".mode",
+    "message": "found Disable beside certificates, which it would not use; remove caSecretName and clientCertificateSecretName, or choose another mode",
+}]))]
 pub struct DatabaseTls {
     /// What is demanded of the server: nothing (`Disable`), an encrypted connection (`Require`), also a certificate of a trusted CA
     /// (`VerifyCa`), also one for the host's name (`VerifyFull`).

@@ -5,7 +5,10 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{JobTemplate, Reason};
+use crate::{
+    JobTemplate, Reason,
+    rule::{Fixed, fixed, rule},
+};
 
 /// A place for copies, with its credentials and encryption.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -24,19 +27,15 @@ use crate::{JobTemplate, Reason};
     printcolumn(name = "Location", type_ = "string", json_path = ".status.location"),
     printcolumn(name = "Message", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].message", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
-    validation = Rule::new("self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$') && size(self.metadata.name) <= 63")
-        .message("metadata.name: must be a DNS label: at most 63 of a-z, 0-9 and -, beginning and ending with a letter or digit; choose another name")
+    validation = crate::rule::name(63, "it ")
 )]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [
-    {"rule": "has(self.s3) != has(self.volume)",
-     "message": "spec: name exactly one place, spec.s3 or spec.volume"},
-    {"rule": "has(self.s3) == has(self.credentials)",
-     "message": "spec.credentials: an S3 store needs credentials (secretName or webIdentity); a volume store takes none"},
-    {"rule": "has(self.s3) == has(oldSelf.s3) && (!has(self.s3) || (self.s3.bucket == oldSelf.s3.bucket && has(self.s3.prefix) == has(oldSelf.s3.prefix) && (!has(self.s3.prefix) || self.s3.prefix == oldSelf.s3.prefix) && has(self.s3.endpoint) == has(oldSelf.s3.endpoint) && (!has(self.s3.endpoint) || self.s3.endpoint == oldSelf.s3.endpoint)))",
-     "message": "spec.s3: bucket, prefix and endpoint of a store cannot change, or its copies would be lost from sight; make a new store for the new place"},
-    {"rule": "has(self.volume) == has(oldSelf.volume) && (!has(self.volume) || (self.volume.claimName == oldSelf.volume.claimName && has(self.volume.path) == has(oldSelf.volume.path) && (!has(self.volume.path) || self.volume.path == oldSelf.volume.path)))",
-     "message": "spec.volume: claimName and path of a store cannot change, or its copies would be lost from sight; make a new store for the new place"}
+    rule("has(self.s3) != has(self.volume)", "found both or none of spec.s3 and spec.volume; name exactly one place"),
+    rule("has(self.s3) == has(self.credentials)",
+        "spec.credentials: an S3 store needs credentials (secretName or webIdentity); a volume store takes none"),
+    rule("has(self.s3) == has(oldSelf.s3) && has(self.volume) == has(oldSelf.volume)",
+        "found another kind of place than before, and the copies in the old one would be lost from sight; make a new store for the new place")
 ]))]
 pub struct BackupStoreSpec {
     /// A bucket, or a prefix of one, on a server that speaks S3.
@@ -58,10 +57,7 @@ pub struct BackupStoreSpec {
 /// A place in a bucket.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-#[schemars(extend("x-kubernetes-validations" = [
-    {"rule": "!has(self.caSecretName) || (has(self.endpoint) && self.endpoint.startsWith('https://'))",
-     "message": "caSecretName: certificates are only used with an https:// endpoint; set endpoint, or remove caSecretName"}
-]))]
+#[schemars(extend("x-kubernetes-validations" = s3_rules()))]
 pub struct S3Location {
     /// Name of the bucket; it must exist.
     #[schemars(length(min = 3, max = 63), regex(pattern = "^[a-z0-9][a-z0-9.-]*[a-z0-9]$"))]
@@ -94,6 +90,18 @@ pub struct S3Location {
     pub ca_secret_name: Option<String>,
 }
 
+const PLACE: &str = "the place of a store cannot change, or its copies would be lost from sight; make a new store for the new place";
+
+fn s3_rules() -> Vec<serde_json::Value> {
+    let mut rules = fixed(&[Fixed::Text("bucket"), Fixed::Text("prefix"), Fixed::Text("endpoint")], PLACE);
+    rules.push(serde_json::json!({
+        "rule": "!has(self.caSecretName) || (has(self.endpoint) && self.endpoint.startsWith('https://'))",
+        "fieldPath": ".caSecretName",
+        "messageExpression": "\"found '\" + self.caSecretName + \"', but certificates are only used with an https:// endpoint; set endpoint, or remove caSecretName\"",
+    }));
+    rules
+}
+
 fn default_region() -> String {
     "us-east-1".to_owned()
 }
@@ -118,6 +126,7 @@ impl S3Location {
 /// A place on a volume. With access mode `ReadWriteOnce` all Jobs that use it must run on the node that has it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = fixed(&[Fixed::Text("claimName"), Fixed::Text("path")], PLACE)))]
 pub struct VolumeLocation {
     /// Name of the PersistentVolumeClaim.
     #[schemars(length(min = 1, max = 253))]
@@ -156,9 +165,12 @@ pub struct WebIdentity {
     /// The role that is assumed.
     #[schemars(length(min = 1, max = 2048))]
     pub role_arn: String,
-    /// Audience of the token.
+    /// Audience of the token. Not the API server's own: agents never get a token that it would take.
     #[serde(default = "default_audience")]
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), extend("x-kubernetes-validations" = [{
+        "rule": "!self.contains('kubernetes.default')",
+        "messageExpression": "\"found '\" + self + \"', the audience of the API server; name the audience that the STS expects, such as sts.amazonaws.com\"",
+    }]))]
     pub audience: String,
     /// Where the token is exchanged. By default the STS of `region`.
     #[serde(default, skip_serializing_if = "Option::is_none")]

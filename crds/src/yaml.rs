@@ -33,6 +33,9 @@ pub fn render(definition: &CustomResourceDefinition) -> Result<String, serde_yam
         .into_iter()
         .flatten()
     {
+        if let Some(schema) = version.pointer_mut("/schema/openAPIV3Schema") {
+            crate::rule::complete(schema);
+        }
         // `kubectl explain` shows this first: say what the kind is, not how it was made.
         let meaning = version.pointer("/schema/openAPIV3Schema/properties/spec/description").cloned();
         if let (Some(meaning), Some(place)) = (meaning, version.pointer_mut("/schema/openAPIV3Schema/description")) {
@@ -42,6 +45,7 @@ pub fn render(definition: &CustomResourceDefinition) -> Result<String, serde_yam
     if let Some(meta) = value.get_mut("metadata").and_then(Value::as_object_mut) {
         // A definition that goes takes every object of its kind along: uninstalling the chart must not do that.
         meta.insert("annotations".into(), serde_json::json!({"helm.sh/resource-policy": "keep"}));
+        meta.insert("labels".into(), serde_json::json!({"app.kubernetes.io/part-of": "holdfast"}));
     }
     Ok(format!(
         "# Generated from crds/src; `make generate` writes it anew.\n{}",

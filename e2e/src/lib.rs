@@ -1,5 +1,7 @@
 //! Harness for tests on a real cluster.
 #![expect(clippy::panic, reason = "a test fails by a panic")]
 
+pub mod api;
 pub mod fixture;
+pub mod helm;
 pub mod sandbox;
