@@ -19,6 +19,11 @@ usage() { sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" >&2; exit 2
 
 renewal() { kubectl --request-timeout=5s get lease "$1" -n kube-node-lease -o 'jsonpath={.spec.renewTime}'; }
 renewed() { [ "$(renewal "$1")" != "$2" ]; }
+knows_pods() { # the kubelet has read which pods are its own
+  local all own
+  all=$(kubectl --request-timeout=5s get pods --all-namespaces --field-selector "spec.nodeName=$1" -o name | wc -l) &&
+    own=$(kubectl --request-timeout=5s get --raw "/api/v1/nodes/$1/proxy/pods" | jq '.items | length') && [ "$own" -ge "$all" ]
+}
 
 start_node() {
   local before
@@ -31,6 +36,7 @@ start_node() {
   # The cluster may not have noticed that it was away: Ready counts from its next sign of life.
   await 60 "$1 renews its lease" renewed "$1" "$before"
   await 90 "$1 is Ready" node_ready "$1"
+  await 30 "$1 knows its pods" knows_pods "$1"
 }
 
 need_root
