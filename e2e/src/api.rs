@@ -131,7 +131,11 @@ impl Answer {
 pub async fn ask(client: &Client, method: Method, path: &str, body: &Value) -> Result<Answer> {
     let body = if body.is_null() { Vec::new() } else { serde_json::to_vec(body)? };
     let separator = if path.contains('?') { '&' } else { '?' };
-    let content = if method == Method::PATCH { "application/merge-patch+json" } else { "application/json" };
+    let content = if method == Method::PATCH {
+        "application/merge-patch+json"
+    } else {
+        "application/json"
+    };
     let request = Request::builder()
         .method(method)
         .uri(format!("{path}{separator}fieldValidation=Strict"))

@@ -1,16 +1,30 @@
 //! A PostgreSQL server and an S3 server as pods, and the objects of Holdfast that use them.
 
-use anyhow::{Context, Result};
-use holdfast_crds::{BackupRun, BackupStore, RestoreRequest, RunPhase};
-use k8s_openapi::api::core::v1::Pod;
+use std::process::Stdio;
 
-use crate::sandbox::{Sandbox, unique};
+use anyhow::{Context, Result, ensure};
+use holdfast_crds::{BackupRun, BackupStore, RestoreRequest, RunPhase};
+use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Condition};
+use kube::ResourceExt;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    process::{Child, ChildStdin, Command},
+};
+
+use crate::sandbox::{Sandbox, kubectl, unique};
 
 /// What fills a database with every kind of thing.
 pub const DATA: &str = include_str!("../demo/data.sql");
 const CHECKSUMS: &str = include_str!("../demo/checksums.sql");
+const POSTGRES_15: &str = "docker.io/library/postgres:15";
 
-/// Where in a pod a test finds what it needs.
+/// A key pair made for these tests alone.
+pub const RECIPIENT: &str = "age1tjjpagr3vpyur4px88qqqdljdpupjrt7v40de2rjuesgf4yg7fuqcr0s0s";
+pub const IDENTITY: &str = "AGE-SECRET-KEY-1699C7D6JJYDVRD9EU4P2T37T66W6ZAXJQ8TRWC9KD0CSLXSDMU2SLYAY3D";
+/// An identity that opens nothing that was sealed to [`RECIPIENT`].
+pub const OTHER_IDENTITY: &str = "AGE-SECRET-KEY-10UXV09KR8YLLZHYL2W5KU7WXAFWUQHDEPPP0XGFQU7KJXZRLSFMSMHVUJF";
+
+/// A PostgreSQL server in the sandbox.
 pub struct Database<'a> {
     sandbox: &'a Sandbox,
     pub name: &'static str,
@@ -23,7 +37,7 @@ impl Sandbox {
     /// # Errors
     /// If it does not become ready.
     pub async fn postgres(&self, name: &'static str) -> Result<Database<'_>> {
-        self.postgres_with(name, "docker.io/library/postgres:15", "[]").await
+        self.postgres_with(name, POSTGRES_15, "[]").await
     }
 
     /// … with an image and arguments (a YAML list) for the server.
@@ -32,17 +46,30 @@ impl Sandbox {
     /// If it does not become ready.
     pub async fn postgres_with(&self, name: &'static str, image: &str, arguments: &str) -> Result<Database<'_>> {
         let password = self.secret(name, "username: postgres, password: VALUE").await?;
-        let pod = include_str!("../demo/postgres.yaml")
-            .replace("shop", name)
-            .replace("docker.io/library/postgres:15", image)
-            .replace("args: []", &format!("args: {arguments}"));
-        self.apply(&pod).await?;
-        self.until::<Pod>(name, 180, "ready", ready).await?;
+        self.postgres_pod(name, image, arguments).await?;
         Ok(Database {
             sandbox: self,
             name,
             password,
         })
+    }
+
+    /// Starts the pod of [`Sandbox::postgres`] again after it was deleted: an empty server with the same password.
+    ///
+    /// # Errors
+    /// If it does not become ready.
+    pub async fn postgres_again(&self, name: &str) -> Result<()> {
+        self.postgres_pod(name, POSTGRES_15, "[]").await
+    }
+
+    async fn postgres_pod(&self, name: &str, image: &str, arguments: &str) -> Result<()> {
+        let pod = include_str!("../demo/postgres.yaml")
+            .replace("shop", name)
+            .replace(POSTGRES_15, image)
+            .replace("args: []", &format!("args: {arguments}"));
+        self.apply(&pod).await?;
+        self.until::<Pod>(name, 180, "ready", ready).await?;
+        Ok(())
     }
 
     /// Starts an S3 server with a bucket `backups` as pod, service and Secret `s3`. Returns when it answers. Its data goes with its pod.
@@ -62,12 +89,19 @@ impl Sandbox {
     /// What the API server says.
     pub async fn secret(&self, name: &str, fields: &str) -> Result<String> {
         let value = format!("not-to-be-seen-{}", unique());
-        let fields = fields.replace("VALUE", &value);
+        self.secret_of(name, &fields.replace("VALUE", &value)).await?;
+        Ok(value)
+    }
+
+    /// Makes or changes a Secret with these fields (YAML).
+    ///
+    /// # Errors
+    /// What the API server says.
+    pub async fn secret_of(&self, name: &str, fields: &str) -> Result<()> {
         self.apply(&format!(
             "apiVersion: v1\nkind: Secret\nmetadata: {{name: {name}}}\nstringData: {{{fields}}}\n"
         ))
-        .await?;
-        Ok(value)
+        .await
     }
 
     /// A store `offsite` on the S3 server; waits until it was probed and is ready.
@@ -75,19 +109,27 @@ impl Sandbox {
     /// # Errors
     /// If it does not become ready.
     pub async fn store(&self, encryption: &str) -> Result<()> {
+        self.store_named("offsite", "e2e", encryption).await
+    }
+
+    /// A store of this name under a prefix; waits until it was probed and is ready.
+    ///
+    /// # Errors
+    /// If it does not become ready.
+    pub async fn store_named(&self, name: &str, prefix: &str, encryption: &str) -> Result<()> {
         self.apply(&format!(
             r"
 apiVersion: holdfast.dev/v1alpha1
 kind: BackupStore
-metadata: {{name: offsite}}
+metadata: {{name: {name}}}
 spec:
-  s3: {{bucket: backups, prefix: e2e, endpoint: 'http://s3:7070'}}
+  s3: {{bucket: backups, prefix: {prefix}, endpoint: 'http://s3:7070'}}
   credentials: {{secretName: s3}}
   encryption: {encryption}
 "
         ))
         .await?;
-        self.until::<BackupStore>("offsite", 120, "Ready", |store| {
+        self.until::<BackupStore>(name, 180, "Ready", |store| {
             store
                 .status
                 .as_ref()
@@ -97,11 +139,19 @@ spec:
         Ok(())
     }
 
-    /// A source for a server that [`Sandbox::postgres`] started. `more` is YAML for `spec.postgresql`, such as `databases: {include: [shop]}`.
+    /// A source for a server that [`Sandbox::postgres`] started. `server` is YAML for `spec.postgresql`, such as `databases: {include: [shop]}`.
     ///
     /// # Errors
     /// What the API server says.
-    pub async fn source(&self, name: &str, more: &str) -> Result<()> {
+    pub async fn source(&self, name: &str, server: &str) -> Result<()> {
+        self.source_with(name, server, "").await
+    }
+
+    /// … with `spec` as YAML for its spec, such as `job: {image: …}`.
+    ///
+    /// # Errors
+    /// What the API server says.
+    pub async fn source_with(&self, name: &str, server: &str, spec: &str) -> Result<()> {
         self.apply(&format!(
             r"
 apiVersion: holdfast.dev/v1alpha1
@@ -113,7 +163,8 @@ spec:
     version: 15
     credentials: {{secretName: {name}}}
     tls: {{mode: Disable}}
-    {more}
+    {server}
+  {spec}
 "
         ))
         .await
@@ -124,6 +175,14 @@ spec:
     /// # Errors
     /// What the API server says.
     pub async fn start_run(&self, name: &str, source: &str, more: &str) -> Result<()> {
+        self.start_run_to("offsite", name, source, more).await
+    }
+
+    /// … to another store.
+    ///
+    /// # Errors
+    /// What the API server says.
+    pub async fn start_run_to(&self, store: &str, name: &str, source: &str, more: &str) -> Result<()> {
         self.apply(&format!(
             r"
 apiVersion: holdfast.dev/v1alpha1
@@ -131,7 +190,7 @@ kind: BackupRun
 metadata: {{name: {name}}}
 spec:
   source: {source}
-  stores: [{{name: offsite}}]
+  stores: [{{name: {store}}}]
   {more}
 "
         ))
@@ -157,7 +216,7 @@ spec:
         self.start_run(name, source, "").await?;
         let run = self.run_ended(name, 300).await?;
         let status = run.status.as_ref().context("status")?;
-        anyhow::ensure!(
+        ensure!(
             status.phase == RunPhase::Succeeded,
             "run {name} is {:?} {:?}: {:?}",
             status.phase,
@@ -165,6 +224,26 @@ spec:
             status.message
         );
         Ok(run)
+    }
+
+    /// The pod of a run whose dump waits for a lock that [`Database::hold_lock`] holds.
+    ///
+    /// # Errors
+    /// If it does not get so far.
+    pub async fn dumping(&self, run: &str, database: &Database<'_>) -> Result<String> {
+        let labels = format!("holdfast.dev/run={run},holdfast.dev/purpose=backup");
+        let running = |pod: &Pod| {
+            pod.metadata.deletion_timestamp.is_none()
+                && pod.status.as_ref().is_some_and(|status| status.phase.as_deref() == Some("Running"))
+        };
+        let pods = self
+            .until_list::<Pod>(&labels, 120, "running", |pods| pods.iter().any(running))
+            .await?;
+        database.dump_waits().await?;
+        pods.iter()
+            .find(|pod| running(pod))
+            .map(ResourceExt::name_any)
+            .context("a running pod")
     }
 
     /// Requests the restore of a run's copy into the server `to`, with `more` as YAML for the spec.
@@ -205,14 +284,8 @@ impl Database<'_> {
     /// # Errors
     /// What psql says.
     pub async fn sql(&self, database: &str, sql: &str) -> Result<String> {
-        self.sandbox
-            .exec(
-                self.name,
-                &["psql", "-XqAt", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", database],
-                sql,
-            )
-            .await
-            .map(|text| text.trim().to_owned())
+        let command = ["psql", "-XqAt", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", database];
+        self.sandbox.exec(self.name, &command, sql).await.map(|text| text.trim().to_owned())
     }
 
     /// Makes a database and fills it with every kind of thing and a table of so many rows.
@@ -232,10 +305,60 @@ impl Database<'_> {
     pub async fn checksums(&self, database: &str) -> Result<String> {
         self.sql(database, CHECKSUMS).await
     }
+
+    /// Locks a table against everybody until it is released, so that a dump waits.
+    ///
+    /// # Errors
+    /// What psql says.
+    pub async fn hold_lock(&self, database: &str, table: &str) -> Result<HeldLock> {
+        let mut session = Command::new(kubectl())
+            .args(["exec", "-i", "-n", &self.sandbox.namespace, self.name, "--"])
+            .args(["psql", "-XqAt", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", database])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()?;
+        let mut input = session.stdin.take().context("stdin")?;
+        input
+            .write_all(format!("begin;\nlock table {table} in access exclusive mode;\n\\echo locked\n").as_bytes())
+            .await?;
+        let mut lines = BufReader::new(session.stdout.take().context("stdout")?).lines();
+        ensure!(
+            lines.next_line().await?.as_deref() == Some("locked"),
+            "table {table} could not be locked"
+        );
+        Ok(HeldLock { session, input })
+    }
+
+    /// Returns when a session waits for a table's lock.
+    async fn dump_waits(&self) -> Result<()> {
+        let wait = "do $$ begin for i in 1..1200 loop
+            if exists (select from pg_stat_activity where wait_event_type = 'Lock' and query ilike 'lock table%') then return; end if;
+            perform pg_sleep(0.1); perform pg_stat_clear_snapshot(); end loop;
+            raise exception 'no dump waits for a lock'; end $$";
+        self.sql("postgres", wait).await.map(drop)
+    }
+}
+
+/// A lock that is held until it is released or dropped.
+pub struct HeldLock {
+    session: Child,
+    input: ChildStdin,
+}
+
+impl HeldLock {
+    /// # Errors
+    /// If the session ended before.
+    pub async fn release(mut self) -> Result<()> {
+        self.input.write_all(b"rollback;\n").await?;
+        drop(self.input);
+        ensure!(self.session.wait().await?.success(), "the session with the lock failed");
+        Ok(())
+    }
 }
 
 /// The status of a condition.
-pub fn condition<'a>(conditions: &'a [k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition], kind: &str) -> Option<&'a str> {
+pub fn condition<'a>(conditions: &'a [Condition], kind: &str) -> Option<&'a str> {
     conditions
         .iter()
         .find(|condition| condition.type_ == kind)
@@ -243,8 +366,7 @@ pub fn condition<'a>(conditions: &'a [k8s_openapi::apimachinery::pkg::apis::meta
 }
 
 fn ready(pod: &Pod) -> bool {
-    pod.status
-        .as_ref()
-        .and_then(|status| status.conditions.as_ref())
-        .is_some_and(|conditions| conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True"))
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
+    pod.metadata.deletion_timestamp.is_none()
+        && conditions.is_some_and(|conditions| conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True"))
 }

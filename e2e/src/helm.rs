@@ -49,9 +49,12 @@ pub struct Said {
 /// # Errors
 /// If it cannot be started.
 pub fn say(command: &mut Command) -> Result<Said> {
-    let output = command
-        .output()
-        .with_context(|| format!("{} does not start; `e2e/cluster/tools.sh` installs it", command.get_program().display()))?;
+    let output = command.output().with_context(|| {
+        format!(
+            "{} does not start; `e2e/cluster/tools.sh` installs it",
+            command.get_program().display()
+        )
+    })?;
     Ok(Said {
         succeeded: output.status.success(),
         out: String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -127,7 +130,11 @@ pub fn operator_rights(objects: &[Value]) -> BTreeSet<Right> {
     let bound: BTreeSet<(String, String)> = objects
         .iter()
         .filter(|object| matches!(object["kind"].as_str(), Some("RoleBinding" | "ClusterRoleBinding")))
-        .filter(|object| object["subjects"].as_array().is_some_and(|subjects| subjects.iter().any(|s| s["kind"] == "ServiceAccount")))
+        .filter(|object| {
+            object["subjects"]
+                .as_array()
+                .is_some_and(|subjects| subjects.iter().any(|s| s["kind"] == "ServiceAccount"))
+        })
         .map(|object| (name(&object["roleRef"]["kind"]), name(&object["roleRef"]["name"])))
         .collect();
     let texts = |value: &Value| value.as_array().into_iter().flatten().map(name).collect::<Vec<_>>();

@@ -4,4 +4,5 @@
 pub mod api;
 pub mod fixture;
 pub mod helm;
+pub mod operator;
 pub mod sandbox;

@@ -1,6 +1,6 @@
 //! A namespace of its own for each test, with what is looked at when the test fails.
 
-use std::{fmt::Debug, future::Future, process::Stdio, time::Duration};
+use std::{fmt::Debug, future::Future, process::Stdio, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, anyhow, bail};
 use futures::{StreamExt, TryStreamExt};
@@ -16,7 +16,12 @@ use kube::{
     runtime::{WatchStreamExt, watcher},
 };
 use serde::de::DeserializeOwned;
-use tokio::{io::AsyncWriteExt, process::Command, time::timeout};
+use tokio::{
+    io::AsyncWriteExt,
+    process::Command,
+    sync::{RwLock, Semaphore},
+    time::timeout,
+};
 
 /// A namespace that only one test uses.
 pub struct Sandbox {
@@ -24,28 +29,53 @@ pub struct Sandbox {
     pub namespace: String,
 }
 
-/// Runs a test in a namespace of its own. The namespace goes when the test passes; when it fails, what is in it is printed.
+/// Tests that disturb what all others use (the operator, a node) run alone; the test programs themselves run one after the other.
+static CLUSTER: RwLock<()> = RwLock::const_new(());
+/// How many tests run at once: two cores carry no more.
+static SEATS: Semaphore = Semaphore::const_new(4);
+
+/// Runs a test in a namespace of its own. The namespace goes when the test ends; when it fails, what is in it is printed.
 ///
 /// # Panics
 /// If the test fails.
-pub fn run<F: Future<Output = Result<()>>>(name: &str, test: impl FnOnce(std::sync::Arc<Sandbox>) -> F) {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+pub fn run<F: Future<Output = Result<()>>>(name: &str, test: impl FnOnce(Arc<Sandbox>) -> F) {
+    block_on(async {
+        let _shared = CLUSTER.read().await;
+        let _seat = SEATS.acquire().await.expect("it is never closed");
+        run_in_sandbox(name, test).await;
+    });
+}
+
+/// … while no other test runs.
+///
+/// # Panics
+/// If the test fails.
+pub fn run_alone<F: Future<Output = Result<()>>>(name: &str, test: impl FnOnce(Arc<Sandbox>) -> F) {
+    block_on(async {
+        let _alone = CLUSTER.write().await;
+        run_in_sandbox(name, test).await;
+    });
+}
+
+fn block_on(future: impl Future<Output = ()>) {
+    tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .expect("a runtime");
-    runtime.block_on(async {
-        let sandbox = std::sync::Arc::new(Sandbox::new(name).await.expect("a namespace for the test"));
-        let outcome = timeout(Duration::from_secs(900), test(sandbox.clone()))
-            .await
-            .unwrap_or_else(|_| Err(anyhow!("the test took more than 15 minutes")));
-        if let Err(error) = outcome {
-            eprintln!("{}", sandbox.describe().await);
-            sandbox.delete().await;
-            panic!("{name}: {error:?}");
-        }
+        .expect("a runtime")
+        .block_on(future);
+}
+
+async fn run_in_sandbox<F: Future<Output = Result<()>>>(name: &str, test: impl FnOnce(Arc<Sandbox>) -> F) {
+    let sandbox = Arc::new(Sandbox::new(name).await.expect("a namespace for the test"));
+    let outcome = timeout(Duration::from_secs(900), test(sandbox.clone()))
+        .await
+        .unwrap_or_else(|_| Err(anyhow!("the test took more than 15 minutes")));
+    if let Err(error) = outcome {
+        eprintln!("{}", sandbox.describe().await);
         sandbox.delete().await;
-    });
+        panic!("{name}: {error:?}");
+    }
+    sandbox.delete().await;
 }
 
 /// A short text that no other test has.
@@ -205,8 +235,18 @@ impl Sandbox {
     /// # Errors
     /// If it ends with another code than 0; the error holds what it wrote to stderr.
     pub async fn exec(&self, pod: &str, command: &[&str], input: &str) -> Result<String> {
+        self.exec_in(pod, &[], command, input).await
+    }
+
+    /// … in a container other than the first.
+    ///
+    /// # Errors
+    /// As [`Sandbox::exec`].
+    pub async fn exec_in(&self, pod: &str, container: &[&str], command: &[&str], input: &str) -> Result<String> {
         let mut child = Command::new(kubectl())
-            .args(["exec", "-i", "-n", &self.namespace, pod, "--"])
+            .args(["exec", "-i", "-n", &self.namespace, pod])
+            .args(container)
+            .arg("--")
             .args(command)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -262,6 +302,34 @@ impl Sandbox {
                 .unwrap_or_else(|error| error.to_string());
         }
         text
+    }
+
+    /// Waits until the API server refuses a pod in this namespace with a message that holds `words`: new admission policies take a moment.
+    ///
+    /// # Errors
+    /// If it still admits one after half a minute.
+    pub async fn until_refused(&self, words: &str) -> Result<()> {
+        let pod = serde_json::from_value(
+            serde_json::json!({"metadata": {"name": "refused"}, "spec": {"securityContext": {"runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"}},
+            "containers": [{"name": "c", "image": "c", "securityContext": {"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}}}]}}),
+        )?;
+        let dry_run = PostParams {
+            dry_run: true,
+            ..PostParams::default()
+        };
+        let refused = async {
+            let mut tick = tokio::time::interval(Duration::from_millis(300));
+            loop {
+                tick.tick().await;
+                match self.api::<Pod>().create(&dry_run, &pod).await {
+                    Err(error) if error.to_string().contains(words) => return,
+                    _ => {}
+                }
+            }
+        };
+        timeout(Duration::from_secs(30), refused)
+            .await
+            .map_err(|_| anyhow!("pods are still admitted, nobody says {words:?}"))
     }
 
     /// Runs kubectl in this namespace.

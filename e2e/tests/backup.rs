@@ -1,9 +1,15 @@
 //! The main job: a copy is made, and what is restored from it is equal.
 
 use anyhow::{Context, Result, ensure};
-use holdfast_crds::{Reason, RunPhase};
-use holdfast_e2e::sandbox::{self, Sandbox};
+use holdfast_crds::{BackupSource, Reason, RunPhase};
+use holdfast_e2e::{
+    fixture::{IDENTITY, RECIPIENT, condition},
+    sandbox::{self, Sandbox},
+};
+use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
+use kube::{ResourceExt, api::ListParams};
 
+/// Fills a database, copies it, drops it, restores it, and compares.
 async fn restored_is_equal(sandbox: &Sandbox, encryption: &str) -> Result<()> {
     let database = sandbox.postgres("shop").await?;
     database.fill("shop", 20_000).await?;
@@ -40,4 +46,167 @@ async fn restored_is_equal(sandbox: &Sandbox, encryption: &str) -> Result<()> {
 #[test]
 fn backup_and_restore_are_equal_by_checksums() {
     sandbox::run("equal", |sandbox| async move { restored_is_equal(&sandbox, "{none: {}}").await });
+}
+
+#[test]
+fn an_encrypted_copy_is_restored_with_the_stores_identity() {
+    sandbox::run("equal-age", |sandbox| async move {
+        sandbox.secret_of("age-key", &format!("identity: {IDENTITY}")).await?;
+        restored_is_equal(
+            &sandbox,
+            &format!("{{age: {{recipients: [{RECIPIENT}], identitySecretName: age-key}}}}"),
+        )
+        .await
+    });
+}
+
+#[test]
+fn a_copy_under_a_passphrase_is_restored() {
+    sandbox::run("equal-passphrase", |sandbox| async move {
+        sandbox.secret("words", "passphrase: VALUE").await?;
+        restored_is_equal(&sandbox, "{passphrase: {secretName: words}}").await
+    });
+}
+
+#[test]
+fn the_agent_needs_64_mib_for_a_table_of_200_mb() {
+    sandbox::run("memory", |sandbox| async move {
+        let database = sandbox.postgres("shop").await?;
+        database.fill("shop", 1_000_000).await?;
+        sandbox.s3().await?;
+        sandbox.store(&format!("{{age: {{recipients: [{RECIPIENT}]}}}}")).await?;
+        sandbox
+            .source_with(
+                "shop",
+                "databases: {include: [shop]}",
+                "job: {resources: {requests: {memory: 64Mi}, limits: {memory: 64Mi}}}",
+            )
+            .await?;
+        let run = sandbox.back_up("small", "shop").await?;
+        let copy = run.status.and_then(|status| status.copy).context("a copy")?;
+        ensure!(copy.raw_bytes > 150_000_000, "{copy:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn the_source_is_protected_after_its_first_run_and_the_jobs_are_removed() {
+    sandbox::run("protected", |sandbox| async move {
+        let database = sandbox.postgres("shop").await?;
+        database.fill("shop", 10).await?;
+        sandbox.s3().await?;
+        sandbox.store("{none: {}}").await?;
+        sandbox.source("shop", "").await?;
+        sandbox
+            .apply(
+                r#"
+apiVersion: holdfast.dev/v1alpha1
+kind: BackupSchedule
+metadata: {name: often}
+spec: {sources: {names: [shop]}, stores: [{name: offsite}], triggers: [{name: minute, cron: "* * * * *"}]}
+"#,
+            )
+            .await?;
+        let source = sandbox
+            .until::<BackupSource>("shop", 200, "Protected", |source| {
+                source
+                    .status
+                    .as_ref()
+                    .is_some_and(|status| condition(&status.conditions, "Protected") == Some("True"))
+            })
+            .await?;
+        let status = source.status.context("status")?;
+        let newest = status.newest_copy.context("a newest copy")?;
+        ensure!(newest.run.starts_with("shop-minute-"), "{newest:?}");
+        ensure!(
+            status
+                .next_ticks
+                .first()
+                .is_some_and(|next| next.schedule == "often" && next.at.len() == 5),
+            "{:?}",
+            status.next_ticks
+        );
+        sandbox
+            .until_list::<Job>(&format!("holdfast.dev/run={}", newest.run), 60, "empty", <[Job]>::is_empty)
+            .await?;
+        sandbox
+            .until_list::<Pod>(&format!("holdfast.dev/run={}", newest.run), 60, "empty", <[Pod]>::is_empty)
+            .await?;
+        Ok(())
+    });
+}
+
+/// A secret's value stands in no object, log, event or termination message, nor where other processes of the pod can read it.
+#[test]
+fn no_secret_is_seen_anywhere() {
+    sandbox::run("secrets", |sandbox| async move {
+        let database = sandbox.postgres("shop").await?;
+        database.fill("shop", 100).await?;
+        sandbox.s3().await?;
+        sandbox.secret("words", "passphrase: VALUE").await?;
+        sandbox.store("{passphrase: {secretName: words}}").await?;
+        sandbox.source("shop", "databases: {include: [shop]}").await?;
+        let lock = database.hold_lock("shop", "documents").await?;
+        sandbox.start_run("seen", "shop", "").await?;
+        let pod = sandbox.dumping("seen", &database).await?;
+        let processes = "for p in /proc/[0-9]*; do tr '\\0' '\\n' < $p/cmdline; tr '\\0' '\\n' < $p/environ; done; true";
+        let seen = sandbox.exec_in(&pod, &["-c", "main"], &["sh", "-c", processes], "").await?;
+        ensure!(seen.contains("pg_dump"), "the dump was not running: {seen}");
+        let log = sandbox.kubectl(&["logs", "--all-containers", &pod]).await?;
+        lock.release().await?;
+        let run = sandbox.run_ended("seen", 200).await?;
+        ensure!(
+            run.status.is_some_and(|status| status.phase == RunPhase::Succeeded),
+            "the run failed"
+        );
+        let objects = sandbox
+            .kubectl(&[
+                "get",
+                "pods,jobs,events,backupruns,backupsources,backupstores",
+                "-o",
+                "yaml",
+                "--show-managed-fields",
+            ])
+            .await?;
+        for (what, text) in [("processes", &seen), ("log", &log), ("objects", &objects)] {
+            for line in text.lines() {
+                ensure!(!line.contains("not-to-be-seen"), "{what} show a secret: {line}");
+            }
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn only_the_last_failed_job_of_a_source_is_kept() {
+    sandbox::run("kept-failed", |sandbox| async move {
+        sandbox.postgres("shop").await?;
+        sandbox.s3().await?;
+        sandbox.store("{none: {}}").await?;
+        sandbox.source("shop", "databases: {include: [not_there]}").await?;
+        for name in ["one", "two"] {
+            sandbox.start_run(name, "shop", "").await?;
+            let run = sandbox.run_ended(name, 120).await?;
+            ensure!(
+                run.status.as_ref().is_some_and(|status| status.reason == Some(Reason::NoDatabases)),
+                "{:?}",
+                run.status
+            );
+        }
+        let kept = |jobs: &[Job]| jobs.len() == 1 && jobs[0].labels().get("holdfast.dev/run").is_some_and(|run| run == "two");
+        sandbox
+            .until_list::<Job>(
+                "holdfast.dev/source=shop,holdfast.dev/purpose=backup",
+                60,
+                "only the last failed one",
+                kept,
+            )
+            .await?;
+        let pods = sandbox
+            .api::<Pod>()
+            .list(&ListParams::default().labels("holdfast.dev/run=two,holdfast.dev/purpose=backup"))
+            .await?;
+        ensure!(pods.items.len() == 1, "the pod of the last failed Job is kept for its log");
+        Ok(())
+    });
 }

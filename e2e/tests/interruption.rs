@@ -1,0 +1,271 @@
+//! Whatever is killed, whenever: the run is continued, settled or failed with a reason; never stuck, never doubled.
+
+use anyhow::{Context, Result, ensure};
+use holdfast_crds::{BackupRun, Reason, RunPhase};
+use holdfast_e2e::{
+    fixture::Database,
+    operator::script,
+    sandbox::{self, Sandbox},
+};
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::{Api, ResourceExt, api::PostParams};
+
+async fn prepared(sandbox: &Sandbox, rows: u64) -> Result<Database<'_>> {
+    let database = sandbox.postgres("shop").await?;
+    database.fill("shop", rows).await?;
+    sandbox.s3().await?;
+    sandbox.store("{none: {}}").await?;
+    sandbox.source("shop", "databases: {include: [shop]}").await?;
+    Ok(database)
+}
+
+/// How many registers of the run exist in the store, and what the one says.
+async fn register(sandbox: &Sandbox, run: &str) -> Result<String> {
+    let path = format!("/data/backups/e2e/catalog/{}/shop/{run}/outcome.json", sandbox.namespace);
+    sandbox.exec("s3", &["cat", &path], "").await
+}
+
+async fn succeeded(sandbox: &Sandbox, run: &str, seconds: u64) -> Result<BackupRun> {
+    let run = sandbox.run_ended(run, seconds).await?;
+    ensure!(
+        run.status.as_ref().is_some_and(|status| status.phase == RunPhase::Succeeded),
+        "{:?}",
+        run.status
+    );
+    Ok(run)
+}
+
+#[test]
+fn the_s3_server_is_killed_in_mid_upload_and_comes_back() {
+    sandbox::run("s3-killed", |sandbox| async move {
+        let database = prepared(&sandbox, 1_000_000).await?;
+        let before = database.checksums("shop").await?;
+        sandbox.start_run("first", "shop", "").await?;
+        let kill = "until find /data/backups/.sgwtmp -type f -size +1M 2>/dev/null | grep -q .; do :; done; kill -9 -1 2>/dev/null; kill 1";
+        // The command dies with the container, so its exit code says nothing.
+        let _ = sandbox.exec("s3", &["bash", "-c", kill], "").await;
+        sandbox
+            .until::<Pod>("s3", 60, "restarted", |pod| {
+                let containers = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
+                containers.is_some_and(|containers| containers.iter().any(|container| container.restart_count > 0 && container.ready))
+            })
+            .await?;
+        succeeded(&sandbox, "first", 500).await?;
+        database.sql("postgres", "drop database shop").await?;
+        sandbox.request_restore("back", "first", "shop", "").await?;
+        sandbox.restore_ended("back", 300).await?;
+        ensure!(database.checksums("shop").await? == before, "what was restored differs");
+        Ok(())
+    });
+}
+
+#[test]
+fn the_agents_pod_is_deleted_in_mid_run() {
+    sandbox::run("pod-deleted", |sandbox| async move {
+        let database = prepared(&sandbox, 100).await?;
+        let lock = database.hold_lock("shop", "documents").await?;
+        sandbox.start_run("first", "shop", "").await?;
+        let pod = sandbox.dumping("first", &database).await?;
+        sandbox.kubectl(&["delete", "pod", &pod, "--wait=false"]).await?;
+        let run = sandbox
+            .until::<BackupRun>("first", 120, "failed once", |run| {
+                run.status
+                    .as_ref()
+                    .is_some_and(|status| status.attempts.first().is_some_and(|attempt| attempt.reason.is_some()))
+            })
+            .await?;
+        let reason = run.status.and_then(|status| status.attempts[0].reason);
+        ensure!(matches!(reason, Some(Reason::PodDeleted | Reason::Interrupted)), "{reason:?}");
+        lock.release().await?;
+        let status = succeeded(&sandbox, "first", 300).await?.status.context("status")?;
+        ensure!(status.attempts.len() == 2, "{:?}", status.attempts);
+        let sessions = database
+            .sql(
+                "postgres",
+                "select count(*) from pg_stat_activity where datname = 'shop' and pid <> pg_backend_pid()",
+            )
+            .await?;
+        ensure!(sessions == "0", "{sessions} sessions were left behind");
+        Ok(())
+    });
+}
+
+/// The same pod once more under another name, as Kubernetes may start it, or as a node that was thought dead goes on with it.
+async fn doubled(sandbox: &Sandbox, pod: &str) -> Result<Pod> {
+    let mut twin = sandbox.api::<Pod>().get(pod).await?;
+    twin.metadata = k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta {
+        name: Some("twin".to_owned()),
+        annotations: twin.metadata.annotations.clone(),
+        ..Default::default()
+    };
+    twin.status = None;
+    if let Some(spec) = &mut twin.spec {
+        spec.node_name = None;
+    }
+    Ok(sandbox.api::<Pod>().create(&PostParams::default(), &twin).await?)
+}
+
+fn ended(pod: &Pod) -> bool {
+    pod.status
+        .as_ref()
+        .is_some_and(|status| matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")))
+}
+
+fn message(pod: &Pod) -> Option<String> {
+    let statuses = pod.status.as_ref()?.container_statuses.as_ref()?;
+    statuses
+        .iter()
+        .find_map(|status| status.state.as_ref()?.terminated.as_ref()?.message.clone())
+}
+
+#[test]
+fn two_pods_of_one_job_give_one_outcome() {
+    sandbox::run("two-pods", |sandbox| async move {
+        let database = prepared(&sandbox, 100).await?;
+        let lock = database.hold_lock("shop", "documents").await?;
+        sandbox.start_run("first", "shop", "").await?;
+        let pod = sandbox.dumping("first", &database).await?;
+        doubled(&sandbox, &pod).await?;
+        sandbox
+            .until::<Pod>("twin", 60, "running", |pod| {
+                pod.status.as_ref().is_some_and(|status| status.phase.as_deref() == Some("Running"))
+            })
+            .await?;
+        lock.release().await?;
+        let twin = sandbox.until::<Pod>("twin", 120, "ended", ended).await?;
+        let status = succeeded(&sandbox, "first", 200).await?.status.context("status")?;
+        let register: serde_json::Value = serde_json::from_str(&register(&sandbox, "first").await?)?;
+        let winner = register["by"].as_str().context("by")?;
+        let said = message(&twin).context("the twin left no result")?;
+        let result: serde_json::Value = serde_json::from_str(&said)?;
+        ensure!(matches!(result["reason"].as_str(), Some("Succeeded" | "AlreadyDone")), "{said}");
+        ensure!(
+            (result["reason"] == "Succeeded") == (Some(winner) == twin.metadata.uid.as_deref()),
+            "{said} but {winner} won"
+        );
+        ensure!(
+            result["copy"]["manifestDigest"].as_str() == status.copy.as_ref().map(|copy| copy.manifest_digest.as_str()),
+            "{said}"
+        );
+        Ok(())
+    });
+}
+
+#[test]
+fn a_zombie_cannot_commit_after_its_run_was_given_up() {
+    sandbox::run("zombie", |sandbox| async move {
+        let database = prepared(&sandbox, 100).await?;
+        let lock = database.hold_lock("shop", "documents").await?;
+        sandbox.start_run("first", "shop", "").await?;
+        let pod = sandbox.dumping("first", &database).await?;
+        doubled(&sandbox, &pod).await?;
+        sandbox
+            .until::<Pod>("twin", 60, "running", |pod| {
+                pod.status.as_ref().is_some_and(|status| status.phase.as_deref() == Some("Running"))
+            })
+            .await?;
+        sandbox
+            .kubectl(&["patch", "backuprun", "first", "--type=merge", "-p", r#"{"spec":{"cancel":true}}"#])
+            .await?;
+        let status = sandbox.run_ended("first", 120).await?.status.context("status")?;
+        ensure!(
+            (status.phase, status.reason) == (RunPhase::Cancelled, Some(Reason::Cancelled)),
+            "{status:?}"
+        );
+        lock.release().await?;
+        let twin = sandbox.until::<Pod>("twin", 120, "ended", ended).await?;
+        let said = message(&twin).context("the zombie left no result")?;
+        ensure!(said.contains("\"Abandoned\""), "{said}");
+        let register: serde_json::Value = serde_json::from_str(&register(&sandbox, "first").await?)?;
+        ensure!(
+            register.get("manifest").is_none() && register["abandonment"].is_object(),
+            "{register}"
+        );
+        Ok(())
+    });
+}
+
+#[test]
+fn a_kubelet_that_restarts_in_mid_run_changes_nothing() {
+    sandbox::run_alone("kubelet", |sandbox| async move {
+        let database = prepared(&sandbox, 100).await?;
+        let lock = database.hold_lock("shop", "documents").await?;
+        sandbox.start_run("first", "shop", "").await?;
+        let pod = sandbox.dumping("first", &database).await?;
+        let node = sandbox
+            .api::<Pod>()
+            .get(&pod)
+            .await?
+            .spec
+            .and_then(|spec| spec.node_name)
+            .context("node")?;
+        script("e2e/cluster/node.sh", &["restart-kubelet", &node], &[]).await?;
+        lock.release().await?;
+        let status = succeeded(&sandbox, "first", 300).await?.status.context("status")?;
+        ensure!(status.attempts.len() == 1, "{:?}", status.attempts);
+        Ok(())
+    });
+}
+
+#[test]
+fn a_node_that_is_lost_in_mid_run_does_not_stop_the_run() {
+    sandbox::run_alone("node-lost", |sandbox| async move {
+        let nodes: Api<Node> = Api::all(sandbox.client.clone());
+        nodes.cordon("node2").await?;
+        let outcome = node_is_lost(&sandbox, &nodes).await;
+        script("e2e/cluster/node.sh", &["start", "node2"], &[]).await?;
+        nodes.uncordon("node1").await?;
+        nodes.uncordon("node2").await?;
+        outcome
+    });
+}
+
+async fn node_is_lost(sandbox: &Sandbox, nodes: &Api<Node>) -> Result<()> {
+    // Database and store on the node that stays, the agent on the one that is lost.
+    let database = prepared(sandbox, 100).await?;
+    nodes.cordon("node1").await?;
+    nodes.uncordon("node2").await?;
+    let lock = database.hold_lock("shop", "documents").await?;
+    sandbox.start_run("first", "shop", "").await?;
+    let pod = sandbox.dumping("first", &database).await?;
+    let node = sandbox.api::<Pod>().get(&pod).await?.spec.and_then(|spec| spec.node_name);
+    ensure!(node.as_deref() == Some("node2"), "{node:?}");
+    nodes.uncordon("node1").await?;
+    script("e2e/cluster/node.sh", &["stop", "node2"], &[]).await?;
+    let run = sandbox
+        .until::<BackupRun>("first", 300, "failed once", |run| {
+            run.status
+                .as_ref()
+                .is_some_and(|status| status.attempts.first().is_some_and(|attempt| attempt.reason.is_some()))
+        })
+        .await?;
+    let reason = run.status.and_then(|status| status.attempts[0].reason);
+    ensure!(reason == Some(Reason::NodeLost), "{reason:?}");
+    lock.release().await?;
+    let status = succeeded(sandbox, "first", 400).await?.status.context("status")?;
+    ensure!(status.attempts.len() == 2, "{:?}", status.attempts);
+    Ok(())
+}
+
+#[test]
+fn a_deleted_job_is_noticed_and_the_run_goes_on() {
+    sandbox::run("job-deleted", |sandbox| async move {
+        let database = prepared(&sandbox, 100).await?;
+        let lock = database.hold_lock("shop", "documents").await?;
+        sandbox.start_run("first", "shop", "").await?;
+        let pod = sandbox.dumping("first", &database).await?;
+        let job = sandbox
+            .api::<Pod>()
+            .get(&pod)
+            .await?
+            .labels()
+            .get("batch.kubernetes.io/job-name")
+            .cloned()
+            .context("job")?;
+        sandbox.kubectl(&["delete", "job", &job, "--wait=false"]).await?;
+        lock.release().await?;
+        let status = succeeded(&sandbox, "first", 300).await?.status.context("status")?;
+        ensure!(status.attempts.len() <= 2, "{:?}", status.attempts);
+        Ok(())
+    });
+}

@@ -1,0 +1,305 @@
+//! The operator is killed, replaced, stopped and left alone.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use holdfast_crds::{BackupRun, BackupSchedule, BackupSource, RunPhase};
+use holdfast_e2e::{
+    fixture::{Database, condition},
+    operator::{Operator, script},
+    sandbox::{self, Sandbox},
+};
+use k8s_openapi::api::batch::v1::Job;
+use kube::{ResourceExt, api::ListParams};
+
+async fn prepared(sandbox: &Sandbox) -> Result<Database<'_>> {
+    let database = sandbox.postgres("shop").await?;
+    database.fill("shop", 100).await?;
+    sandbox.s3().await?;
+    sandbox.store("{none: {}}").await?;
+    sandbox.source("shop", "databases: {include: [shop]}").await?;
+    Ok(database)
+}
+
+async fn succeeded_at_once(sandbox: &Sandbox, run: &str) -> Result<()> {
+    let status = sandbox.run_ended(run, 300).await?.status.context("status")?;
+    ensure!(
+        status.phase == RunPhase::Succeeded && status.attempts.len() == 1,
+        "{run}: {status:?}"
+    );
+    Ok(())
+}
+
+#[test]
+fn the_operator_is_killed_at_five_moments_of_a_run() {
+    sandbox::run_alone("killed", |sandbox| async move {
+        let operator = Operator::new(sandbox.client.clone());
+        let database = prepared(&sandbox).await?;
+        let kill = || async { operator.kill(&operator.pod_names().await?).await };
+
+        // 1. Right after the run was made.
+        sandbox.start_run("made", "shop", "").await?;
+        kill().await?;
+        succeeded_at_once(&sandbox, "made").await?;
+
+        // 2. When its attempt was counted.
+        sandbox.start_run("counted", "shop", "").await?;
+        sandbox
+            .until::<BackupRun>("counted", 60, "counted", |run| {
+                run.status.as_ref().is_some_and(|status| !status.attempts.is_empty())
+            })
+            .await?;
+        kill().await?;
+        succeeded_at_once(&sandbox, "counted").await?;
+
+        // 3. While the dump runs; it ends while no operator is there.
+        let lock = database.hold_lock("shop", "documents").await?;
+        sandbox.start_run("dumping", "shop", "").await?;
+        sandbox.dumping("dumping", &database).await?;
+        kill().await?;
+        lock.release().await?;
+        succeeded_at_once(&sandbox, "dumping").await?;
+
+        // 4. When the Job has ended.
+        sandbox.start_run("ended", "shop", "").await?;
+        sandbox
+            .until_list::<Job>("holdfast.dev/run=ended", 120, "ended", |jobs| {
+                jobs.iter()
+                    .any(|job| job.status.as_ref().is_some_and(|status| status.succeeded == Some(1)))
+            })
+            .await
+            .map(drop)
+            .or_else(|error| {
+                if error.to_string().contains("was ended") {
+                    Ok(())
+                } else {
+                    Err(error)
+                }
+            })?;
+        kill().await?;
+        succeeded_at_once(&sandbox, "ended").await?;
+
+        // 5. While it is cancelled.
+        let lock = database.hold_lock("shop", "documents").await?;
+        sandbox.start_run("cancelled", "shop", "").await?;
+        sandbox.dumping("cancelled", &database).await?;
+        sandbox
+            .kubectl(&[
+                "patch",
+                "backuprun",
+                "cancelled",
+                "--type=merge",
+                "-p",
+                r#"{"spec":{"cancel":true}}"#,
+            ])
+            .await?;
+        kill().await?;
+        let status = sandbox.run_ended("cancelled", 200).await?.status.context("status")?;
+        ensure!(status.phase == RunPhase::Cancelled, "{status:?}");
+        lock.release().await?;
+        operator.until_ready(2).await
+    });
+}
+
+#[test]
+fn the_other_replica_takes_over_from_a_killed_leader() {
+    sandbox::run_alone("leader", |sandbox| async move {
+        let operator = Operator::new(sandbox.client.clone());
+        operator.until_ready(2).await?;
+        prepared(&sandbox).await?;
+        let leader = operator.leader().await?;
+        operator.kill(std::slice::from_ref(&leader)).await?;
+        sandbox.start_run("first", "shop", "").await?;
+        succeeded_at_once(&sandbox, "first").await?;
+        ensure!(operator.leader().await? != leader, "the killed pod still leads");
+        operator.until_ready(2).await
+    });
+}
+
+#[test]
+fn ticks_that_passed_while_the_operator_was_down_are_caught_up_once() {
+    sandbox::run_alone("ticks", |sandbox| async move {
+        let operator = Operator::new(sandbox.client.clone());
+        prepared(&sandbox).await?;
+        sandbox
+            .apply(
+                r#"
+apiVersion: holdfast.dev/v1alpha1
+kind: BackupSchedule
+metadata: {name: often}
+spec: {sources: {names: [shop]}, stores: [{name: offsite}], triggers: [{name: minute, cron: "* * * * *"}]}
+"#,
+            )
+            .await?;
+        sandbox
+            .until::<BackupSchedule>("often", 60, "begun", |schedule| {
+                schedule.status.as_ref().is_some_and(|status| !status.triggers.is_empty())
+            })
+            .await?;
+        operator.scale(0).await?;
+        let runs = sandbox.api::<BackupRun>().list(&ListParams::default()).await?.items.len();
+        // Three ticks pass by the clock: nothing else makes them pass.
+        let second = jiff::Timestamp::now().as_second();
+        tokio::time::sleep(Duration::from_secs(u64::try_from(60 - second % 60)? + 125)).await;
+        operator.scale(2).await?;
+        let schedule = sandbox
+            .until::<BackupSchedule>("often", 90, "caught up", |schedule| {
+                schedule
+                    .status
+                    .as_ref()
+                    .is_some_and(|status| status.triggers.iter().any(|trigger| trigger.missed > 0))
+            })
+            .await?;
+        let trigger = schedule.status.context("status")?.triggers.remove(0);
+        ensure!((1..=3).contains(&trigger.missed), "{trigger:?}");
+        let made = sandbox.api::<BackupRun>().list(&ListParams::default()).await?.items.len() - runs;
+        ensure!((1..=2).contains(&made), "{made} runs were made at once");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_run_goes_on_while_the_chart_is_upgraded() {
+    sandbox::run_alone("upgrade", |sandbox| async move {
+        let operator = Operator::new(sandbox.client.clone());
+        let database = prepared(&sandbox).await?;
+        let lock = database.hold_lock("shop", "documents").await?;
+        sandbox.start_run("first", "shop", "").await?;
+        sandbox.dumping("first", &database).await?;
+        let before = operator.pod_names().await?;
+        let stamp = format!("podAnnotations.e2e={}", sandbox.namespace);
+        script("e2e/tools/install.sh", &["--set-string", &stamp], &[]).await?;
+        operator.until_ready(2).await?;
+        ensure!(
+            operator.pod_names().await?.iter().all(|pod| !before.contains(pod)),
+            "the pods were not replaced"
+        );
+        lock.release().await?;
+        succeeded_at_once(&sandbox, "first").await
+    });
+}
+
+/// Two minutes of the API server's audit log show nothing of the operator but its Lease and the renewal of watches.
+#[test]
+fn an_idle_operator_is_silent() {
+    sandbox::run_alone("idle", |sandbox| async move {
+        prepared(&sandbox).await?;
+        sandbox.back_up("first", "shop").await?;
+        sandbox
+            .until_list::<Job>("holdfast.dev/run=first", 60, "empty", <[Job]>::is_empty)
+            .await?;
+        sandbox
+            .until::<BackupSource>("shop", 60, "settled", |source| {
+                source.status.as_ref().is_some_and(|status| status.newest_copy.is_some())
+            })
+            .await?;
+        let directory = std::env::var("HOLDFAST_CLUSTER_DIR").unwrap_or_else(|_| "/var/tmp/holdfast-cluster".to_owned());
+        let log = std::path::Path::new(&directory).join("logs/audit.log");
+        // What is seen is time in which nothing happens: it passes by the clock. Other namespaces may still be going for a moment.
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        let begin = std::fs::metadata(&log)?.len();
+        tokio::time::sleep(Duration::from_secs(120)).await;
+        let text = std::fs::read(&log)?;
+        let mut requests = 0;
+        for line in String::from_utf8_lossy(&text[usize::try_from(begin)?..]).lines() {
+            let Ok(event) = serde_json::from_str::<serde_json::Value>(line) else {
+                continue;
+            };
+            let user = event["user"]["username"].as_str().unwrap_or_default();
+            if !user.starts_with("system:serviceaccount:holdfast-system:") {
+                continue;
+            }
+            requests += 1;
+            let (verb, resource) = (
+                event["verb"].as_str().unwrap_or_default(),
+                event["objectRef"]["resource"].as_str().unwrap_or_default(),
+            );
+            ensure!(
+                verb == "watch" || resource == "leases",
+                "an idle operator made a request: {verb} {resource} {}",
+                event["requestURI"]
+            );
+        }
+        ensure!(
+            requests > 20,
+            "only {requests} requests of the operator in two minutes: is this its audit log?"
+        );
+        Ok(())
+    });
+}
+
+/// Every TCP connection that the operator has opened leads to the API server.
+#[test]
+fn the_operator_connects_to_nothing_but_the_api_server() {
+    sandbox::run("sockets", |sandbox| async move {
+        prepared(&sandbox).await?;
+        sandbox.back_up("first", "shop").await?;
+        let mut seen = 0;
+        for process in std::fs::read_dir("/proc")?.flatten() {
+            let comm = std::fs::read_to_string(process.path().join("comm")).unwrap_or_default();
+            if !comm.starts_with("holdfast-operat") {
+                continue;
+            }
+            for line in std::fs::read_to_string(process.path().join("net/tcp"))?.lines().skip(1) {
+                let fields: Vec<_> = line.split_whitespace().collect();
+                let (local, remote, state) = (fields[1], fields[2], fields[3]);
+                let port = |address: &str| u16::from_str_radix(address.rsplit(':').next().unwrap_or_default(), 16).unwrap_or_default();
+                // 0A listens; 8080 is asked by the kubelet; 01 is an established connection: the API server's service has 443, its host 6443.
+                if state == "01" && port(local) != 8080 {
+                    ensure!(matches!(port(remote), 443 | 6443), "connected to port {}", port(remote));
+                    seen += 1;
+                }
+            }
+        }
+        ensure!(seen > 0, "no connection of the operator was found on this machine");
+        Ok(())
+    });
+}
+
+#[test]
+fn the_objects_of_a_schedule_say_how_it_is() {
+    sandbox::run("says", |sandbox| async move {
+        prepared(&sandbox).await?;
+        sandbox
+            .apply(
+                "apiVersion: holdfast.dev/v1alpha1\nkind: BackupSchedule\nmetadata: {name: wrong}\nspec: {sources: {names: [shop]}, stores: [{name: offsite}], triggers: [{name: never, cron: '61 * * * *'}]}\n",
+            )
+            .await?;
+        let schedule = sandbox
+            .until::<BackupSchedule>("wrong", 60, "refused", |schedule| {
+                schedule
+                    .status
+                    .as_ref()
+                    .is_some_and(|status| condition(&status.conditions, "Ready") == Some("False"))
+            })
+            .await?;
+        let message = schedule
+            .status
+            .context("status")?
+            .conditions
+            .into_iter()
+            .find(|condition| condition.type_ == "Ready")
+            .context("Ready")?
+            .message;
+        ensure!(message.contains("61") && message.contains("never"), "{message}");
+        sandbox
+            .apply(
+                "apiVersion: holdfast.dev/v1alpha1\nkind: BackupSchedule\nmetadata: {name: stopped}\nspec: {suspend: true, sources: {names: [shop]}, stores: [{name: offsite}], triggers: [{name: minute, cron: '* * * * *'}]}\n",
+            )
+            .await?;
+        sandbox
+            .until::<BackupSchedule>("stopped", 60, "suspended", |schedule| {
+                schedule
+                    .status
+                    .as_ref()
+                    .is_some_and(|status| status.conditions.iter().any(|condition| condition.reason == "Suspended"))
+            })
+            .await?;
+        let runs = sandbox.api::<BackupRun>().list(&ListParams::default()).await?;
+        ensure!(
+            runs.items.iter().all(|run| !run.name_any().contains("minute")),
+            "a suspended schedule made a run"
+        );
+        Ok(())
+    });
+}
