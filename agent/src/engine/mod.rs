@@ -1,3 +1,4 @@
 //! The databases: one folder per engine.
 
 pub mod postgresql;
+pub mod secret;

@@ -1,5 +1,15 @@
 //! PostgreSQL 15 to 18: one archive of `pg_dump` per database, and what belongs to the whole cluster.
 
 pub mod archive;
+pub mod check;
+pub mod connect;
+pub mod dump;
+pub mod error;
+pub mod pattern;
+pub mod preflight;
 #[cfg(test)]
 pub(crate) mod test_server;
+#[cfg(test)]
+mod tests;
+pub mod tls;
+pub mod tool;
