@@ -19,7 +19,12 @@ pub struct AgentResult {
     /// The last error and the next step, at most 1 KiB.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
-    /// Whether the register is closed: committed or given up. What is not closed must be settled.
+    /// Whether the end is certain for ever. For backup and settle: the register is closed, committed or given up. For a restore: its
+    /// receipt is in the target, or nothing of it was put in place and nothing can be any more. What is not closed is settled.
+    ///
+    /// A settle Job answers `Succeeded` or `AlreadyDone` with `copy` (or `restored`), or `Abandoned` and closed; where it does not give
+    /// up and finds nothing, `CopyNotFound` and not closed: another attempt may follow. A settle of a restore that finds no receipt
+    /// answers `CopyNotFound` too. Any other answer means that it could not find out, and it is asked again.
     #[serde(default)]
     pub closed: bool,
     /// The copy that was committed, or found.

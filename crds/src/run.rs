@@ -209,13 +209,13 @@ pub struct Attempt {
     /// When its end was seen; absent while it is at work.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished_at: Option<String>,
-    /// How it ended.
+    /// How it ended; before that, why it is being stopped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<Reason>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
     pub message: Option<String>,
-    /// Whether a container of it ever started: if none did, nothing can be in the store.
+    /// Whether a container of it started, or may have: if none did, nothing of it can be in the store.
     #[serde(default)]
     pub ran: bool,
 }
@@ -227,6 +227,9 @@ pub struct Settle {
     /// How many were started.
     #[serde(default)]
     pub count: i32,
+    /// How many failed one after the other; the wait before the next grows with it.
+    #[serde(default)]
+    pub failures: i32,
     /// Name of the last one's Job.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job: Option<String>,
