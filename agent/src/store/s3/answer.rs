@@ -109,32 +109,100 @@ pub(super) fn refusal(call: &'static str, about: &str, status: StatusCode, code:
             format!("{code}: {}", cut(&message))
         }
     };
-    match (number, code.as_str()) {
-        (_, "NoSuchUpload") => StoreError::UploadLost { path },
-        (_, "NoSuchKey" | "NoSuchVersion") | (404, _) => StoreError::NotFound { path },
-        (_, "PreconditionFailed") | (412, _) => StoreError::AlreadyExists { path },
-        (_, "ConditionalRequestConflict" | "OperationAborted") => StoreError::Conflict { path },
-        (_, "QuotaExceeded" | "XMinioStorageFull" | "XMinioAdminBucketQuotaExceeded" | "InsufficientStorage") | (507, _) => {
-            StoreError::Full { problem: said(code, message) }
+    match code.as_str() {
+        "NoSuchUpload" => StoreError::UploadLost { path },
+        "NoSuchKey" | "NoSuchVersion" => StoreError::NotFound { path },
+        "PreconditionFailed" => StoreError::AlreadyExists { path },
+        "ConditionalRequestConflict" | "OperationAborted" => StoreError::Conflict { path },
+        "QuotaExceeded" | "XMinioStorageFull" | "XMinioAdminBucketQuotaExceeded" | "InsufficientStorage" => StoreError::Full {
+            problem: said(code, message),
+        },
+        "BadDigest" | "InvalidDigest" | "XAmzContentSHA256Mismatch" | "XAmzContentChecksumMismatch" | "IncompleteBody" => {
+            StoreError::Damaged {
+                path,
+                problem: said(code, message),
+            }
         }
-        (_, "BadDigest" | "InvalidDigest" | "XAmzContentSHA256Mismatch" | "XAmzContentChecksumMismatch" | "IncompleteBody") => {
-            StoreError::Damaged { path, problem: said(code, message) }
-        }
-        (_, "SlowDown" | "InternalError" | "ServiceUnavailable" | "RequestTimeout" | "Throttling" | "ThrottlingException") | (408 | 429 | 500 | 502..=504, _) => {
-            StoreError::Busy { call, status: number, code }
-        }
-        (
-            _,
-            "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "ExpiredToken" | "ExpiredTokenException" | "InvalidToken" | "InvalidIdentityToken"
-            | "TokenRefreshRequired" | "InvalidSecurity" | "InvalidClientTokenId",
-        )
-        | (401, _)
-        // The answer to a HEAD has no body: what a refusal means is not said.
-        | (400 | 403, "") => StoreError::Credentials { call, status: number, code },
-        (403, _) => StoreError::Denied { call, path, status: number, code },
-        (_, "NotImplemented") | (405 | 501, _) => StoreError::Unsupported { call, problem: said(code, message) },
-        (416, _) => StoreError::Mismatch { path, problem: "it is shorter than what was asked for".to_owned() },
-        _ => StoreError::Refused { call, path, status: number, code, message: cut(&message) },
+        "SlowDown" | "InternalError" | "ServiceUnavailable" | "RequestTimeout" | "Throttling" | "ThrottlingException" => StoreError::Busy {
+            call,
+            status: number,
+            code,
+        },
+        "InvalidAccessKeyId"
+        | "SignatureDoesNotMatch"
+        | "ExpiredToken"
+        | "ExpiredTokenException"
+        | "InvalidToken"
+        | "InvalidIdentityToken"
+        | "TokenRefreshRequired"
+        | "InvalidSecurity"
+        | "InvalidClientTokenId"
+        | "XAdminUserNotFound" => StoreError::Credentials {
+            call,
+            status: number,
+            code,
+        },
+        "NotImplemented" => StoreError::Unsupported {
+            call,
+            problem: said(code, message),
+        },
+        _ => match number {
+            // The answer to a HEAD has no body. All others say that it is the object that is missing, and not the account or the whole server.
+            404 if code.is_empty() && call == "head" => StoreError::NotFound { path },
+            404 if code.is_empty() => StoreError::Malformed {
+                call,
+                problem: "404, without saying what is missing".to_owned(),
+            },
+            412 => StoreError::AlreadyExists { path },
+            507 => StoreError::Full {
+                problem: said(code, message),
+            },
+            408 | 429 | 500 | 502..=504 => StoreError::Busy {
+                call,
+                status: number,
+                code,
+            },
+            401 => StoreError::Credentials {
+                call,
+                status: number,
+                code,
+            },
+            // The answer to a HEAD has no body: what a refusal means is not said.
+            400 | 403 if code.is_empty() => StoreError::Credentials {
+                call,
+                status: number,
+                code,
+            },
+            403 => StoreError::Denied {
+                call,
+                path,
+                status: number,
+                code,
+            },
+            405 | 501 => StoreError::Unsupported {
+                call,
+                problem: said(code, message),
+            },
+            416 => StoreError::Mismatch {
+                path,
+                problem: "it is shorter than what was asked for".to_owned(),
+            },
+            _ => StoreError::Refused {
+                call,
+                path,
+                status: number,
+                code,
+                message: cut(&message),
+            },
+        },
+    }
+}
+
+/// An object ends before a range does.
+pub(super) fn shorter(path: &str, end: u64, size: u64) -> StoreError {
+    StoreError::Mismatch {
+        path: path.to_owned(),
+        problem: format!("bytes up to {end} were asked for, it has {size}"),
     }
 }
 

@@ -74,6 +74,11 @@ pub struct S3 {
 impl S3 {
     /// Checks the settings and prepares connections; nothing is sent yet.
     pub fn new(config: S3Config) -> Result<Self, StoreError> {
+        Self::with_options(config, ClientOptions::new())
+    }
+
+    /// As [`Self::new`], with settings of the HTTP client: a resolver, a proxy. Time limits and certificates are set here.
+    pub fn with_options(config: S3Config, options: ClientOptions) -> Result<Self, StoreError> {
         let endpoint = match &config.endpoint {
             Some(endpoint) => checked_endpoint("spec.s3.endpoint", endpoint)?,
             None => format!("https://s3.{}.amazonaws.com", config.region),
@@ -84,7 +89,7 @@ impl S3 {
         } else {
             format!("{endpoint}/{}", config.bucket)
         };
-        let mut options = ClientOptions::new()
+        let mut options = options
             .with_timeout_disabled()
             .with_connect_timeout(Duration::from_secs(10))
             .with_pool_idle_timeout(Duration::from_secs(30))
@@ -348,9 +353,20 @@ impl Backend for S3 {
             let found = answer
                 .header("content-range")
                 .ok_or_else(|| malformed("a range was asked for and Content-Range is missing".to_owned()))?;
-            let expected = format!("bytes {}-{}/", range.start, range.end - 1);
-            let total = found.strip_prefix(&expected).and_then(|total| total.parse().ok());
-            total.ok_or_else(|| malformed(format!("Content-Range is {found:?}, expected {expected}<size>")))?
+            // `bytes <first>-<last>/<size>`
+            let total = found.rsplit_once('/').and_then(|(_, total)| total.parse::<u64>().ok());
+            let total = total.ok_or_else(|| malformed(format!("Content-Range is {found:?}")))?;
+            if total < range.end {
+                return Err(answer::shorter(path, range.end, total));
+            }
+            if !found.starts_with(&format!("bytes {}-{}/", range.start, range.end - 1)) {
+                return Err(malformed(format!(
+                    "Content-Range is {found:?}, bytes {}-{} were asked for",
+                    range.start,
+                    range.end - 1
+                )));
+            }
+            total
         } else {
             let length = answer.header("content-length").and_then(|length| length.parse().ok());
             length.ok_or_else(|| malformed("Content-Length is missing".to_owned()))?
