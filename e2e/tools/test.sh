@@ -5,6 +5,7 @@
 #   T=name            only the tests whose name contains it (group e2e)
 #   CLUSTER=current   the current kube context instead of our own cluster; HOLDFAST_IMAGE is then an image that it can pull
 set -euo pipefail
+shopt -s extglob
 shopt -s extglob nullglob
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -51,26 +52,30 @@ lint() {
   step "shellcheck" shell_scripts || true
 }
 
-unit() {
-  step "unit, scenario and store tests" cargo test --workspace --exclude holdfast-e2e --locked --no-fail-fast || true
-}
-
-# Tests of the chart are e2e/tests/chart*.rs and need no cluster; all others do.
+# All tests are built as one selection of packages, so that dependencies are compiled with one set of features.
+run_tests() { cargo test --workspace --locked --no-fail-fast "$@"; }
 targets() { # PATTERN: the files' names as arguments of cargo test
   local file
-  for file in e2e/tests/*.rs; do
-    file=$(basename "$file" .rs)
+  for file in */tests/*.rs; do
     # shellcheck disable=SC2053  # a pattern
-    [[ $file != $1 ]] || printf -- '--test %s ' "$file"
+    [[ $file != $1 ]] || printf -- '--test %s ' "$(basename "$file" .rs)"
   done
 }
 
+unit() {
+  local tests
+  step "tools: S3 server" e2e/cluster/tools.sh versitygw || return 0
+  read -ra tests <<< "--lib --bins $(targets '!(e2e/*)')"
+  step "unit, scenario and store tests" run_tests "${tests[@]}" || true
+}
+
+# Tests of the chart are e2e/tests/chart*.rs and need no cluster; all others do.
 chart() {
   local tests
   step "tools: Helm, kubectl" e2e/cluster/tools.sh helm kubectl || return 0
   step "helm lint" helm lint --strict charts/holdfast-crds charts/holdfast || true
-  read -ra tests <<< "$(targets 'chart*')"
-  [ ${#tests[@]} = 0 ] || step "chart tests" cargo test -p holdfast-e2e --locked --no-fail-fast "${tests[@]}" || true
+  read -ra tests <<< "$(targets 'e2e/tests/chart*')"
+  step "chart tests" run_tests "${tests[@]}" || true
 }
 
 start_cluster() { e2e/cluster/up.sh > "$HOLDFAST_CACHE/kubeconfig-path"; }
@@ -85,8 +90,8 @@ e2e() {
     step "image" e2e/tools/image.sh || return 0
   fi
   step "install the chart" e2e/tools/install.sh || return 0
-  read -ra tests <<< "--lib $(targets '!(chart*)')"
-  step "end-to-end tests" cargo test -p holdfast-e2e --locked --no-fail-fast "${tests[@]}" -- ${T:+"$T"} || true
+  read -ra tests <<< "$(targets 'e2e/tests/!(chart*)')"
+  step "end-to-end tests" run_tests "${tests[@]}" -- ${T:+"$T"} || true
 }
 
 [ $# != 0 ] || set -- lint unit chart e2e
