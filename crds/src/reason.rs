@@ -189,6 +189,8 @@ reasons! {
     Abandoned = 70, Terminal;
     /// The TLS connection to the store cannot be made as demanded.
     StoreTlsFailed = 71, Structural;
+    /// The store holds something that this cluster cannot have written: a register older than its run, an owner that cannot be read.
+    Tampered = 72, Terminal;
 
     /// The copy does not exist in the store.
     CopyNotFound = 80, Terminal;

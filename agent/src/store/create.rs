@@ -52,6 +52,14 @@ impl Store {
     /// # Errors
     /// [`StoreError::InDoubt`] if it is not known whether the object was created; other errors mean that it was not.
     pub async fn create(&self, path: &StorePath, body: Bytes) -> Result<Created, StoreError> {
+        self.create_while(path, body, || true).await
+    }
+
+    /// As [`Self::create`], with a question before each put: no means that no put is sent any more.
+    ///
+    /// # Errors
+    /// [`StoreError::Cancelled`] if the answer was no before anything was sent that could have taken effect.
+    pub(super) async fn create_while(&self, path: &StorePath, body: Bytes, goes_on: impl Fn() -> bool) -> Result<Created, StoreError> {
         if body.len() as u64 > MAX_DOCUMENT {
             return Err(StoreError::TooLarge {
                 path: path.to_string(),
@@ -76,6 +84,13 @@ impl Store {
         // Whether an attempt may have been carried out although it failed.
         let mut ambiguous = false;
         loop {
+            if !goes_on() {
+                return match self.read_once(path, MAX_DOCUMENT).await {
+                    Ok(Some(held)) if ambiguous => Ok(decide(held)),
+                    _ if ambiguous => Err(in_doubt(StoreError::Cancelled)),
+                    _ => Err(StoreError::Cancelled),
+                };
+            }
             let outcome = self.0.backend.create(path.as_str(), Content::Document, &payload, &sha256).await;
             let error = match outcome {
                 Ok(()) | Err(StoreError::AlreadyExists { .. }) => {

@@ -82,13 +82,8 @@ impl Pages {
             return Ok(None);
         }
         let store = self.store.clone();
-        let mut attempts = store.attempts("list");
-        let Page { items, next } = loop {
-            match store.0.backend.list(&self.sum.prefix, self.next.as_deref()).await {
-                Ok(page) => break store.accepted(page),
-                Err(error) => attempts.again(error).await?,
-            }
-        };
+        let page = store.repeat("list", |backend| backend.list(&self.sum.prefix, self.next.as_deref()));
+        let Page { items, next } = page.await?;
         self.sum.add(items.iter().map(|item| (item.path.as_str(), "")), next.as_deref())?;
         self.done = next.is_none();
         self.next = next;
@@ -133,13 +128,8 @@ impl Store {
         let mut from: Option<String> = None;
         let mut aborted = 0;
         loop {
-            let mut attempts = self.attempts("list uploads");
-            let Page { items, next } = loop {
-                match self.0.backend.list_uploads(&sum.prefix, from.as_deref()).await {
-                    Ok(page) => break self.accepted(page),
-                    Err(error) => attempts.again(error).await?,
-                }
-            };
+            let page = self.repeat("list uploads", |backend| backend.list_uploads(&sum.prefix, from.as_deref()));
+            let Page { items, next } = page.await?;
             sum.add(
                 items.iter().map(|upload| (upload.path.as_str(), upload.id.as_str())),
                 next.as_deref(),

@@ -4,28 +4,34 @@
 //! confirmed by size and checksum, reads go on after a reset, listings add up. Underneath lies a [`backend::Backend`], which makes single attempts: [`s3`],
 //! [`volume`], [`memory`], and [`faulty`] around any of them.
 //!
-//! [`register`] decides which outcome a run has, [`owner`] which cluster may write, [`probe`] what a store really does.
+//! [`register`] decides which outcome a run has, [`Store::claim`] which cluster may write, [`probe`] what a store really does.
 
 mod attempt;
 pub mod backend;
 mod clock;
+mod connect;
 mod create;
 pub mod digest;
 mod error;
 pub mod faulty;
 mod listing;
 pub mod memory;
+mod owner;
 mod part;
 mod path;
+pub mod probe;
 mod read;
+pub mod register;
 pub mod s3;
 pub mod volume;
 
 pub use attempt::Patience;
 pub use backend::{Backend, ByteStream, Checksum, ObjectMeta, Versioning};
+pub use connect::{StoreFiles, Usage, connect};
 pub use create::{Created, Held};
 pub use error::{Class, StoreError};
 pub use listing::Pages;
+pub use owner::{OwnerError, Pinned};
 pub use part::{Confirmed, PartWriter, Stored};
 pub use path::{InvalidPath, StorePath};
 
@@ -50,7 +56,7 @@ pub struct Store(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    backend: Arc<dyn Backend>,
+    backend: Box<dyn Backend>,
     patience: Patience,
     in_flight: Arc<Semaphore>,
     /// Uploads that have begun and not ended: name of the upload to path.
@@ -62,8 +68,12 @@ struct Inner {
 impl Store {
     /// A store on `backend` with at most `parallel` pieces under way at once.
     pub fn new(backend: impl Backend, patience: Patience, parallel: usize) -> Self {
+        Self::boxed(Box::new(backend), patience, parallel)
+    }
+
+    fn boxed(backend: Box<dyn Backend>, patience: Patience, parallel: usize) -> Self {
         Self(Arc::new(Inner {
-            backend: Arc::new(backend),
+            backend,
             patience,
             in_flight: Arc::new(Semaphore::new(parallel.max(1))),
             open: Mutex::default(),
@@ -100,15 +110,24 @@ impl Store {
         PartWriter::new(self.clone(), path)
     }
 
-    /// What the store holds at `path`; `None` if nothing.
-    pub async fn head(&self, path: &StorePath) -> Result<Option<ObjectMeta>, StoreError> {
-        let mut attempts = self.attempts("head");
+    /// Makes attempts until one succeeds or there is no sense in another.
+    async fn repeat<'a, T, F: Future<Output = Result<T, StoreError>>>(
+        &'a self,
+        call: &'static str,
+        mut attempt: impl FnMut(&'a dyn Backend) -> F,
+    ) -> Result<T, StoreError> {
+        let mut attempts = self.attempts(call);
         loop {
-            match self.0.backend.head(path.as_str()).await {
-                Ok(found) => return Ok(self.accepted(found)),
+            match attempt(self.0.backend.as_ref()).await {
+                Ok(value) => return Ok(self.accepted(value)),
                 Err(error) => attempts.again(error).await?,
             }
         }
+    }
+
+    /// What the store holds at `path`; `None` if nothing.
+    pub async fn head(&self, path: &StorePath) -> Result<Option<ObjectMeta>, StoreError> {
+        self.repeat("head", |backend| backend.head(path.as_str())).await
     }
 
     /// Aborts all uploads that this process has begun and not ended: what SIGTERM and a failed run call. Drop the writers first. Returns how many could
@@ -143,6 +162,17 @@ impl Store {
         self.0.accepted.store(true, Ordering::Relaxed);
         value
     }
+}
+
+/// 128 random bits in hexadecimal: for nonces and names.
+fn random() -> Result<String, StoreError> {
+    let mut bytes = [0; 16];
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| StoreError::Io {
+        call: "random",
+        path: "the system".to_owned(),
+        problem: "no randomness".to_owned(),
+    })?;
+    Ok(u128::from_le_bytes(bytes)).map(|number| format!("{number:032x}"))
 }
 
 #[cfg(test)]

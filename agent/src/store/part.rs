@@ -157,16 +157,7 @@ impl PartWriter {
             self.receipts.push(sent(joined)?);
         }
         self.receipts.sort_unstable_by_key(|receipt| receipt.number);
-        let expected = Expected {
-            size: self.size,
-            checksum: Checksum::OfPieces {
-                digest: digest::of_pieces(self.receipts.iter().map(|r| r.sha256)),
-                pieces: self.count,
-            },
-            pieces: self.receipts.iter().map(|r| (r.size, r.sha256)).collect(),
-        };
-        self.store.complete(&self.path, &upload, &self.receipts).await?;
-        let stored = self.store.confirm(&self.path, &expected).await?;
+        let stored = self.store.finish_upload(&self.path, &upload, &self.receipts).await?;
         self.store.uploads().remove(&*upload);
         self.upload = None;
         Ok(stored)
@@ -185,13 +176,10 @@ impl PartWriter {
         if let Some(upload) = &self.upload {
             return Ok(upload.clone());
         }
-        let mut attempts = self.store.attempts("start upload");
-        let id = loop {
-            match self.store.0.backend.start_upload(self.path.as_str()).await {
-                Ok(id) => break self.store.accepted(id),
-                Err(error) => attempts.again(error).await?,
-            }
-        };
+        let id = self
+            .store
+            .repeat("start upload", |backend| backend.start_upload(self.path.as_str()))
+            .await?;
         self.store.uploads().insert(id.clone(), self.path.to_string());
         let upload: Arc<str> = id.into();
         self.upload = Some(upload.clone());
@@ -279,6 +267,22 @@ impl Store {
                 Err(error) => attempts.again(error).await?,
             }
         }
+    }
+
+    /// Makes the object out of all pieces, and has the store confirm it.
+    pub(super) async fn finish_upload(&self, path: &StorePath, upload: &str, receipts: &[PieceReceipt]) -> Result<Stored, StoreError> {
+        let digest = digest::of_pieces(receipts.iter().map(|receipt| receipt.sha256));
+        let expected = Expected {
+            size: receipts.iter().map(|receipt| receipt.size).sum(),
+            // At most `MAX_PIECES`.
+            checksum: Checksum::OfPieces {
+                digest,
+                pieces: u32::try_from(receipts.len()).unwrap_or(u32::MAX),
+            },
+            pieces: receipts.iter().map(|receipt| (receipt.size, receipt.sha256)).collect(),
+        };
+        self.complete(path, upload, receipts).await?;
+        self.confirm(path, &expected).await
     }
 
     async fn complete(&self, path: &StorePath, upload: &str, receipts: &[PieceReceipt]) -> Result<(), StoreError> {

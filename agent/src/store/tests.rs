@@ -553,6 +553,22 @@ async fn one_of_eight_racing_creates_wins_on_a_volume() {
     );
 }
 
+#[tokio::test]
+async fn the_probe_finds_a_volume_ready() {
+    let directory = tempfile::tempdir().unwrap();
+    let probe = probe::Probe {
+        uid: holdfast_crds::document::Label::new("uid", "u-1").unwrap(),
+        cluster: "a".into(),
+        store: "shop/local".into(),
+        not_before: None,
+    };
+    let verdict = store(volume(directory.path())).probe(&probe).await;
+    assert_eq!(verdict.reason, holdfast_crds::Reason::StoreReady, "{verdict:#?}");
+    assert_eq!(verdict.report.versioning, Some(false));
+    let left = store(volume(directory.path())).list(&path("probe"), 10).await.unwrap();
+    assert_eq!(left, []);
+}
+
 #[test]
 fn volumes_that_forget_or_lead_elsewhere_are_refused() {
     let config = |mount: &str, path: Option<&str>| VolumeConfig {

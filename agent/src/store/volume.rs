@@ -104,9 +104,7 @@ impl Volume {
         let target = self.file(path);
         let directory = target.parent().unwrap_or(&self.root);
         make_directories(&self.root, directory)?;
-        let mut random = [0; 16];
-        aws_lc_rs::rand::fill(&mut random).map_err(|_| failed("random", directory, &io::Error::other("no randomness")))?;
-        let name = random.iter().fold(TEMPORARY.to_owned(), |name, byte| format!("{name}{byte:02x}"));
+        let name = format!("{TEMPORARY}{}", super::random()?);
         let temporary = directory.join(name);
         let mut options = OpenOptions::new();
         options.write(true).create_new(true).custom_flags(nofollow()).mode(0o640);

@@ -11,9 +11,10 @@ use gateway::{BUCKET, Gateway, KEY, PATIENCE, SECRET, Sts, config, free_port, st
 use holdfast_agent::store::{
     Confirmed, Created, Store, StoreError, StorePath, Stored,
     backend::Versioning,
+    probe::Probe,
     s3::{Credentials, S3, WebIdentityConfig},
 };
-use holdfast_crds::Reason;
+use holdfast_crds::{Reason, document::Label};
 use proxy::{Act, Proxy, Seen, error};
 use std::{
     sync::{
@@ -619,6 +620,104 @@ async fn f42_endpoint_unreachable_and_back() {
     );
 }
 
+fn probe_of(cluster: &str) -> Probe {
+    Probe {
+        uid: Label::new("uid", "0a1b2c3d-0000-4000-8000-000000000001").unwrap(),
+        cluster: cluster.to_owned(),
+        store: "shop/offsite".to_owned(),
+        not_before: None,
+    }
+}
+
+async fn probed(store: &Store) -> (Reason, String) {
+    let verdict = store.probe(&probe_of("a")).await;
+    (verdict.reason, format!("{verdict:#?}"))
+}
+
+#[tokio::test]
+async fn the_probe_finds_a_real_server_ready() {
+    for versions in [false, true] {
+        let gateway = if versions { Gateway::versioned() } else { Gateway::start() };
+        if versions {
+            gateway.enable_versions().await;
+        }
+        let verdict = gateway.store().probe(&probe_of("a")).await;
+        assert_eq!(verdict.reason, Reason::StoreReady, "{verdict:#?}");
+        assert_eq!(verdict.report.versioning, Some(versions));
+        let said = |name: &str| {
+            verdict
+                .report
+                .checks
+                .iter()
+                .find(|check| check.name == name)
+                .unwrap()
+                .message
+                .clone()
+        };
+        assert_eq!(said("Upload"), "the store confirms parts by SHA-256");
+        assert_eq!(said("CreateIfAbsent"), "8 creates at once, one won");
+        let left = gateway.store().list(&path("probe"), 10).await.unwrap();
+        assert_eq!((left.len(), uploads(&gateway).await), (0, 0));
+        let foreign = gateway.store().probe(&probe_of("b")).await;
+        assert_eq!(foreign.reason, Reason::StoreForeign, "{foreign:#?}");
+    }
+}
+
+#[tokio::test]
+async fn the_probe_tells_what_is_wrong() {
+    let gateway = Gateway::start();
+    let (reason, text) = probed(&store(config_with(&gateway, KEY, "wrong")).unwrap()).await;
+    assert_eq!(reason, Reason::StoreAccessDenied, "{text}");
+    let mut nowhere = gateway.config();
+    nowhere.bucket = "no-such-bucket".into();
+    assert_eq!(probed(&store(nowhere).unwrap()).await.0, Reason::BucketNotFound);
+    let quick = holdfast_agent::store::Patience {
+        total: Duration::from_millis(200),
+        ..PATIENCE
+    };
+    let away = S3::new(config(gateway.directory.path(), &format!("http://{}", free_port()))).unwrap();
+    assert_eq!(probed(&Store::new(away, quick, 1)).await.0, Reason::StoreUnreachable);
+    let (store, _proxy) = behind(&gateway, |seen: &Seen| {
+        if seen.is_put() {
+            Act::Answer(403, error("AccessDenied"))
+        } else {
+            Act::Pass
+        }
+    })
+    .await;
+    assert_eq!(probed(&store).await.0, Reason::StoreAccessDenied);
+    let (store, _proxy) = behind(&gateway, |_| Act::Date("Fri, 20 Nov 2026 22:10:00 GMT".into())).await;
+    assert_eq!(probed(&store).await.0, Reason::ClockSkew);
+}
+
+#[tokio::test]
+async fn f43_create_if_absent_ignored() {
+    // A server that ignores the condition: what has the name is gone by the time the put arrives.
+    let gateway = Gateway::start();
+    let buckets = gateway.directory.path().join("buckets");
+    let (store, _proxy) = behind(&gateway, move |seen: &Seen| {
+        if seen.is_put() && seen.headers.contains_key("if-none-match") {
+            let _ = std::fs::remove_file(buckets.join(seen.path.trim_start_matches('/')));
+        }
+        Act::Pass
+    })
+    .await;
+    let (reason, text) = probed(&store).await;
+    assert_eq!(reason, Reason::StoreUnsafe, "{text}");
+    assert!(text.contains("ignores If-None-Match"), "{text}");
+    // One that does not know it.
+    let (store, _proxy) = behind(&gateway, |seen: &Seen| {
+        if seen.headers.contains_key("if-none-match") {
+            Act::Answer(501, error("NotImplemented"))
+        } else {
+            Act::Pass
+        }
+    })
+    .await;
+    let (reason, text) = probed(&store).await;
+    assert_eq!(reason, Reason::StoreUnsafe, "{text}");
+}
+
 #[tokio::test]
 async fn f44_delete_refused() {
     // A writer has no right to delete: nothing that it does needs one.
@@ -639,6 +738,12 @@ async fn f44_delete_refused() {
     part.write(noise(PIECE, 2)).await.unwrap();
     assert!(part.abort().await);
     assert!(!proxy.seen().iter().any(|seen| seen.method == "DELETE" && seen.query.is_empty()));
+    let (reason, text) = probed(&store).await;
+    assert_eq!(reason, Reason::StoreReady, "{text}");
+    assert!(
+        proxy.seen().iter().any(|seen| seen.method == "DELETE" && seen.query.is_empty()),
+        "the probe cleans up where it may"
+    );
 }
 
 #[tokio::test]

@@ -1,0 +1,256 @@
+//! Who writes to a store: `owner/<epoch>.json`, of which the highest counts.
+
+use super::{Created, Store, StoreError, StorePath, random};
+use holdfast_crds::{
+    Reason,
+    document::{DocumentError, ObjectPath, Owner},
+};
+
+/// The largest owner document, in bytes.
+const LIMIT: u64 = 64 << 10;
+/// The most epochs that are read.
+const MAX_EPOCHS: usize = 10_000;
+
+/// The owner of a store at some moment. A Job pins it when it starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pinned {
+    owner: Owner,
+}
+
+/// Why a store may not be written to.
+#[derive(Debug, thiserror::Error)]
+pub enum OwnerError {
+    /// The store failed.
+    #[error("read the store's owner: {0}")]
+    Store(#[from] StoreError),
+    /// The document cannot be read.
+    #[error(transparent)]
+    Document(#[from] DocumentError),
+    /// Something lies among the owners that is none.
+    #[error("{path} is no owner: {problem}; the store was altered or another program writes there")]
+    Unreadable {
+        /// Where.
+        path: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// Another cluster, or another store object of this one, writes here.
+    #[error("this place belongs to cluster {cluster:?}, store {store:?} (epoch {epoch}); use another prefix, or read from it only")]
+    Foreign {
+        /// Whose it is.
+        cluster: String,
+        /// Namespace and name of the store object.
+        store: String,
+        /// Since which epoch.
+        epoch: u64,
+    },
+    /// Somebody took the store over since the Job started.
+    #[error("the store was taken over by cluster {cluster:?} in epoch {epoch}, after this Job had started in epoch {pinned}")]
+    TakenOver {
+        /// Who.
+        cluster: String,
+        /// In which epoch.
+        epoch: u64,
+        /// The epoch that this Job started in.
+        pinned: u64,
+    },
+}
+
+impl OwnerError {
+    /// The reason that users see.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Store(error) => error.reason(),
+            Self::Document(DocumentError::NewerVersion { .. }) => Reason::FormatUnknown,
+            Self::Document(_) | Self::Unreadable { .. } => Reason::Tampered,
+            Self::Foreign { .. } | Self::TakenOver { .. } => Reason::StoreForeign,
+        }
+    }
+}
+
+impl Pinned {
+    /// The cluster that writes.
+    pub fn cluster(&self) -> &str {
+        &self.owner.cluster
+    }
+
+    /// Its epoch, from 1.
+    pub fn epoch(&self) -> u64 {
+        self.owner.epoch
+    }
+}
+
+impl Store {
+    /// The owner now; `None` if nobody ever wrote here.
+    pub async fn owner(&self) -> Result<Option<Pinned>, OwnerError> {
+        let directory: StorePath = "owner".parse().map_err(StoreError::Path)?;
+        let mut highest = None;
+        for object in self.list(&directory, MAX_EPOCHS).await? {
+            let Ok(ObjectPath::Owner { epoch }) = object.path.parse() else {
+                return Err(OwnerError::Unreadable {
+                    path: object.path,
+                    problem: "its name is not <epoch>.json".to_owned(),
+                });
+            };
+            highest = highest.max(Some(epoch));
+        }
+        match highest {
+            Some(epoch) => Ok(Some(self.read_owner(epoch).await?)),
+            None => Ok(None),
+        }
+    }
+
+    async fn read_owner(&self, epoch: u64) -> Result<Pinned, OwnerError> {
+        let path = StorePath::from(&ObjectPath::Owner { epoch });
+        let held = self
+            .read(&path, LIMIT)
+            .await?
+            .ok_or_else(|| StoreError::NotFound { path: path.to_string() })?;
+        let owner = Owner::from_bytes(&held.bytes)?;
+        if owner.epoch != epoch {
+            return Err(OwnerError::Unreadable {
+                path: path.to_string(),
+                problem: format!("it says epoch {}", owner.epoch),
+            });
+        }
+        Ok(Pinned { owner })
+    }
+
+    /// Pins the owner if that is `cluster`, through its store object `store` (`<namespace>/<name>`). A store without an owner becomes theirs.
+    ///
+    /// # Errors
+    /// [`OwnerError::Foreign`] if it is somebody else's.
+    pub async fn claim(&self, cluster: &str, store: &str) -> Result<Pinned, OwnerError> {
+        let pinned = if let Some(pinned) = self.owner().await? {
+            pinned
+        } else {
+            let since = self.now().unwrap_or_else(jiff::Timestamp::now);
+            let first = Owner::first(cluster, store, since, random()?);
+            let path = StorePath::from(&ObjectPath::Owner { epoch: first.epoch });
+            match self.create(&path, first.to_bytes().into()).await? {
+                Created::Ours(_) => Pinned { owner: first },
+                Created::Theirs(_) => self.read_owner(first.epoch).await?,
+            }
+        };
+        let Owner {
+            cluster: theirs,
+            store: their_store,
+            epoch,
+            ..
+        } = &pinned.owner;
+        if theirs != cluster || their_store != store {
+            return Err(OwnerError::Foreign {
+                cluster: theirs.clone(),
+                store: their_store.clone(),
+                epoch: *epoch,
+            });
+        }
+        Ok(pinned)
+    }
+
+    /// Looks again whether the owner is still the one that was pinned: right before a commit or a deletion.
+    pub async fn still_owned(&self, pinned: &Pinned) -> Result<(), OwnerError> {
+        match self.owner().await? {
+            Some(now) if now == *pinned => Ok(()),
+            Some(now) => Err(OwnerError::TakenOver {
+                cluster: now.owner.cluster,
+                epoch: now.owner.epoch,
+                pinned: pinned.epoch(),
+            }),
+            None => Err(OwnerError::Unreadable {
+                path: "owner/".to_owned(),
+                problem: "the owner that was pinned is gone".to_owned(),
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{
+        Patience,
+        faulty::{CallKind, Fault, Faulty},
+        memory::Memory,
+    };
+    use super::*;
+
+    fn store(memory: &Memory) -> Store {
+        Store::new(memory.clone(), Patience::RUN, 1)
+    }
+
+    fn second(memory: &Memory, cluster: &str) {
+        let mut owner = Owner::first(cluster, "shop/offsite", jiff::Timestamp::now(), "n");
+        owner.epoch = 2;
+        owner.takes_over = Some("a".to_owned());
+        memory.plant("owner/2.json", owner.to_bytes());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_who_writes_owns() {
+        let memory = Memory::new();
+        let pinned = store(&memory).claim("a", "shop/offsite").await.unwrap();
+        assert_eq!((pinned.cluster(), pinned.epoch()), ("a", 1));
+        assert_eq!(store(&memory).claim("a", "shop/offsite").await.unwrap(), pinned);
+        let other = store(&memory).claim("b", "shop/offsite").await.unwrap_err();
+        assert!(other.to_string().contains("belongs to cluster \"a\""), "{other}");
+        assert_eq!(other.reason(), Reason::StoreForeign);
+        assert!(
+            matches!(store(&memory).claim("a", "shop/second").await, Err(OwnerError::Foreign { .. })),
+            "one place, one store object"
+        );
+        assert_eq!(memory.versions_of("owner/1.json"), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_many_who_claim_at_once_one_owns() {
+        let memory = Memory::new();
+        // All have listed before the first creates.
+        let slow = || Faulty::first(memory.clone(), CallKind::Create, 1, Fault::Slow(std::time::Duration::from_secs(1)));
+        let claims = (0..8).map(|cluster| {
+            let store = Store::new(slow(), Patience::RUN, 1);
+            async move { store.claim(&cluster.to_string(), "shop/offsite").await }
+        });
+        let claims = futures::future::join_all(claims).await;
+        assert_eq!(claims.iter().filter(|claim| claim.is_ok()).count(), 1);
+        assert!(claims.iter().flatten().all(|pinned| pinned.epoch() == 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_take_over_stops_who_pinned_an_older_epoch() {
+        let memory = Memory::new();
+        let store = store(&memory);
+        let pinned = store.claim("a", "shop/offsite").await.unwrap();
+        store.still_owned(&pinned).await.unwrap();
+        second(&memory, "b");
+        let stopped = store.still_owned(&pinned).await.unwrap_err();
+        assert!(matches!(stopped, OwnerError::TakenOver { epoch: 2, pinned: 1, .. }), "{stopped:?}");
+        assert!(matches!(
+            store.claim("a", "shop/offsite").await,
+            Err(OwnerError::Foreign { epoch: 2, .. })
+        ));
+        store.claim("b", "shop/offsite").await.unwrap();
+        // Taken over by the same cluster: older Jobs stop all the same.
+        second(&memory, "a");
+        assert!(store.still_owned(&pinned).await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_cannot_be_read_is_not_taken() {
+        for (name, bytes) in [
+            ("owner/1.json", "{}"),
+            ("owner/x.json", "{}"),
+            ("owner/01.json", "{}"),
+            ("owner/3.json", "no JSON"),
+        ] {
+            let memory = Memory::new();
+            memory.plant(name, bytes);
+            assert!(store(&memory).claim("a", "s").await.is_err(), "{name}");
+        }
+        let memory = Memory::new();
+        memory.plant("owner/3.json", Owner::first("a", "s", jiff::Timestamp::now(), "n").to_bytes());
+        assert!(
+            matches!(store(&memory).claim("a", "s").await, Err(OwnerError::Unreadable { .. })),
+            "name and content differ"
+        );
+    }
+}
