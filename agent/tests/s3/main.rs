@@ -224,6 +224,57 @@ async fn the_bucket_may_stand_in_the_hosts_name() {
     assert!(gateway.file("prod/eu/data/p").is_file());
 }
 
+/// A CA of our own, and a certificate of it for 127.0.0.1.
+fn certificates(directory: &std::path::Path) {
+    let key = || rcgen::KeyPair::generate().unwrap();
+    let (ca_key, server_key) = (key(), key());
+    let mut ca = rcgen::CertificateParams::default();
+    ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    ca.distinguished_name.push(rcgen::DnType::CommonName, "Holdfast test CA");
+    let certificate = ca.self_signed(&ca_key).unwrap();
+    let issuer = rcgen::Issuer::new(ca, ca_key);
+    let server = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()])
+        .unwrap()
+        .signed_by(&server_key, &issuer)
+        .unwrap();
+    std::fs::write(directory.join("ca.crt"), certificate.pem()).unwrap();
+    std::fs::write(directory.join("server.crt"), server.pem()).unwrap();
+    std::fs::write(directory.join("server.key"), server_key.serialize_pem()).unwrap();
+}
+
+#[tokio::test]
+async fn a_ca_of_ones_own_is_trusted_and_no_other() {
+    let (ours, theirs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    certificates(ours.path());
+    certificates(theirs.path());
+    let file = |name: &str| ours.path().join(name).display().to_string();
+    let gateway = Gateway::with(&["--cert", &file("server.crt"), "--key", &file("server.key")], &[]);
+    let with = |endpoint: &str, ca: Option<&tempfile::TempDir>| {
+        let mut config = config(gateway.directory.path(), &format!("{endpoint}{}", gateway.address));
+        config.ca_file = ca.map(|directory| directory.path().join("ca.crt"));
+        let quick = holdfast_agent::store::Patience {
+            total: Duration::from_millis(100),
+            ..PATIENCE
+        };
+        Store::new(S3::new(config).unwrap(), quick, 2)
+    };
+    let trusted = with("https://", Some(&ours));
+    write(&trusted, "data/p", &three_pieces()).await.unwrap();
+    assert_eq!(probed(&trusted).await.0, Reason::StoreReady);
+    for (name, store) in [
+        ("another CA", with("https://", Some(&theirs))),
+        ("the system's CAs", with("https://", None)),
+    ] {
+        let error = store.head(&path("data/p")).await.unwrap_err();
+        assert_eq!(error.reason(), Reason::StoreTlsFailed, "{name}: {error}");
+        assert!(error.to_string().contains("certificate"), "{name}: {error}");
+    }
+    assert!(
+        with("http://", None).head(&path("data/p")).await.is_err(),
+        "plain HTTP to a TLS port"
+    );
+}
+
 #[tokio::test]
 async fn parts_alone_get_the_storage_class() {
     let gateway = Gateway::start();
