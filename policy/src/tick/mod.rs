@@ -10,10 +10,16 @@ mod cron;
 mod cron_test;
 mod due;
 #[cfg(test)]
+mod due_property_test;
+#[cfg(test)]
 mod due_test;
 mod field;
 mod objective;
+#[cfg(test)]
+mod slow;
 mod timetable;
+#[cfg(test)]
+mod timetable_property_test;
 #[cfg(test)]
 mod timetable_test;
 mod zone;

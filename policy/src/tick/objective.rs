@@ -77,3 +77,65 @@ fn across_changes(crons: &[Cron], zone: &Zone, begin: i64, end: i64) -> impl Ite
         Some(minute(next) - minute(last))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tick::{Expression, Seed};
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn the_rpo_that_a_schedule_implies() {
+        let hours = |crons: &[&str], zone: &str, now: &str| {
+            let seed = Seed::of_source("shop", "orders");
+            let crons: Vec<_> = crons
+                .iter()
+                .map(|cron| cron.parse::<Expression>().unwrap().resolve(&seed))
+                .collect();
+            let longest = longest_interval(&crons, &Zone::named(zone).unwrap(), at(now)).unwrap();
+            (longest.as_mins() / 60, longest.as_mins() % 60)
+        };
+        let now = "2026-06-01T12:00:00Z";
+        let table: [(&[&str], &str, (i64, i64)); 17] = [
+            (&["0 2 * * *"], "UTC", (24, 0)),
+            // The night in which clocks are moved back has 25 hours.
+            (&["30 2 * * *"], "Europe/Paris", (25, 0)),
+            (&["0 12 * * *"], "Europe/Paris", (25, 0)),
+            (&["H * * * *"], "Europe/Paris", (1, 0)),
+            (&["* * * * *"], "Europe/Paris", (0, 1)),
+            (&["*/15 * * * *"], "UTC", (0, 15)),
+            (&["*/45 * * * *"], "UTC", (0, 45)),
+            (&["0 */2 * * *"], "Europe/Paris", (2, 0)),
+            (&["0 */5 * * *"], "UTC", (5, 0)),
+            (&["0 8-18 * * *"], "UTC", (14, 0)),
+            (&["0 2 * * 1-5"], "UTC", (72, 0)),
+            (&["0 2 * * 0"], "America/New_York", (7 * 24 + 1, 0)),
+            (&["0 0 1 * *"], "UTC", (31 * 24, 0)),
+            (&["0 0 31 * *"], "UTC", (61 * 24, 0)),
+            // Together they are denser than each alone: on Sunday the tick after midnight is that of Monday.
+            (&["0 2 * * 1-5", "0 12 * * 0,6"], "UTC", (34, 0)),
+            (&["0 0 * * *", "0 6 * * *", "0 12,18 * * *"], "UTC", (6, 0)),
+            (&["* * * 1 *"], "UTC", (334 * 24, 1)),
+        ];
+        for (crons, zone, expected) in table {
+            assert_eq!(hours(crons, zone, now), expected, "{crons:?} in {zone}");
+        }
+        assert_eq!(hours(&["0 0 29 2 *"], "UTC", now), (1461 * 24, 0));
+        assert_eq!(hours(&["0 0 29 2 *"], "UTC", "2100-06-01T00:00:00Z"), (2921 * 24, 0));
+        // The year it is computed in does not flutter within the year.
+        assert_eq!(
+            hours(&["30 2 * * *"], "Europe/Paris", "2026-01-01T00:00:00Z"),
+            hours(&["30 2 * * *"], "Europe/Paris", "2026-12-31T23:59:59Z")
+        );
+        let cron = "0 2 * * *"
+            .parse::<Expression>()
+            .unwrap()
+            .resolve(&Seed::of_source("shop", "orders"));
+        let rpo = derived_rpo(&[cron], &Zone::utc(), SignedDuration::from_hours(6), at(now));
+        assert_eq!(rpo, Some(SignedDuration::from_hours(30)));
+        assert_eq!(derived_rpo(&[], &Zone::utc(), SignedDuration::from_hours(6), at(now)), None);
+    }
+}
