@@ -271,10 +271,7 @@ struct Due<'a, K> {
 /// Decides between the triggers of one source.
 fn settle<'a, K: Ord>(schedule: &Schedule<K>, source: &'a Source, mut due: Vec<Due<'a, K>>, decision: &mut Decision<'a, K>) {
     due.retain(|Due { trigger, tick, made }| {
-        let running = source
-            .runs
-            .iter()
-            .find(|run| run.in_flight && run.trigger == trigger.name.as_str() && run.tick != *tick);
+        let running = source.runs.iter().find(|run| run.in_flight && run.trigger == trigger.name.as_str());
         let Some(running) = running.filter(|_| !made) else { return true };
         let by = PassedBy::Forbidden { running: running.tick };
         decision.passed.push(Passed {
