@@ -132,7 +132,7 @@ pub struct RestoreSelection {
     pub databases: Vec<String>,
     /// New names by the names in the copy.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 256))]
+    #[schemars(extend("maxProperties" = 256, "additionalProperties" = {"type": "string", "minLength": 1, "maxLength": 63}))]
     pub rename: BTreeMap<String, String>,
 }
 

@@ -47,7 +47,7 @@ ready() { curl -fsSk --max-time 2 -H "Authorization: Bearer $token" "$server/rea
 run etcd etcd --data-dir "$folder/etcd" --unsafe-no-fsync --log-level warn --listen-client-urls "$etcd" --advertise-client-urls "$etcd" \
   --listen-peer-urls "$peer" --initial-advertise-peer-urls "$peer" --initial-cluster "default=$peer"
 run apiserver kube-apiserver --etcd-servers="$etcd" --bind-address=127.0.0.1 --secure-port="${ports[2]}" --cert-dir="$folder/pki" \
-  --service-cluster-ip-range=10.96.0.0/16 --authorization-mode=RBAC --token-auth-file="$folder/tokens.csv" \
+  --service-cluster-ip-range=10.96.0.0/16 --authorization-mode=RBAC --allow-privileged=true --token-auth-file="$folder/tokens.csv" \
   --service-account-issuer=https://kubernetes.default.svc.cluster.local \
   --service-account-signing-key-file="$folder/sa.key" --service-account-key-file="$folder/sa.pub"
 await 120 "the API server is ready" ready || { tail -5 "$folder"/*.log >&2; exit 1; }

@@ -1,0 +1,49 @@
+//! Tests of chart and API. They need Helm and kubectl, and start API servers without nodes of their own; no cluster.
+//! Run them with `make test-chart`.
+#![expect(clippy::unwrap_used, reason = "a test fails by a panic")]
+
+use std::{sync::LazyLock, time::Duration};
+
+use holdfast_e2e::{
+    api::ApiServer,
+    helm::{kubectl, repository, run},
+};
+
+#[path = "chart/admission.rs"]
+mod admission;
+#[path = "chart/definitions.rs"]
+mod definitions;
+#[path = "chart/install.rs"]
+mod install;
+#[path = "chart/render.rs"]
+mod render;
+
+/// An API server that knows the kinds of Holdfast. Tests that share it keep to namespaces of their own.
+static SERVER: LazyLock<ApiServer> = LazyLock::new(|| {
+    let server = ApiServer::start().unwrap();
+    let folder = repository().join("charts/holdfast-crds/templates");
+    // A warning of the API server counts as an error.
+    let mut apply = kubectl(
+        Some(server.kubeconfig()),
+        ["apply", "--server-side", "--validate=strict", "--warnings-as-errors", "--filename"],
+    );
+    run(apply.arg(folder)).unwrap();
+    run(&mut kubectl(
+        Some(server.kubeconfig()),
+        ["wait", "--for=condition=Established", "--timeout=60s", "crd", "--all"],
+    ))
+    .unwrap();
+    server
+});
+
+/// Asks again until there is an answer, for at most a minute: caches of the API server follow what is stored.
+async fn eventually<T>(what: &str, ask: impl AsyncFn() -> anyhow::Result<Option<T>>) -> anyhow::Result<T> {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+    loop {
+        if let Some(answer) = ask().await? {
+            return Ok(answer);
+        }
+        anyhow::ensure!(tokio::time::Instant::now() < deadline, "waited for a minute: {what}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}

@@ -1,0 +1,205 @@
+//! The definitions on a real API server: what is accepted and refused, in words, for every kind. The tables are beside this file.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result};
+use holdfast_e2e::{
+    api::{Answer, ask, holdfast_path, make_namespace},
+    helm::{kubectl, run},
+};
+use http::Method;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::SERVER;
+
+/// Values by JSON pointer; null takes away.
+pub type Edits = BTreeMap<String, Value>;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Table {
+    base: Value,
+    /// What the API server adds to the base; null where it adds nothing.
+    defaults: Edits,
+    accepted: Vec<Row>,
+    refused: Vec<Refusal>,
+    changes: Changes,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Changes {
+    accepted: Vec<Row>,
+    refused: Vec<Refusal>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Row {
+    /// What is done to the base before it is made.
+    #[serde(default)]
+    from: Edits,
+    put: Edits,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Refusal {
+    #[serde(default)]
+    from: Edits,
+    put: Edits,
+    /// What one line of the refusal must hold.
+    field: String,
+    /// Empty where nothing was there, or the API server does not say.
+    found: String,
+    remedy: String,
+}
+
+pub fn edited(object: &Value, edits: &Edits) -> Value {
+    let mut object = object.clone();
+    for (pointer, value) in edits {
+        let mut place = &mut object;
+        let mut parts = pointer
+            .trim_start_matches('/')
+            .split('/')
+            .map(|part| part.replace("~1", "/"))
+            .peekable();
+        while let Some(part) = parts.next() {
+            let last = parts.peek().is_none();
+            place = match part.parse::<usize>() {
+                Ok(index) => &mut place[index],
+                Err(_) if last && value.is_null() => {
+                    place.as_object_mut().unwrap().remove(&part);
+                    break;
+                }
+                Err(_) => &mut place[&part],
+            };
+            if last {
+                *place = value.clone();
+            }
+        }
+    }
+    object
+}
+
+/// Why the refusal is not what the table says; nothing if it is.
+fn complaint(row: &Refusal, answer: Answer) -> Option<String> {
+    let case = format!("{:?} from {:?}", row.put, row.from);
+    match answer {
+        Answer::Accepted(_) => Some(format!("{case}: was accepted")),
+        Answer::Refused(message) => {
+            // The API server joins what it has to say about several fields.
+            let said = message.split(", spec").any(|part| {
+                let part = format!("spec{part}");
+                [&row.field, &row.found, &row.remedy]
+                    .iter()
+                    .all(|text| part.contains(text.as_str()))
+            });
+            (!said).then(|| {
+                format!(
+                    "{case}: should name {:?}, {:?} and {:?}, but says: {message}",
+                    row.field, row.found, row.remedy
+                )
+            })
+        }
+    }
+}
+
+async fn tried(plural: &str, table: &str) -> Result<()> {
+    let table: Value = serde_yaml::from_str(table)?;
+    let table: Table = serde_json::from_value(table)?;
+    let client = SERVER.client().await?;
+    let namespace = format!("table-{plural}");
+    make_namespace(&client, &namespace).await?;
+    let path = holdfast_path(&namespace, plural);
+    let dry = format!("{path}?dryRun=All");
+    let mut wrong = Vec::new();
+
+    let made = ask(&client, Method::POST, &dry, &table.base).await?.accepted()?;
+    for (pointer, value) in &table.defaults {
+        let found = made.pointer(pointer).unwrap_or(&Value::Null);
+        if found != value {
+            wrong.push(format!("default of {pointer}: found {found}, expected {value}"));
+        }
+    }
+    for row in &table.accepted {
+        if let Answer::Refused(message) = ask(&client, Method::POST, &dry, &edited(&table.base, &row.put)).await? {
+            wrong.push(format!("{:?}: was refused: {message}", row.put));
+        }
+    }
+    for row in &table.refused {
+        let answer = ask(&client, Method::POST, &dry, &edited(&table.base, &row.put)).await?;
+        wrong.extend(complaint(row, answer));
+    }
+
+    let mut number = 0;
+    let mut changed = async |from: &Edits, put: &Edits| -> Result<Answer> {
+        number += 1;
+        let name = json!(format!("change-{number}"));
+        let before = edited(
+            &edited(&table.base, from),
+            &Edits::from([("/metadata/name".to_owned(), name.clone())]),
+        );
+        let made = ask(&client, Method::POST, &path, &before)
+            .await?
+            .accepted()
+            .context("before the change")?;
+        let mut after = edited(&before, put);
+        after["metadata"]["resourceVersion"] = made["metadata"]["resourceVersion"].clone();
+        ask(&client, Method::PUT, &format!("{path}/change-{number}"), &after).await
+    };
+    for row in &table.changes.accepted {
+        if let Answer::Refused(message) = changed(&row.from, &row.put).await? {
+            wrong.push(format!("change {:?}: was refused: {message}", row.put));
+        }
+    }
+    for row in &table.changes.refused {
+        let answer = changed(&row.from, &row.put).await?;
+        wrong.extend(complaint(row, answer));
+    }
+    assert!(wrong.is_empty(), "{} of {plural}:\n{}", wrong.len(), wrong.join("\n"));
+    Ok(())
+}
+
+#[tokio::test]
+async fn backup_sources_are_checked_in_words() {
+    tried("backupsources", include_str!("tables/backupsources.yaml")).await.unwrap();
+}
+
+#[tokio::test]
+async fn backup_stores_are_checked_in_words() {
+    tried("backupstores", include_str!("tables/backupstores.yaml")).await.unwrap();
+}
+
+#[tokio::test]
+async fn backup_schedules_are_checked_in_words() {
+    tried("backupschedules", include_str!("tables/backupschedules.yaml")).await.unwrap();
+}
+
+#[tokio::test]
+async fn backup_runs_are_checked_in_words() {
+    tried("backupruns", include_str!("tables/backupruns.yaml")).await.unwrap();
+}
+
+#[tokio::test]
+async fn restore_requests_are_checked_in_words() {
+    tried("restorerequests", include_str!("tables/restorerequests.yaml")).await.unwrap();
+}
+
+#[test]
+fn short_names_category_and_explanations_work() {
+    let ask = |arguments: &[&str]| run(&mut kubectl(Some(SERVER.kubeconfig()), arguments)).unwrap();
+    let kinds = ask(&[
+        "api-resources",
+        "--api-group=holdfast.dev",
+        "--categories=holdfast",
+        "--output=name",
+    ]);
+    assert_eq!(kinds.lines().count(), 5, "{kinds}");
+    for short in ["hsrc", "hstore", "hsched", "hrun", "hrestore"] {
+        ask(&["get", short, "--namespace=default"]);
+    }
+    let explained = ask(&["explain", "backupstore.spec.encryption"]);
+    assert!(explained.contains("must be said"), "{explained}");
+}
