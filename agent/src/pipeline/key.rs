@@ -80,6 +80,10 @@ impl Recipient {
             .map_err(|problem| KeyError::Recipient { found: shown(), problem })
     }
 
+    pub(super) fn as_age(&self) -> &dyn age::Recipient {
+        &self.0
+    }
+
     /// SHA-256 of its text: what manifests hold.
     pub fn fingerprint(&self) -> Sha256 {
         Sha256::of(self.0.to_string().as_bytes())

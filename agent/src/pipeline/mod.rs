@@ -1,6 +1,20 @@
 //! The way of the bytes: reader → structure check → BLAKE3 → zstd frames → age → SHA-256 → parts of a store; and back.
 
 pub mod check;
+mod fetch;
 pub mod frame;
+mod index;
 pub mod key;
+mod open;
 pub mod pool;
+mod seal;
+mod upload;
+mod write;
+
+pub use index::{Index, IndexError};
+pub use open::{CopyReader, OpenError, RawStream};
+pub use seal::Sealing;
+pub use write::{Counters, Pipeline, StoredStream, WriteError};
+
+#[cfg(test)]
+mod tests;

@@ -11,7 +11,7 @@ use std::{
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::frame::FRAME_SLABS;
+use super::frame::{FRAME, FRAME_SLABS};
 
 /// One buffer, in bytes.
 pub const SLAB: usize = 256 << 10;
@@ -25,6 +25,8 @@ const LARGEST_PIECE: usize = 16 << 20;
 /// One piece that fills or is under way, and the buffer behind it.
 const LEAST_STORED: usize = SMALLEST_PIECE / SLAB + 1;
 const LEAST_SHARE: usize = FRAME_SLABS + LEAST_STORED;
+/// The largest frame compressed and decompressed, each with a buffer to spare.
+const OPEN_FRAME_SLABS: usize = 2 * (FRAME / SLAB + 1);
 
 /// Buffers of [`SLAB`] bytes, handed out, returned and used again.
 #[derive(Clone)]
@@ -72,9 +74,31 @@ impl Pool {
         self.0.total * SLAB
     }
 
-    /// Waits until there is room for one more stream.
+    /// How many buffers it has made and keeps, once all came back.
+    #[cfg(test)]
+    pub(super) fn buffers_made(&self) -> usize {
+        self.0.free.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// Waits until there is room for one more stream to the store.
     pub async fn admit(&self) -> Share {
-        let slabs = (self.0.total / self.0.streams).max(LEAST_SHARE);
+        let slabs = self.share();
+        // A little over half for raw frames, at least one; the rest fills pieces.
+        let frames = (slabs * 9 / 16 / FRAME_SLABS).clamp(1, 1 + available_threads() * 2);
+        self.lease(slabs, frames * FRAME_SLABS).await
+    }
+
+    /// Waits until there is room for one more stream from the store.
+    pub async fn admit_reader(&self) -> Share {
+        let slabs = self.share();
+        self.lease(slabs, (slabs * 5 / 8).max(OPEN_FRAME_SLABS)).await
+    }
+
+    fn share(&self) -> usize {
+        (self.0.total / self.0.streams).max(LEAST_SHARE)
+    }
+
+    async fn lease(&self, slabs: usize, raw: usize) -> Share {
         let permits = u32::try_from(slabs).unwrap_or(u32::MAX);
         let permit = Arc::clone(&self.0.slabs)
             .acquire_many_owned(permits)
@@ -84,9 +108,6 @@ impl Pool {
             shelf: Arc::clone(&self.0),
             _permit: permit,
         });
-        // A little over half for raw frames, at least one; the rest fills pieces.
-        let frames = (slabs * 9 / 16 / FRAME_SLABS).clamp(1, 1 + available_threads() * 2);
-        let raw = frames * FRAME_SLABS;
         let stored = slabs - raw;
         let piece = (stored / 4 * SLAB).clamp(SMALLEST_PIECE, LARGEST_PIECE);
         Share {
