@@ -180,13 +180,12 @@ impl Read for Sought {
             .checked_sub(self.begins)
             .and_then(|skip| usize::try_from(skip).ok())
             .filter(|skip| *skip < self.ahead.len());
-        let skip = match skip {
-            Some(skip) => skip,
-            None => {
-                self.ahead = self.fetch().map_err(io::Error::other)?;
-                self.begins = self.position;
-                0
-            }
+        let skip = if let Some(skip) = skip {
+            skip
+        } else {
+            self.ahead = self.fetch().map_err(io::Error::other)?;
+            self.begins = self.position;
+            0
         };
         let count = buffer.len().min(self.ahead.len() - skip);
         buffer[..count].copy_from_slice(&self.ahead[skip..skip + count]);

@@ -50,13 +50,12 @@ impl Packers {
     /// Compresses a frame in this thread.
     pub fn pack(&self, frame: RawFrame) -> io::Result<PackedFrame> {
         let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut encoder = match kept {
-            Some(encoder) => encoder,
-            None => {
-                let mut encoder = Encoder::new(LEVEL)?;
-                encoder.set_parameter(CParameter::ChecksumFlag(true))?;
-                encoder
-            }
+        let mut encoder = if let Some(encoder) = kept {
+            encoder
+        } else {
+            let mut encoder = Encoder::new(LEVEL)?;
+            encoder.set_parameter(CParameter::ChecksumFlag(true))?;
+            encoder
         };
         let packed = pack(&mut encoder, frame)?;
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(encoder);
@@ -140,13 +139,12 @@ impl Unpackers {
     /// Decompresses one whole frame, whose digest was checked before, into `empty` buffers. Fails unless it has exactly `raw` bytes.
     pub fn unpack(&self, frame: &[u8], raw: u32, empty: Vec<Slab>) -> io::Result<Vec<Slab>> {
         let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut decoder = match kept {
-            Some(decoder) => decoder,
-            None => {
-                let mut decoder = Decoder::new()?;
-                decoder.set_parameter(DParameter::WindowLogMax(WINDOW_LOG))?;
-                decoder
-            }
+        let mut decoder = if let Some(decoder) = kept {
+            decoder
+        } else {
+            let mut decoder = Decoder::new()?;
+            decoder.set_parameter(DParameter::WindowLogMax(WINDOW_LOG))?;
+            decoder
         };
         let slabs = unpack(&mut decoder, frame, raw, empty)?;
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(decoder);

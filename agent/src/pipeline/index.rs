@@ -86,9 +86,8 @@ impl Index {
             number: 0,
             bytes: Vec::new(),
         };
-        let header = match lines.next()? {
-            Some(IndexLine::Header(header)) => header,
-            _ => return Err(lines.wrong("expected the header")),
+        let Some(IndexLine::Header(header)) = lines.next()? else {
+            return Err(lines.wrong("expected the header"));
         };
         if header.version.major > FORMAT.major {
             return Err(lines.wrong(&format!(

@@ -164,7 +164,7 @@ impl CopyReader {
     /// Begins to read a stream whole. Its end is an error unless all digests of the manifest were met.
     pub async fn open(&self, stream: &Stream, index: &Index) -> Result<RawStream, OpenError> {
         let share = self.admit().await?;
-        let (out, frames) = self.begin(&share, stream, 0..stream.raw.bytes, Some(stream.raw));
+        let (ending, frames) = self.begin(&share, stream, 0..stream.raw.bytes, Some(stream.raw));
         let (parts_out, parts) = mpsc::channel::<(Part, Fetched)>(1);
         let opener = Opener {
             key: self.key.clone(),
@@ -194,7 +194,7 @@ impl CopyReader {
                 fetch(reader.store.clone(), object, budget.clone(), reader.cancel.clone(), sender).await;
             }
         });
-        Ok(RawStream { out, opener: Some(opener) })
+        Ok(RawStream { ending, opener })
     }
 
     /// Begins to read a range of a stream's raw bytes: only the frames that hold it are fetched.
@@ -202,7 +202,7 @@ impl CopyReader {
         let share = self.admit().await?;
         let raw = raw.start.min(stream.raw.bytes)..raw.end.min(stream.raw.bytes);
         let (frames, begins) = index.frames_of(&raw);
-        let (out, sender) = self.begin(
+        let (ending, sender) = self.begin(
             &share,
             stream,
             raw.start.saturating_sub(begins)..raw.end.saturating_sub(begins),
@@ -218,17 +218,11 @@ impl CopyReader {
         let frames = index.frames[frames].to_vec();
         let reader = self.clone();
         let opener = spawn_blocking(move || opener.range(&frames, &reader));
-        Ok(RawStream { out, opener: Some(opener) })
+        Ok(RawStream { ending, opener })
     }
 
     /// Begins the last stage: it awaits frames in order and hands out the wanted bytes of them.
-    fn begin(
-        &self,
-        share: &Share,
-        stream: &Stream,
-        wanted: Range<u64>,
-        expected: Option<RawDigest>,
-    ) -> (mpsc::Receiver<Result<Bytes, OpenError>>, mpsc::Sender<FrameTask>) {
+    fn begin(&self, share: &Share, stream: &Stream, wanted: Range<u64>, expected: Option<RawDigest>) -> (Ending, mpsc::Sender<FrameTask>) {
         let (sender, out) = mpsc::channel(BUFFERS_AHEAD);
         let (frames, tasks) = mpsc::channel(FRAMES_AHEAD);
         let delivery = Delivery {
@@ -240,8 +234,7 @@ impl CopyReader {
             counters: Arc::clone(&self.counters),
         };
         let (cancel, raw) = (self.cancel.clone(), share.raw.clone());
-        tokio::spawn(async move {
-            let sender = delivery.out.clone();
+        let delivered = tokio::spawn(async move {
             let result = tokio::select! {
                 biased;
                 () = cancel.cancelled() => Err(OpenError::Cancelled),
@@ -249,11 +242,9 @@ impl CopyReader {
             };
             // The thread before must not wait for buffers that nobody will return.
             raw.close();
-            if let Err(error) = result {
-                let _ = sender.send(Err(error)).await;
-            }
+            result
         });
-        (out, frames)
+        (Ending { out, delivered }, frames)
     }
 
     async fn admit(&self) -> Result<Share, OpenError> {
@@ -282,22 +273,28 @@ impl CopyReader {
     }
 }
 
+/// The last stage: what it hands out, and how it ended.
+struct Ending {
+    out: mpsc::Receiver<Bytes>,
+    delivered: JoinHandle<Result<(), OpenError>>,
+}
+
 /// Raw bytes in order. Dropping it ends the reading.
 pub struct RawStream {
-    out: mpsc::Receiver<Result<Bytes, OpenError>>,
-    opener: Option<JoinHandle<Result<(), OpenError>>>,
+    ending: Ending,
+    opener: JoinHandle<Result<(), OpenError>>,
 }
 
 impl RawStream {
-    /// The next bytes; `None` once all were handed out and every digest was met.
+    /// The next bytes; `None` once all were handed out and every digest was met. Not to be called again after an end or an error.
     pub async fn next(&mut self) -> Result<Option<Bytes>, OpenError> {
-        if let Some(bytes) = self.out.recv().await {
-            return bytes.map(Some);
+        if let Some(bytes) = self.ending.out.recv().await {
+            return Ok(Some(bytes));
         }
-        match self.opener.take() {
-            Some(opener) => joined(opener.await, "decryption").map(|()| None),
-            None => Ok(None),
-        }
+        // The stage that failed first says why; the other only noticed.
+        joined((&mut self.opener).await, "decryption")?;
+        joined((&mut self.ending.delivered).await, "delivery")?;
+        Ok(None)
     }
 
     /// Hands all bytes to `writer`, and returns how many there were.
@@ -459,7 +456,7 @@ impl Opener {
 /// Hands out raw bytes in order.
 struct Delivery {
     tasks: mpsc::Receiver<FrameTask>,
-    out: mpsc::Sender<Result<Bytes, OpenError>>,
+    out: mpsc::Sender<Bytes>,
     /// Which of the bytes are wanted, counted from the first frame's beginning.
     wanted: Range<u64>,
     /// What the whole must be, where it is the whole stream.
@@ -487,24 +484,27 @@ impl Delivery {
                 position += bytes.len() as u64;
                 let bytes = bytes.slice(wanted);
                 self.counters.raw.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-                if !bytes.is_empty() && self.out.send(Ok(bytes)).await.is_err() {
+                if !bytes.is_empty() && self.out.send(bytes).await.is_err() {
                     return Ok(());
                 }
             }
         }
+        if position < self.wanted.end {
+            // The thread before has failed and says why, or was told to stop.
+            return Err(OpenError::Cancelled);
+        }
+        let found = Blake3::from(hasher.finalize());
         match self.expected {
-            Some(expected) if position == expected.bytes => {
-                let found = Blake3::from(hasher.finalize());
-                if found == expected.blake3 {
-                    return Ok(());
-                }
-                let problem = format!("BLAKE3 of its raw bytes is {found}, the manifest says {}", expected.blake3);
+            Some(expected) if (position, found) != (expected.bytes, expected.blake3) => {
+                let problem = format!(
+                    "it has {position} raw bytes with BLAKE3 {found}, the manifest says {} with {}",
+                    expected.bytes, expected.blake3
+                );
                 Err(OpenError::Corrupt {
                     object: self.object,
                     problem,
                 })
             }
-            // It ended early: the thread before has failed and says why.
             _ => Ok(()),
         }
     }
@@ -526,7 +526,7 @@ impl<R: Read> Read for Plain<R> {
 }
 
 fn is_encrypted(stream: &Stream) -> bool {
-    stream.index.object.ends_with(".age")
+    stream.index.object.strip_suffix(".age").is_some()
 }
 
 fn decrypt<R: Read>(object: &str, stream: &Stream, key: Option<&RunKey>, reader: R) -> Result<Plain<R>, OpenError> {

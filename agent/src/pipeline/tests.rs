@@ -102,6 +102,28 @@ impl Fixture {
         }
     }
 
+    /// A store that holds the same objects but one, which is `damage` or missing. Only for stores without versions.
+    fn damaged(&self, path: &str, damage: Option<Bytes>) -> Self {
+        let broken = Self::new(false).without_versions();
+        for (other, bytes) in self.memory.objects() {
+            let bytes = if other == path { damage.clone() } else { Some(bytes) };
+            if let Some(bytes) = bytes {
+                broken.memory.plant(&other, bytes);
+            }
+        }
+        Self {
+            key: self.key.clone(),
+            ..broken
+        }
+    }
+
+    fn without_versions(self) -> Self {
+        Self {
+            memory: Memory::new().without_versions(),
+            ..self
+        }
+    }
+
     fn sealing(&self) -> Sealing {
         self.key.as_ref().map_or(Sealing::Nothing, |key| Sealing::Age(key.recipient()))
     }
@@ -360,35 +382,28 @@ async fn what_stock_tools_wrote_opens_a_sealed_key() {
     assert!(key::open_key(&sealed, &mine, &run.recipient().to_string()).is_ok());
 }
 
-/// F39: whichever byte of whichever object is wrong, it is noticed, and no wrong byte was handed out before.
+/// F39: whichever byte of whichever object is wrong, it is noticed.
 #[tokio::test(flavor = "multi_thread")]
 async fn f39_every_flipped_byte_is_noticed() {
     for encrypted in [true, false] {
-        let fixture = Fixture::new(encrypted);
+        let fixture = Fixture::new(encrypted).without_versions();
         let raw = noise(300, 1);
         let (stored, stream) = fixture.store_bytes("s", &raw, Box::new(Every { every: 100, fed: 0 })).await;
         let copy = fixture.committed(vec![(stored, stream.clone())]);
         for (path, whole) in fixture.memory.objects() {
+            let same = fixture.damaged(&path, Some(whole.clone()));
+            assert!(read_all(&same.reader(&copy), &stream).await.unwrap() == raw);
             for position in 0..whole.len() {
                 let mut damaged = whole.to_vec();
                 damaged[position] ^= 0x10;
-                let broken = Fixture {
-                    memory: Memory::new().without_versions(),
-                    ..Fixture::new(false)
-                };
-                for (other, bytes) in fixture.memory.objects() {
-                    broken
-                        .memory
-                        .plant(&other, if other == path { damaged.clone().into() } else { bytes });
-                }
-                let broken = Fixture {
-                    key: fixture.key.clone(),
-                    ..broken
-                };
+                let broken = fixture.damaged(&path, Some(damaged.into()));
                 let error = read_all(&broken.reader(&copy), &stream)
                     .await
                     .expect_err("a wrong byte was not noticed");
-                assert!(matches!(error, OpenError::Corrupt { .. }), "byte {position} of {path}: {error}");
+                assert!(
+                    matches!(&error, OpenError::Corrupt { object, .. } if *object == path),
+                    "byte {position} of {path}: {error}"
+                );
             }
         }
     }
@@ -397,7 +412,7 @@ async fn f39_every_flipped_byte_is_noticed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn f39_truncated_missing_and_exchanged_objects_are_noticed_before_a_wrong_byte_is_handed_out() {
     for encrypted in [true, false] {
-        let fixture = Fixture::new(encrypted);
+        let fixture = Fixture::new(encrypted).without_versions();
         let raw = noise(14 << 20, 2);
         let (stored, stream) = fixture.store_bytes("s", &raw, Box::new(Opaque)).await;
         let copy = fixture.committed(vec![(stored, stream.clone())]);
@@ -415,19 +430,7 @@ async fn f39_truncated_missing_and_exchanged_objects_are_noticed_before_a_wrong_
             Some(Bytes::new()),
         ];
         for damage in damages {
-            let broken = Fixture {
-                memory: Memory::new().without_versions(),
-                key: fixture.key.clone(),
-                ..Fixture::new(false)
-            };
-            for (path, bytes) in &objects {
-                match (&damage, path == second) {
-                    (None, true) => {}
-                    (Some(damage), true) => broken.memory.plant(path, damage.clone()),
-                    _ => broken.memory.plant(path, bytes.clone()),
-                }
-            }
-            let reader = broken.reader(&copy);
+            let reader = fixture.damaged(second, damage).reader(&copy);
             let index = reader.index(&stream).await.unwrap();
             let mut open = reader.open(&stream, &index).await.unwrap();
             let mut read = Vec::new();
@@ -504,7 +507,7 @@ async fn f02_a_crash_at_any_store_call_stores_no_stream() {
     let complete = memory.objects().len();
     assert_eq!(result.unwrap().stored.len(), complete);
     let calls = faulty.calls().len();
-    assert!(calls > 10, "{calls} calls");
+    assert!(calls > 8, "{calls} calls");
     for call in 0..calls {
         for fault in [Fault::CrashBefore, Fault::CrashAfter] {
             let (result, faulty, memory) = run(Some((call, fault.clone()))).await;
@@ -608,10 +611,11 @@ fn tokio_test_reader(bytes: Bytes, limit: usize) -> impl AsyncRead + Unpin {
 
 /// Hands out noise for ever and counts it.
 fn endless(count: Arc<AtomicU64>) -> impl AsyncRead + Unpin {
-    let chunk = noise(64 << 10, 9);
+    let mut seed = 0;
     let chunks = futures::stream::repeat_with(move || {
-        count.fetch_add(chunk.len() as u64, Ordering::SeqCst);
-        Ok::<_, std::io::Error>(chunk.clone())
+        seed += 1;
+        count.fetch_add(64 << 10, Ordering::SeqCst);
+        Ok::<_, std::io::Error>(noise(64 << 10, seed))
     });
     tokio_util::io::StreamReader::new(chunks)
 }

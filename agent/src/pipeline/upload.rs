@@ -111,12 +111,11 @@ impl ObjectWriter {
 
 impl Write for ObjectWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let slab = match &mut self.filling {
-            Some(slab) => slab,
-            None => {
-                let slab = self.runtime.block_on(self.budget.take()).map_err(|_| ended())?;
-                self.filling.insert(slab)
-            }
+        let slab = if let Some(slab) = &mut self.filling {
+            slab
+        } else {
+            let slab = self.runtime.block_on(self.budget.take()).map_err(|_| ended())?;
+            self.filling.insert(slab)
         };
         let taken = slab.fill(bytes);
         let full = slab.is_full();

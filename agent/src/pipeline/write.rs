@@ -183,7 +183,7 @@ impl Pipeline {
     ) -> Result<StoredStream, WriteError> {
         let (frames, packed) = mpsc::channel(64);
         let (begun, uploads) = mpsc::unbounded_channel();
-        let sealer = Sealer {
+        let stage = Sealer {
             objects: self.objects(share, cancel, tracker),
             place: place.clone(),
             part_bytes: self.part_bytes,
@@ -193,10 +193,10 @@ impl Pipeline {
             parts: Vec::new(),
             frames: Vec::new(),
         };
-        let sealed = spawn_blocking(move || sealer.run(packed));
+        let sealing = spawn_blocking(move || stage.run(packed));
         // A stage whose neighbour has ended waits for the neighbour's own error, which says more.
         let sealed = async {
-            match sealed.await {
+            match sealing.await {
                 Ok(Err(SealError::Ended)) => pending().await,
                 Ok(Err(SealError::Failed(error))) => Err(error),
                 Ok(Ok(sealed)) => Ok(sealed),
@@ -549,12 +549,11 @@ impl Sealer {
     }
 
     fn add(&mut self, frame: PackedFrame, runtime: &Handle) -> Result<(), SealError> {
-        let (writer, draft) = match &mut self.open {
-            Some(open) => open,
-            None => {
-                let open = self.begin_part(runtime)?;
-                self.open.insert(open)
-            }
+        let (writer, draft) = if let Some(open) = &mut self.open {
+            open
+        } else {
+            let open = self.begin_part(runtime)?;
+            self.open.insert(open)
         };
         for slab in frame.slabs {
             writer.write_all(slab.as_ref())?;

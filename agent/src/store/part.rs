@@ -64,12 +64,12 @@ impl Stored {
 
 /// A part that is being written. Dropping it abandons the part: its upload is aborted.
 ///
-/// A part of one piece is created with a single put; more make a multipart upload.
+/// A part that is smaller than a piece is created with a single put; a larger one is a multipart upload.
 pub struct PartWriter {
     store: Store,
     path: StorePath,
-    /// The first piece is kept until there is a second: it may be the only one.
-    first: Option<Piece>,
+    /// A first piece that is too small to be followed by another: the whole part. A larger one is sent at once, so that nobody's memory waits for a second.
+    only: Option<Piece>,
     upload: Option<Arc<str>>,
     tasks: JoinSet<Result<PieceReceipt, StoreError>>,
     receipts: Vec<PieceReceipt>,
@@ -84,7 +84,7 @@ impl PartWriter {
         Self {
             store,
             path,
-            first: None,
+            only: None,
             upload: None,
             tasks: JoinSet::new(),
             receipts: Vec::new(),
@@ -130,14 +130,11 @@ impl PartWriter {
             sha256,
         };
         self.size += length;
-        if self.count == 1 {
-            self.first = Some(piece);
+        if self.count == 1 && self.short {
+            self.only = Some(piece);
             return Ok(());
         }
         let upload = self.start().await?;
-        if let Some(first) = self.first.take() {
-            self.send(&upload, first).await?;
-        }
         self.send(&upload, piece).await
     }
 
@@ -147,7 +144,7 @@ impl PartWriter {
     /// [`StoreError::Mismatch`] if the store holds something else.
     pub async fn finish(mut self) -> Result<Stored, StoreError> {
         let Some(upload) = self.upload.clone() else {
-            let (sha256, body) = match self.first.take() {
+            let (sha256, body) = match self.only.take() {
                 Some(piece) => (piece.sha256, piece.body),
                 None => (digest::of(b""), PutPayload::default()),
             };
