@@ -227,7 +227,8 @@ mod tests {
                 state ^= state << 13;
                 state ^= state >> 7;
                 state ^= state << 17;
-                if (state >> 40) as u8 <= noise { (state >> 24) as u8 } else { b'x' }
+                let [_, _, decides, _, byte, ..] = state.to_be_bytes();
+                if decides <= noise { byte } else { b'x' }
             })
             .collect()
     }

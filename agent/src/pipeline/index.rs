@@ -299,6 +299,8 @@ mod tests {
         }
     }
 
+    type Change<'a> = &'a dyn Fn(&mut Vec<IndexFrame>);
+
     #[test]
     fn an_index_that_does_not_add_up_is_refused() {
         let frames = frames(&[(false, 5, 4), (false, 6, 4), (true, 7, 4)]);
@@ -311,7 +313,7 @@ mod tests {
             bytes
         };
         assert!(Index::read(&manifest, &lines(&|_| ())[..]).is_ok());
-        let changes: [&dyn Fn(&mut Vec<IndexFrame>); 7] = [
+        let changes: [Change<'_>; 7] = [
             &|frames| frames.truncate(2),
             &|frames| *frames = frames[1..].to_vec(),
             &|frames| frames[1].offset += 1,

@@ -49,7 +49,7 @@ fn noise(length: usize, seed: u64) -> Bytes {
             state ^= state << 13;
             state ^= state >> 7;
             state ^= state << 17;
-            (state >> 33) as u8 & 0x3f
+            state.to_be_bytes()[3] & 0x3f
         })
         .collect();
     bytes.into()
@@ -103,10 +103,10 @@ impl Fixture {
     }
 
     /// A store that holds the same objects but one, which is `damage` or missing. Only for stores without versions.
-    fn damaged(&self, path: &str, damage: Option<Bytes>) -> Self {
+    fn damaged(&self, path: &str, damage: Option<&Bytes>) -> Self {
         let broken = Self::new(false).without_versions();
         for (other, bytes) in self.memory.objects() {
-            let bytes = if other == path { damage.clone() } else { Some(bytes) };
+            let bytes = if other == path { damage.cloned() } else { Some(bytes) };
             if let Some(bytes) = bytes {
                 broken.memory.plant(&other, bytes);
             }
@@ -146,7 +146,7 @@ impl Fixture {
         (stored, stream)
     }
 
-    fn committed(&self, streams: Vec<(StoredStream, Stream)>) -> Committed {
+    fn committed(streams: Vec<(StoredStream, Stream)>) -> Committed {
         let (stored, streams): (Vec<_>, Vec<_>) = streams.into_iter().unzip();
         let pod = pod();
         let now = "2026-11-20T22:10:00Z".parse().unwrap();
@@ -233,7 +233,7 @@ async fn streams_come_back_as_they_went() {
                 "{length} bytes are in {} parts",
                 stored.parts.len()
             );
-            let copy = fixture.committed(vec![(stored, stream.clone())]);
+            let copy = Fixture::committed(vec![(stored, stream.clone())]);
             let reader = fixture.reader(&copy);
             assert!(
                 read_all(&reader, &stream).await.unwrap() == raw,
@@ -256,7 +256,7 @@ async fn frames_end_at_borders_and_ranges_need_no_more_than_their_frames() {
         let raw = noise(24 << 20, 5);
         let every = 1_500_000;
         let (stored, stream) = fixture.store_bytes("s", &raw, Box::new(Every { every, fed: 0 })).await;
-        let copy = fixture.committed(vec![(stored, stream.clone())]);
+        let copy = Fixture::committed(vec![(stored, stream.clone())]);
         let faulty = Faulty::none(fixture.memory.clone());
         let reader = fixture.reader_on(Store::new(faulty.clone(), Patience::PROBE, 2), &copy);
         let index = reader.index(&stream).await.unwrap();
@@ -389,14 +389,14 @@ async fn f39_every_flipped_byte_is_noticed() {
         let fixture = Fixture::new(encrypted).without_versions();
         let raw = noise(300, 1);
         let (stored, stream) = fixture.store_bytes("s", &raw, Box::new(Every { every: 100, fed: 0 })).await;
-        let copy = fixture.committed(vec![(stored, stream.clone())]);
+        let copy = Fixture::committed(vec![(stored, stream.clone())]);
         for (path, whole) in fixture.memory.objects() {
-            let same = fixture.damaged(&path, Some(whole.clone()));
+            let same = fixture.damaged(&path, Some(&whole));
             assert!(read_all(&same.reader(&copy), &stream).await.unwrap() == raw);
             for position in 0..whole.len() {
                 let mut damaged = whole.to_vec();
                 damaged[position] ^= 0x10;
-                let broken = fixture.damaged(&path, Some(damaged.into()));
+                let broken = fixture.damaged(&path, Some(&damaged.into()));
                 let error = read_all(&broken.reader(&copy), &stream)
                     .await
                     .expect_err("a wrong byte was not noticed");
@@ -415,7 +415,7 @@ async fn f39_truncated_missing_and_exchanged_objects_are_noticed_before_a_wrong_
         let fixture = Fixture::new(encrypted).without_versions();
         let raw = noise(14 << 20, 2);
         let (stored, stream) = fixture.store_bytes("s", &raw, Box::new(Opaque)).await;
-        let copy = fixture.committed(vec![(stored, stream.clone())]);
+        let copy = Fixture::committed(vec![(stored, stream.clone())]);
         let objects = fixture.memory.objects();
         let second = &stream.parts[1].object;
         let first = &objects[&stream.parts[0].object];
@@ -430,7 +430,7 @@ async fn f39_truncated_missing_and_exchanged_objects_are_noticed_before_a_wrong_
             Some(Bytes::new()),
         ];
         for damage in damages {
-            let reader = fixture.damaged(second, damage).reader(&copy);
+            let reader = fixture.damaged(second, damage.as_ref()).reader(&copy);
             let index = reader.index(&stream).await.unwrap();
             let mut open = reader.open(&stream, &index).await.unwrap();
             let mut read = Vec::new();
@@ -454,7 +454,7 @@ async fn a_copy_reads_through_breaks_and_flips_of_the_connection() {
     let fixture = Fixture::new(true);
     let raw = noise(14 << 20, 2);
     let (stored, stream) = fixture.store_bytes("s", &raw, Box::new(Opaque)).await;
-    let copy = fixture.committed(vec![(stored, stream.clone())]);
+    let copy = Fixture::committed(vec![(stored, stream.clone())]);
     let faulty = Faulty::first(fixture.memory.clone(), CallKind::Get, 3, Fault::Break);
     let reader = fixture.reader_on(Store::new(faulty, Patience::PROBE, 2), &copy);
     assert!(read_all(&reader, &stream).await.unwrap() == raw);
@@ -464,7 +464,7 @@ async fn a_copy_reads_through_breaks_and_flips_of_the_connection() {
 async fn a_stream_without_its_key_says_so() {
     let fixture = Fixture::new(true);
     let (stored, stream) = fixture.store_bytes("s", &noise(10, 2), Box::new(Opaque)).await;
-    let copy = fixture.committed(vec![(stored, stream.clone())]);
+    let copy = Fixture::committed(vec![(stored, stream.clone())]);
     let without = Fixture {
         memory: fixture.memory.clone(),
         ..Fixture::new(false)
@@ -592,7 +592,7 @@ async fn a_failed_check_or_reader_ends_the_stream_with_no_open_upload() {
             "{error}"
         );
     }
-    let reader = tokio_test_reader(raw.clone(), 12 << 20);
+    let reader = breaking(&raw, 12 << 20);
     let error = pipeline
         .store_stream(&place("r", true), reader, Box::new(Opaque))
         .await
@@ -604,7 +604,7 @@ async fn a_failed_check_or_reader_ends_the_stream_with_no_open_upload() {
 }
 
 /// Hands out `bytes` and fails after `limit` of them.
-fn tokio_test_reader(bytes: Bytes, limit: usize) -> impl AsyncRead + Unpin {
+fn breaking(bytes: &Bytes, limit: usize) -> impl AsyncRead + Unpin {
     let failing = futures::stream::iter([Ok(bytes.slice(..limit)), Err(std::io::Error::other("the pipe broke"))]);
     tokio_util::io::StreamReader::new(failing)
 }
@@ -711,7 +711,7 @@ async fn many_streams_share_one_pool() {
         let stream = stored.describe(label(&format!("s{number}")), StreamKind::PostgresqlArchive, None);
         (stored, stream)
     });
-    let copy = fixture.committed(streams.collect());
+    let copy = Fixture::committed(streams.collect());
     let reader = fixture.reader(&copy);
     let readers: Vec<_> = copy
         .manifest()
@@ -737,7 +737,7 @@ async fn a_reader_that_stops_early_gives_everything_back() {
     let fixture = Fixture::new(true);
     let raw = noise(20 << 20, 7);
     let (stored, stream) = fixture.store_bytes("s", &raw, Box::new(Opaque)).await;
-    let copy = fixture.committed(vec![(stored, stream.clone())]);
+    let copy = Fixture::committed(vec![(stored, stream.clone())]);
     let reader = fixture.reader(&copy);
     let index = reader.index(&stream).await.unwrap();
     for _ in 0..5 {
