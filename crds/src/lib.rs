@@ -1,6 +1,7 @@
 //! The API of Holdfast (`holdfast.dev/v1alpha1`) and the documents that lie in a store. Pure: no I/O.
 
 mod condition;
+pub mod defaults;
 pub mod document;
 mod duration;
 mod job;
