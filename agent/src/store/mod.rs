@@ -34,6 +34,7 @@ pub use listing::Pages;
 pub use owner::{OwnerError, Pinned};
 pub use part::{Confirmed, PartWriter, Stored};
 pub use path::{InvalidPath, StorePath};
+pub use register::{Decided, RegisterError, Settled};
 
 use attempt::Attempts;
 use futures::future::join_all;

@@ -367,6 +367,37 @@ async fn keys_that_are_rotated_in_flight_are_read_again() {
     late.await.unwrap();
 }
 
+/// The server answers before it has read the body, and closes: the answer must not drown in the broken connection.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_piece_that_is_refused_is_told_apart() {
+    let mut gateway = Gateway::start();
+    let store = gateway.store();
+    let mut part = store.write_part(path("data/p"));
+    part.write(noise(PIECE, 1)).await.unwrap();
+    part.write(noise(PIECE, 2)).await.unwrap();
+    tokio::task::block_in_place(|| gateway.rotate("new-key", "new-secret"));
+    let sent = async {
+        for seed in 3..20 {
+            part.write(noise(3 * PIECE, seed)).await?;
+        }
+        part.finish().await
+    };
+    let refused = sent.await.unwrap_err();
+    assert_eq!(refused.reason(), Reason::StoreAccessDenied, "{refused}");
+
+    let gateway = Gateway::start();
+    let (store, proxy) = behind(&gateway, |seen: &Seen| {
+        if seen.is_piece() {
+            Act::EarlyAnswer(403, error("AccessDenied"))
+        } else {
+            Act::Pass
+        }
+    })
+    .await;
+    let refused = write(&store, "data/p", &three_pieces()).await.unwrap_err();
+    assert_eq!(refused.reason(), Reason::StoreAccessDenied, "{refused} {:?}", proxy.seen().len());
+}
+
 #[tokio::test]
 async fn f30_slow_down_burst() {
     let count = AtomicUsize::new(0);

@@ -49,6 +49,8 @@ pub enum Act {
     Pass,
     /// Answers without asking the server.
     Answer(u16, &'static str),
+    /// Answers before it has read the body, and closes.
+    EarlyAnswer(u16, &'static str),
     /// Breaks the connection after so many bytes of the body.
     ResetAfter(usize),
     /// The server does its work; nobody hears of it.
@@ -194,6 +196,9 @@ async fn serve(mut client: TcpStream, server: SocketAddr, rule: &Rule, record: &
     record.lock().unwrap().push(seen.clone());
     let act = rule(&seen);
 
+    if let Act::EarlyAnswer(status, text) = act {
+        return client.write_all(answer(status, text).as_bytes()).await;
+    }
     let limit = if let Act::ResetAfter(bytes) = act {
         bytes.min(length)
     } else {
@@ -211,11 +216,7 @@ async fn serve(mut client: TcpStream, server: SocketAddr, rule: &Rule, record: &
     }
     match &act {
         Act::ResetAfter(_) => return reset(client),
-        Act::Answer(status, text) => {
-            let length = text.len();
-            let answer = format!("HTTP/1.1 {status} x\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{text}");
-            return client.write_all(answer.as_bytes()).await;
-        }
+        Act::Answer(status, text) => return client.write_all(answer(*status, text).as_bytes()).await,
         Act::Delay(time) => tokio::time::sleep(*time).await,
         Act::Twice => drop(ask(server, &head, &body).await?),
         _ => {}
@@ -259,6 +260,13 @@ async fn serve(mut client: TcpStream, server: SocketAddr, rule: &Rule, record: &
     }
     client.write_all(&answer).await?;
     client.shutdown().await
+}
+
+fn answer(status: u16, text: &str) -> String {
+    format!(
+        "HTTP/1.1 {status} x\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{text}",
+        text.len()
+    )
 }
 
 /// Breaks a connection in a way that the other side takes for an error.
