@@ -9,7 +9,7 @@ use std::{
 };
 
 use holdfast_crds::{
-    Reason, defaults,
+    BackupRun, BackupSchedule, BackupSource, BackupStore, Reason, RestoreRequest, defaults,
     document::{Decision, IndexLine, ObjectPath, Outcome, Owner, RunPath},
 };
 use serde_json::Value;
@@ -247,4 +247,68 @@ fn the_documents_in_the_manual_are_read_as_those_of_a_store() {
         objects.remove(line);
     }
     assert!(objects.len() < copy.stored().len(), "the places are not those of the example");
+}
+
+/// Every block of YAML that is an object of Holdfast, with the page that it is on.
+fn objects() -> Vec<(PathBuf, Value)> {
+    let mut found = Vec::new();
+    for path in pages() {
+        let text = fs::read_to_string(&path).unwrap();
+        for block in text.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next()) {
+            for document in block
+                .split("\n---\n")
+                .filter(|document| document.contains("apiVersion: holdfast.dev/"))
+            {
+                let value = serde_yaml::from_str(document).unwrap_or_else(|error| panic!("{}: {error}:\n{document}", path.display()));
+                found.push((path.clone(), value));
+            }
+        }
+    }
+    found
+}
+
+/// What `shown` has and `known` has not: fields that the types do not know.
+fn unknown(path: &str, shown: &Value, known: &Value, found: &mut Vec<String>) {
+    match (shown, known) {
+        (Value::Object(shown), Value::Object(known)) => {
+            for (name, value) in shown {
+                let path = format!("{path}.{name}");
+                match known.get(name) {
+                    Some(known) => unknown(&path, value, known, found),
+                    None => found.push(path),
+                }
+            }
+        }
+        (Value::Array(shown), Value::Array(known)) => {
+            for (shown, known) in shown.iter().zip(known) {
+                unknown(&format!("{path}[]"), shown, known, found);
+            }
+        }
+        _ => {}
+    }
+}
+
+fn again<K: serde::Serialize + serde::de::DeserializeOwned>(value: &Value) -> Result<Value, serde_json::Error> {
+    serde_json::to_value(serde_json::from_value::<K>(value.clone())?)
+}
+
+#[test]
+fn the_objects_in_the_manual_are_understood() {
+    let objects = objects();
+    assert!(objects.len() >= 8, "only {} objects were found", objects.len());
+    for (path, object) in objects {
+        let kind = object["kind"].as_str().unwrap_or_default();
+        let known = match kind {
+            "BackupSource" => again::<BackupSource>(&object),
+            "BackupStore" => again::<BackupStore>(&object),
+            "BackupSchedule" => again::<BackupSchedule>(&object),
+            "BackupRun" => again::<BackupRun>(&object),
+            "RestoreRequest" => again::<RestoreRequest>(&object),
+            other => panic!("{}: kind {other:?} is not known", path.display()),
+        };
+        let known = known.unwrap_or_else(|error| panic!("{}: {kind}: {error}", path.display()));
+        let mut fields = Vec::new();
+        unknown(kind, &object, &known, &mut fields);
+        assert!(fields.is_empty(), "{}: fields that no type has: {fields:?}", path.display());
+    }
 }
