@@ -1,1 +1,4 @@
+//! One controller per kind, each a pipeline: dereference (reads) → validate (pure) → build (pure) → apply (writes) → status (writes).
 
+pub mod schedule;
+pub mod source;

@@ -1,0 +1,57 @@
+//! The run of a tick.
+
+use std::collections::BTreeMap;
+
+use holdfast_crds::{BackupRun, BackupRunSpec, BackupSchedule, BackupType, Tick};
+use holdfast_policy::tick::Firing;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::ResourceExt;
+
+use super::shown;
+use crate::watch::{MANAGED_BY, MANAGED_BY_VALUE};
+
+/// Label of a run with the name of its schedule.
+pub const SCHEDULE_LABEL: &str = "holdfast.dev/schedule";
+/// Label of a run with the name of its source.
+pub const SOURCE_LABEL: &str = "holdfast.dev/source";
+
+/// The run that a tick makes. It has no owner: it outlives its schedule, as its copy does.
+pub fn run(schedule: &BackupSchedule, firing: &Firing<'_, BackupType>) -> BackupRun {
+    let source = firing.source.name.to_string();
+    BackupRun {
+        metadata: ObjectMeta {
+            name: Some(firing.run.clone()),
+            namespace: schedule.namespace(),
+            labels: Some(BTreeMap::from([
+                (MANAGED_BY.to_owned(), MANAGED_BY_VALUE.to_owned()),
+                (SCHEDULE_LABEL.to_owned(), schedule.name_any()),
+                (SOURCE_LABEL.to_owned(), source.clone()),
+            ])),
+            ..ObjectMeta::default()
+        },
+        spec: BackupRunSpec {
+            source,
+            type_: firing.trigger.kind,
+            stores: schedule.spec.stores.clone(),
+            attempts: schedule.spec.attempts,
+            timeout: schedule.spec.timeout,
+            cancel: false,
+            tick: Some(Tick {
+                schedule: schedule.name_any(),
+                trigger: firing.trigger.name.to_string(),
+                time: shown(firing.tick),
+                generation: schedule.metadata.generation.unwrap_or_default(),
+            }),
+        },
+        status: None,
+    }
+}
+
+/// Whether a run that exists under the name is the one that this tick makes.
+pub fn same_tick(existing: &BackupRun, wanted: &BackupRun) -> bool {
+    let of = |run: &BackupRun| {
+        let tick = run.spec.tick.clone()?;
+        Some((run.spec.source.clone(), tick.schedule, tick.trigger, tick.time))
+    };
+    of(wanted).is_some() && of(existing) == of(wanted)
+}

@@ -1,0 +1,140 @@
+//! BackupSchedule: makes a run for each tick of each source, exactly once, and says how they went.
+
+mod apply;
+mod build;
+mod history;
+mod status;
+mod triggers;
+mod validate;
+
+use std::sync::Arc;
+
+use holdfast_crds::{BackupRun, BackupSchedule, BackupSource, BackupStore, Reason};
+use holdfast_policy::tick::{Clock, Decision, decide};
+use jiff::Timestamp;
+use kube::ResourceExt;
+
+pub use triggers::triggers;
+pub use validate::{Plan, plan};
+
+use crate::{
+    context::{Context, Error},
+    queue::{Next, Reconcile},
+    watch::{Caches, Key},
+};
+
+/// The controller of BackupSchedules.
+pub struct ScheduleController {
+    context: Arc<Context>,
+}
+
+/// What a schedule refers to, as the caches know it.
+struct References {
+    sources: Vec<Arc<BackupSource>>,
+    /// Names that it lists and that do not exist.
+    missing: Vec<String>,
+    /// The first store, or its name.
+    store: Result<Arc<BackupStore>, String>,
+    /// Runs of its ticks.
+    runs: Vec<Arc<BackupRun>>,
+}
+
+impl ScheduleController {
+    pub fn new(context: Arc<Context>) -> Self {
+        Self { context }
+    }
+
+    fn dereference(&self, schedule: &BackupSchedule) -> References {
+        let caches = &self.context.caches;
+        let namespace = schedule.namespace().unwrap_or_default();
+        let (sources, missing) = caches.selected(schedule);
+        let store = schedule.spec.stores.first().map(|store| store.name.clone()).unwrap_or_default();
+        let key = Key::new(namespace.as_str(), store.as_str());
+        References {
+            sources,
+            missing,
+            store: caches.stores.get(&key).ok_or(store),
+            runs: caches.runs.by(Caches::RUNS_BY_SCHEDULE, &namespace, &schedule.name_any()),
+        }
+    }
+}
+
+impl Reconcile for ScheduleController {
+    const KIND: &'static str = "BackupSchedule";
+
+    async fn reconcile(&self, key: &Key) -> Result<Next, Error> {
+        let context = &*self.context;
+        let Some(schedule) = context.caches.schedules.get(key) else {
+            return Ok(Next::Change);
+        };
+        let references = self.dereference(&schedule);
+        let now = context.clock.now();
+
+        let plan = plan(&schedule, &references.sources, &references.runs);
+        let obstacle = status::obstacle(&plan, &references.store);
+        let (decision, made) = match &plan {
+            Ok(plan) => {
+                let progress = status::progress(schedule.status.as_ref());
+                let clock = Clock { now, server: Some(now) };
+                let decision = decide(&plan.schedule, &plan.sources, &progress, clock);
+                let made = match obstacle {
+                    Some(_) => apply::Made::default(),
+                    None => apply::fire(context, &schedule, &decision.fire).await,
+                };
+                (Some(decision), made)
+            }
+            Err(_) => (None, apply::Made::default()),
+        };
+
+        // Runs that were just made are in the cache.
+        let runs = context
+            .caches
+            .runs
+            .by(Caches::RUNS_BY_SCHEDULE, &key.namespace, &schedule.name_any());
+        let found = status::Found {
+            sources: &references.sources,
+            missing: &references.missing,
+            runs: &runs,
+            obstacle: obstacle.as_ref(),
+            decision: decision.as_ref(),
+            made: &made,
+        };
+        let before = schedule.status.clone().unwrap_or_default();
+        let after = status::status(&schedule, &found, now);
+        let written = context.report.status(&context.caches.schedules, &*schedule, &after).await?;
+        context.report.transitions(&written, &before.conditions, &after.conditions).await;
+        tell(context, &written, decision.as_ref(), obstacle.is_none() && made.failed.is_none()).await;
+
+        let history = history::surplus(&runs, &schedule.spec.history, now);
+        let rest = apply::delete(context, &history.surplus).await?;
+        if let Some(error) = made.failed {
+            return Err(error);
+        }
+        let tick = wake(decision.as_ref());
+        let expiry = history.next.map_or(Next::Change, |at| Next::After(context.clock.until(at)));
+        Ok(tick.or(expiry).or(rest))
+    }
+}
+
+/// When to look again by itself: at the next tick, and not before.
+fn wake<K>(decision: Option<&Decision<'_, K>>) -> Next {
+    let wait = decision.and_then(|decision| decision.wake_after);
+    wait.and_then(|wait| wait.try_into().ok()).map_or(Next::Change, Next::After)
+}
+
+/// Events about ticks that got no run and about clocks, once: they are told with the watermark that passes them.
+async fn tell<K>(context: &Context, schedule: &BackupSchedule, decision: Option<&Decision<'_, K>>, passed: bool) {
+    let Some(decision) = decision.filter(|_| passed) else { return };
+    for (reason, note) in status::notes(decision) {
+        let action = if reason == Reason::ClockWasWrong { "Clock" } else { "Tick" };
+        context.report.event(schedule, reason, action, &note).await;
+    }
+}
+
+/// A time as statuses show it: RFC 3339 in UTC, whole seconds.
+pub fn shown(time: Timestamp) -> String {
+    holdfast_crds::whole_seconds(time).to_string()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,52 @@
+//! What makes a source be looked at: itself, its schedules, its runs.
+
+use std::{sync::Arc, time::Duration};
+
+use holdfast_crds::BackupRun;
+
+use crate::{
+    queue::Queue,
+    watch::{Caches, Key},
+};
+
+/// Changes of several objects at once are collected for so long.
+const COLLECT: Duration = Duration::from_millis(500);
+
+/// Connects the caches with the queue of sources.
+pub fn triggers(caches: &Arc<Caches>, queue: &Queue) {
+    caches.sources.listen({
+        let queue = queue.clone();
+        move |change| {
+            if change.beyond_status() {
+                queue.add(change.key());
+            }
+        }
+    });
+    caches.schedules.listen({
+        let (caches, queue) = (Arc::downgrade(caches), queue.clone());
+        move |change| {
+            let Some(caches) = caches.upgrade().filter(|_| change.beyond_status()) else {
+                return;
+            };
+            for schedule in change.before.iter().chain(&change.after) {
+                for source in caches.selected(schedule).0 {
+                    queue.add_after(Key::of(&*source), COLLECT);
+                }
+            }
+        }
+    });
+    caches.runs.listen({
+        let queue = queue.clone();
+        move |change| {
+            let end = |run: &Option<Arc<BackupRun>>| {
+                let status = run.as_ref()?.status.as_ref().filter(|status| status.phase.ended())?;
+                Some((status.phase, status.reason, status.copy.clone()))
+            };
+            let after = end(&change.after);
+            if after.is_some() && after != end(&change.before) {
+                let source = change.object().map(|run| run.spec.source.clone()).unwrap_or_default();
+                queue.add_after(Key::new(change.key().namespace, source), COLLECT);
+            }
+        }
+    });
+}
