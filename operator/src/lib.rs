@@ -9,6 +9,7 @@ pub mod controller;
 pub mod job;
 pub mod lease;
 pub mod metrics;
+pub mod observation;
 pub mod queue;
 pub mod report;
 pub mod watch;

@@ -1,6 +1,6 @@
 //! The caches of all kinds that the operator watches, with their indexes.
 
-use std::{fmt::Debug, future::Future, sync::Arc};
+use std::{collections::BTreeMap, fmt::Debug, future::Future, sync::Arc};
 
 use futures::{StreamExt, stream::FuturesUnordered};
 use holdfast_crds::{BackupRun, BackupSchedule, BackupSource, BackupStore, RestoreRequest, SourceSelection};
@@ -12,11 +12,7 @@ use kube::{Api, Client, Resource, ResourceExt, core::DeserializeGuard};
 use serde::de::DeserializeOwned;
 
 use super::{Cache, Key, drive, watcher_config};
-use crate::config::Namespaces;
-
-/// The label of every Job and pod that Holdfast makes.
-pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
-pub const MANAGED_BY_VALUE: &str = "holdfast";
+use crate::{config::Namespaces, job};
 
 /// All caches. Listeners are added before the watches start.
 #[derive(Debug)]
@@ -45,6 +41,8 @@ impl Caches {
     pub const RUNS_BY_SCHEDULE: &'static str = "schedule";
     /// Runs and restores by their stores.
     pub const RUNS_BY_STORE: &'static str = "store";
+    /// Jobs and pods by what they work for: `<label>=<name>` of a run, store or restore ([`Caches::owned_by`]).
+    pub const BY_OWNER: &'static str = "owner";
     /// Pods by their Job.
     pub const PODS_BY_JOB: &'static str = "job";
 
@@ -79,7 +77,7 @@ impl Caches {
                     run.spec.stores.iter().map(|store| store.name.clone()).collect()
                 }),
             restores: Cache::new(&scopes),
-            jobs: Cache::new(&scopes),
+            jobs: Cache::new(&scopes).indexed(Self::BY_OWNER, |job: &Job| owners(job.labels())),
             pods: Cache::new(&scopes).indexed(Self::PODS_BY_JOB, |pod: &Pod| {
                 pod.labels().get("batch.kubernetes.io/job-name").into_iter().cloned().collect()
             }),
@@ -111,6 +109,11 @@ impl Caches {
     /// The pods of a Job, in order of their names.
     pub fn pods_of(&self, job: &Key) -> Vec<Arc<Pod>> {
         self.pods.by(Self::PODS_BY_JOB, &job.namespace, &job.name)
+    }
+
+    /// The value of [`Caches::BY_OWNER`] for a run ([`job::RUN`]), store ([`job::STORE`]) or restore ([`job::RESTORE`]).
+    pub fn owned_by(label: &str, name: &str) -> String {
+        format!("{label}={name}")
     }
 
     /// The sources that a schedule selects, in order of their names, and the names that it lists and that do not exist.
@@ -156,7 +159,7 @@ impl Caches {
 
     /// Runs all watches into these caches. Never returns.
     pub async fn drive(&self, client: &Client, namespaces: &Namespaces) {
-        let selector = format!("{MANAGED_BY}={MANAGED_BY_VALUE}");
+        let selector = format!("{}={}", job::MANAGED_BY, job::MANAGER);
         let mut watches: FuturesUnordered<std::pin::Pin<Box<dyn Future<Output = ()> + Send + '_>>> = FuturesUnordered::new();
         for scope in namespaces.scopes() {
             watches.push(Box::pin(watch(client, scope.clone(), None, &self.sources)));
@@ -171,8 +174,15 @@ impl Caches {
     }
 }
 
+fn owners(labels: &BTreeMap<String, String>) -> Vec<String> {
+    [job::RUN, job::STORE, job::RESTORE]
+        .iter()
+        .filter_map(|label| labels.get(*label).map(|name| Caches::owned_by(label, name)))
+        .collect()
+}
+
 /// Whether a source has all of these labels.
-fn selects(labels: &std::collections::BTreeMap<String, String>, source: &BackupSource) -> bool {
+fn selects(labels: &BTreeMap<String, String>, source: &BackupSource) -> bool {
     labels.iter().all(|(key, value)| source.labels().get(key) == Some(value))
 }
 

@@ -6,6 +6,6 @@ mod drive;
 mod key;
 
 pub use cache::{Cache, Change, IndexName};
-pub use caches::{Caches, MANAGED_BY, MANAGED_BY_VALUE};
+pub use caches::Caches;
 pub use drive::{drive, watcher_config};
 pub use key::Key;

@@ -8,12 +8,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt;
 
 use super::shown;
-use crate::watch::{MANAGED_BY, MANAGED_BY_VALUE};
+use crate::job::{MANAGED_BY, MANAGER, SOURCE};
 
 /// Label of a run with the name of its schedule.
 pub const SCHEDULE_LABEL: &str = "holdfast.dev/schedule";
-/// Label of a run with the name of its source.
-pub const SOURCE_LABEL: &str = "holdfast.dev/source";
 
 /// The run that a tick makes. It has no owner: it outlives its schedule, as its copy does.
 pub fn run(schedule: &BackupSchedule, firing: &Firing<'_, BackupType>) -> BackupRun {
@@ -23,9 +21,9 @@ pub fn run(schedule: &BackupSchedule, firing: &Firing<'_, BackupType>) -> Backup
             name: Some(firing.run.clone()),
             namespace: schedule.namespace(),
             labels: Some(BTreeMap::from([
-                (MANAGED_BY.to_owned(), MANAGED_BY_VALUE.to_owned()),
+                (MANAGED_BY.to_owned(), MANAGER.to_owned()),
                 (SCHEDULE_LABEL.to_owned(), schedule.name_any()),
-                (SOURCE_LABEL.to_owned(), source.clone()),
+                (SOURCE.to_owned(), source.clone()),
             ])),
             ..ObjectMeta::default()
         },

@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use kube::ResourceExt;
 
 pub use triggers::triggers;
-pub use validate::{Plan, plan};
+pub use validate::{Plan, created, plan, timing};
 
 use crate::{
     context::{Context, Error},

@@ -1,6 +1,10 @@
 //! What the process counts: API calls, reconciliations, queues, leadership. What objects say is collected where it is served.
 
+mod objects;
+
 use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+
+pub use objects::Objects;
 
 /// The process's own registry and its series. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -14,8 +18,6 @@ pub struct Metrics {
     pub queue_depth: IntGaugeVec,
     /// Whether this replica leads.
     pub leader: IntGauge,
-    /// Objects that cannot be read, by kind.
-    pub unreadable: IntGaugeVec,
 }
 
 impl Metrics {
@@ -39,25 +41,16 @@ impl Metrics {
             &["kind"],
         )?;
         let leader = IntGauge::new("holdfast_leader", "1 if this replica leads, else 0.")?;
-        let unreadable = IntGaugeVec::new(
-            Opts::new(
-                "holdfast_unreadable_objects",
-                "Objects that do not fit this version's schema, by kind.",
-            ),
-            &["kind"],
-        )?;
         registry.register(Box::new(api_calls.clone()))?;
         registry.register(Box::new(reconciles.clone()))?;
         registry.register(Box::new(queue_depth.clone()))?;
         registry.register(Box::new(leader.clone()))?;
-        registry.register(Box::new(unreadable.clone()))?;
         Ok(Self {
             registry,
             api_calls,
             reconciles,
             queue_depth,
             leader,
-            unreadable,
         })
     }
 }

@@ -1,0 +1,67 @@
+//! What is done next about a store. Pure.
+
+use holdfast_crds::{BackupStore, ProbeStatus};
+use holdfast_policy::backoff::Backoff;
+use jiff::Timestamp;
+use kube::ResourceExt;
+
+use crate::job::{End, JobState, Observation};
+
+/// The next step.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// Count a new probe, then make its Job.
+    Start,
+    /// Make the Job of the probe that is counted.
+    Make,
+    /// A probe is on its way.
+    Watch,
+    /// A probe has ended.
+    Finish(End),
+    /// Nothing until then.
+    Rest(Option<Timestamp>),
+}
+
+/// Decides. `job` is the state of the Job of the probe that is counted and not finished.
+pub fn decide(store: &BackupStore, job: Option<&JobState>, now: Timestamp) -> Step {
+    let probe = store.status.as_ref().and_then(|status| status.probe.as_ref());
+    let Some(probe) = probe.filter(|probe| probe.number > 0) else {
+        return Step::Start;
+    };
+    if let Some(job) = job {
+        return match &job.observation {
+            // Counted and never made, or deleted since: it does no harm to try (again).
+            Observation::Absent => Step::Make,
+            Observation::Ended(end) if !job.live && end.result.is_none() => Step::Make,
+            Observation::Ended(end) => Step::Finish(end.clone()),
+            Observation::Waiting { .. } | Observation::Running | Observation::Stopping { .. } => Step::Watch,
+        };
+    }
+    if changed(store, probe) {
+        return Step::Start;
+    }
+    match next_try(store) {
+        Some(at) if at <= now => Step::Start,
+        again => Step::Rest(again),
+    }
+}
+
+/// Whether the specification is another than the probe was made for.
+fn changed(store: &BackupStore, probe: &ProbeStatus) -> bool {
+    store.metadata.generation.is_some_and(|generation| generation != probe.generation)
+}
+
+/// When a finished probe is to be repeated: at once for another specification, with back-off after a failure, else never.
+pub fn next_try(store: &BackupStore) -> Option<Timestamp> {
+    let probe = store.status.as_ref()?.probe.as_ref()?;
+    let finished: Timestamp = probe.finished_at.as_ref()?.parse().ok()?;
+    if changed(store, probe) {
+        return Some(finished);
+    }
+    let failures = u32::try_from(probe.failures).unwrap_or(u32::MAX);
+    if failures == 0 {
+        return None;
+    }
+    let name = format!("{}/{}", store.namespace().unwrap_or_default(), store.name_any());
+    finished.checked_add(Backoff::PROBE.delay(failures, &name)).ok()
+}

@@ -1,0 +1,165 @@
+//! BackupStore: tries the store by a Job, at first and after each change, and again while it fails.
+
+mod apply;
+mod build;
+mod decide;
+mod status;
+
+use std::sync::Arc;
+
+use holdfast_crds::{BackupStore, ProbeStatus, Reason};
+use holdfast_policy::name::{JobPurpose, job_name};
+use kube::ResourceExt;
+
+use self::{
+    decide::{Step, decide},
+    status::Phase,
+};
+use crate::{
+    context::{Context, Error},
+    job::STORE,
+    observation::job_state,
+    queue::{Next, Queue, Reconcile},
+    watch::{Caches, Key},
+};
+
+pub use status::refusal;
+
+/// The controller of BackupStores.
+pub struct StoreController {
+    context: Arc<Context>,
+}
+
+impl StoreController {
+    pub fn new(context: Arc<Context>) -> Self {
+        Self { context }
+    }
+}
+
+/// Connects the caches with the queue of stores.
+pub fn triggers(caches: &Arc<Caches>, queue: &Queue) {
+    caches.stores.listen({
+        let queue = queue.clone();
+        move |change| {
+            if change.beyond_status() {
+                queue.add(change.key());
+            }
+        }
+    });
+    let of = |namespace: Option<String>, labels: &std::collections::BTreeMap<String, String>| {
+        labels.get(STORE).map(|store| Key::new(namespace.unwrap_or_default(), store.as_str()))
+    };
+    caches.jobs.listen({
+        let queue = queue.clone();
+        move |change| {
+            if let Some(key) = change.object().and_then(|job| of(job.namespace(), job.labels())) {
+                queue.add(key);
+            }
+        }
+    });
+    caches.pods.listen({
+        let queue = queue.clone();
+        move |change| {
+            if let Some(key) = change.object().and_then(|pod| of(pod.namespace(), pod.labels())) {
+                queue.add(key);
+            }
+        }
+    });
+}
+
+impl Reconcile for StoreController {
+    const KIND: &'static str = "BackupStore";
+
+    async fn reconcile(&self, key: &Key) -> Result<Next, Error> {
+        let context = &*self.context;
+        let Some(store) = context.caches.stores.get(key) else {
+            return Ok(Next::Change);
+        };
+        let now = context.clock.now();
+        let probe = store.status.as_ref().and_then(|status| status.probe.clone());
+        let current = probe.as_ref().map(|probe| job_key(&store, probe.number));
+        let (state, look) = match (&probe, &current) {
+            (Some(probe), Some(job)) if probe.finished_at.is_none() => {
+                let (state, look) = job_state(context, job).await?;
+                (Some(state), look)
+            }
+            _ => (None, Next::Change),
+        };
+
+        match decide(&store, state.as_ref(), now) {
+            Step::Start => {
+                let number = self.free_number(&store, probe.as_ref());
+                let store = self.report(&store, Phase::Started { number }).await?;
+                self.make(&store, number).await
+            }
+            Step::Make => {
+                let number = probe.map_or(1, |probe| probe.number);
+                self.make(&store, number).await
+            }
+            Step::Watch => {
+                let phase = state.as_ref().map_or(Phase::Same, Phase::of);
+                self.report(&store, phase).await?;
+                Ok(look)
+            }
+            Step::Finish(end) => {
+                let store = self.report(&store, Phase::Finished(&end)).await?;
+                let again = decide::next_try(&store);
+                let keep = current.filter(|_| again.is_some());
+                apply::remove_others(context, &store, keep.as_ref()).await?;
+                Ok(again.map_or(Next::Change, |at| Next::After(context.clock.until(at))))
+            }
+            Step::Rest(again) => {
+                let store = self.report(&store, Phase::Same).await?;
+                let keep = current.filter(|_| decide::next_try(&store).is_some());
+                apply::remove_others(context, &store, keep.as_ref()).await?;
+                Ok(again.map_or(Next::Change, |at| Next::After(context.clock.until(at))))
+            }
+        }
+    }
+}
+
+impl StoreController {
+    /// The next number under which no Job exists: an object that lost its status begins to count anew.
+    fn free_number(&self, store: &BackupStore, probe: Option<&ProbeStatus>) -> i64 {
+        let first = probe.map_or(0, |probe| probe.number).max(0) + 1;
+        (first..i64::from(u32::MAX))
+            .find(|number| self.context.caches.jobs.get(&job_key(store, *number)).is_none())
+            .unwrap_or(first)
+    }
+
+    /// Makes the Job of a probe that is counted. A refusal ends the probe, with the reason.
+    async fn make(&self, store: &BackupStore, number: i64) -> Result<Next, Error> {
+        let key = job_key(store, number);
+        let made = match build::job(&self.context, store, &key.name) {
+            Ok(job) => apply::create(&self.context, job).await?,
+            Err(error) => Err((Reason::InvalidSpec, error.to_string())),
+        };
+        let Err((reason, message)) = made else {
+            return Ok(Next::Change);
+        };
+        let store = self.report(store, Phase::Refused { reason, message }).await?;
+        let again = decide::next_try(&store);
+        Ok(again.map_or(Next::Change, |at| Next::After(self.context.clock.until(at))))
+    }
+
+    async fn report(&self, store: &BackupStore, phase: Phase<'_>) -> Result<BackupStore, Error> {
+        let context = &*self.context;
+        let before = store.status.clone().unwrap_or_default();
+        let after = status::status(store, &phase, context.clock.now());
+        let written = context.report.status(&context.caches.stores, store, &after).await?;
+        context.report.transitions(&written, &before.conditions, &after.conditions).await;
+        Ok(written)
+    }
+}
+
+/// The Job of a probe.
+fn job_key(store: &BackupStore, number: i64) -> Key {
+    let number = u32::try_from(number).unwrap_or(u32::MAX);
+    Key::new(
+        store.namespace().unwrap_or_default(),
+        job_name(&store.name_any(), JobPurpose::Probe, number),
+    )
+}
+
+#[cfg(test)]
+mod tests;

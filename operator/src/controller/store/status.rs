@@ -1,0 +1,218 @@
+//! What a store's status says. Pure.
+
+use holdfast_crds::{
+    BackupStore, BackupStoreStatus, Class, ConditionType, Finding, ProbeReport, ProbeStatus, Reason, conditions, whole_seconds,
+};
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::ResourceExt;
+
+use super::decide::next_try;
+use crate::job::{End, JobState, Observation};
+
+/// The check without which nothing is written to a store.
+const CREATE_IF_ABSENT: &str = "CreateIfAbsent";
+
+/// What there is to say.
+#[derive(Clone, Debug)]
+pub enum Phase<'a> {
+    /// A probe of this number is counted, and its Job is made next.
+    Started { number: i64 },
+    /// Its pod does not start; `reason` is `Pending` on the usual way.
+    Waiting { reason: Reason, message: &'a str },
+    Running,
+    Finished(&'a End),
+    /// The API server does not let the Job exist.
+    Refused { reason: Reason, message: String },
+    /// Nothing new.
+    Same,
+}
+
+impl<'a> Phase<'a> {
+    /// What the state of a probe's Job is worth saying.
+    pub fn of(job: &'a JobState) -> Self {
+        match &job.observation {
+            Observation::Waiting { reason, message } => Self::Waiting { reason: *reason, message },
+            Observation::Running => Self::Running,
+            Observation::Ended(end) => Self::Finished(end),
+            Observation::Absent | Observation::Stopping { .. } => Self::Same,
+        }
+    }
+}
+
+/// Why nothing may be written to a store, if so: it was never tried as far as it matters, or was refused. Other failures may be over by
+/// the time that a pod gets there.
+pub fn refusal(store: &BackupStore) -> Option<(Reason, String)> {
+    let name = store.name_any();
+    let status = store.status.as_ref();
+    let ready = status.and_then(|status| status.conditions.iter().find(|condition| condition.type_ == "Ready"));
+    let refused = [Reason::StoreUnsafe, Reason::StoreForeign]
+        .into_iter()
+        .find(|reason| ready.is_some_and(|ready| ready.reason == reason.as_str()));
+    if let Some(reason) = refused {
+        let message = ready.map(|ready| ready.message.as_str()).unwrap_or_default();
+        return Some((reason, format!("the BackupStore {name} is not used: {message}")));
+    }
+    let report = status.and_then(|status| status.probe.as_ref()?.report.as_ref());
+    if report.is_some_and(proven) {
+        return None;
+    }
+    let why = ready.map_or_else(String::new, |ready| format!(" ({}: {})", ready.reason, ready.message));
+    Some((
+        Reason::StoreNotProbed,
+        format!("the BackupStore {name} was not tried successfully yet{why}; ticks of the meantime are caught up by their latest"),
+    ))
+}
+
+/// Whether the probe came as far as to show that the store creates only what is absent.
+fn proven(report: &ProbeReport) -> bool {
+    report.checks.iter().any(|check| check.name == CREATE_IF_ABSENT && check.passed)
+}
+
+/// The status to be written.
+pub fn status(store: &BackupStore, phase: &Phase<'_>, now: Timestamp) -> BackupStoreStatus {
+    let before = store.status.clone().unwrap_or_default();
+    let generation = store.metadata.generation;
+    let probe = probe(before.probe.as_ref(), phase, generation, blocked(&before.conditions).is_some(), now);
+    let mut after = BackupStoreStatus {
+        observed_generation: generation,
+        location: Some(store.spec.location()),
+        conditions: before.conditions.clone(),
+        probe,
+    };
+    if let Some(findings) = findings(store, &after, phase) {
+        after.conditions = conditions(&before.conditions, &findings, generation, now);
+    }
+    after
+}
+
+fn probe(
+    before: Option<&ProbeStatus>,
+    phase: &Phase<'_>,
+    generation: Option<i64>,
+    blocked: bool,
+    now: Timestamp,
+) -> Option<ProbeStatus> {
+    let known = before.cloned().unwrap_or_default();
+    let now = whole_seconds(now).to_string();
+    match phase {
+        Phase::Started { number } => Some(ProbeStatus {
+            number: *number,
+            generation: generation.unwrap_or_default(),
+            started_at: Some(now),
+            finished_at: None,
+            ..known
+        }),
+        Phase::Finished(end) => {
+            let found = end.result.as_ref().and_then(|result| result.probe.clone());
+            let passed = end.result.is_some() && end.reason == Reason::Succeeded;
+            // A pod that waited for its Secret until its Job's time was over says nothing about the store.
+            let waited_in_vain = blocked && end.reason == Reason::DeadlineExceeded;
+            let failures = if passed {
+                0
+            } else if waited_in_vain {
+                known.failures.max(1)
+            } else {
+                known.failures.saturating_add(1)
+            };
+            Some(ProbeStatus {
+                finished_at: Some(now),
+                failures,
+                report: newer(known.report, found),
+                ..known
+            })
+        }
+        Phase::Refused { .. } => Some(ProbeStatus {
+            finished_at: Some(now),
+            failures: known.failures.saturating_add(1),
+            ..known
+        }),
+        Phase::Waiting { .. } | Phase::Running | Phase::Same => before.cloned(),
+    }
+}
+
+/// A probe that did not come as far as an earlier one takes nothing back: a place cannot change, and neither can what it does.
+fn newer(known: Option<ProbeReport>, found: Option<ProbeReport>) -> Option<ProbeReport> {
+    match (known, found) {
+        (Some(known), Some(found)) if proven(&known) && !found.checks.iter().any(|check| check.name == CREATE_IF_ABSENT) => Some(known),
+        (known, found) => found.or(known),
+    }
+}
+
+/// The conditions; none where they stay as they are.
+fn findings(store: &BackupStore, after: &BackupStoreStatus, phase: &Phase<'_>) -> Option<[Finding; 2]> {
+    let before = store.status.clone().unwrap_or_default();
+    let tried_before = before.probe.as_ref().is_some_and(|probe| {
+        probe.finished_at.is_some() && store.metadata.generation == Some(probe.generation) || probe.failures > 0
+    });
+    let unknown = |reason, message: &str| {
+        Some([
+            Finding::unknown(ConditionType::Ready, reason, message),
+            Finding::new(ConditionType::Stalled, false, reason, ""),
+        ])
+    };
+    match phase {
+        // While it is tried again, what the last probe said stays.
+        Phase::Started { .. } if tried_before => None,
+        Phase::Started { .. } => unknown(Reason::Pending, "the store is being tried"),
+        Phase::Waiting { reason: Reason::Pending, .. } | Phase::Same => None,
+        Phase::Running => match blocked(&before.conditions) {
+            Some(_) => unknown(Reason::Running, "the store is being tried"),
+            None => None,
+        },
+        Phase::Waiting { reason, message } => Some(failed(*reason, format!("the store cannot be tried: {message}"))),
+        Phase::Refused { reason, message } => Some(failed(*reason, format!("{message}{}", again(store, after)))),
+        Phase::Finished(end) if end.result.is_some() && end.reason == Reason::Succeeded => {
+            let message = after
+                .probe
+                .as_ref()
+                .and_then(|probe| probe.report.as_ref())
+                .map_or_else(String::new, passed);
+            Some([
+                Finding::new(ConditionType::Ready, true, Reason::StoreReady, message),
+                Finding::new(ConditionType::Stalled, false, Reason::StoreReady, ""),
+            ])
+        }
+        Phase::Finished(end) => {
+            // The reason for which the pod never started says more than that its time was over.
+            let (reason, message) = blocked(&before.conditions)
+                .filter(|_| end.reason == Reason::DeadlineExceeded)
+                .unwrap_or_else(|| (end.reason, end.message.clone()));
+            let message = message.split("; tried again after").next().unwrap_or_default();
+            Some(failed(reason, format!("{message}{}", again(store, after))))
+        }
+    }
+}
+
+fn failed(reason: Reason, message: String) -> [Finding; 2] {
+    let stalled = !matches!(reason.class(), Class::Transient);
+    [
+        Finding::new(ConditionType::Ready, false, reason, message.clone()),
+        Finding::new(ConditionType::Stalled, stalled, reason, if stalled { message } else { String::new() }),
+    ]
+}
+
+fn passed(report: &ProbeReport) -> String {
+    let checks: Vec<&str> = report
+        .checks
+        .iter()
+        .filter(|check| check.passed)
+        .map(|check| check.name.as_str())
+        .collect();
+    format!("the store passed: {}", checks.join(", "))
+}
+
+fn again(store: &BackupStore, after: &BackupStoreStatus) -> String {
+    let mut then = store.clone();
+    then.status = Some(after.clone());
+    next_try(&then).map_or_else(String::new, |at| format!("; tried again after {}", whole_seconds(at)))
+}
+
+/// Why the pod of the probe could not start, if the conditions say so: reasons 10 to 20 are those of pods that do not start.
+fn blocked(conditions: &[Condition]) -> Option<(Reason, String)> {
+    let ready = conditions.iter().find(|condition| condition.type_ == "Ready" && condition.status == "False")?;
+    let reason = (10..=20)
+        .filter_map(Reason::from_exit_code)
+        .find(|reason| reason.as_str() == ready.reason)?;
+    Some((reason, ready.message.clone()))
+}

@@ -1,0 +1,329 @@
+//! Gauges of sources, schedules and stores, computed from the caches when they are asked for: there from birth, right after a restart,
+//! gone with the object. Each replica serves them, whether it leads or not: take the `max by (namespace, …)`.
+
+use std::{collections::HashMap, fmt, sync::Arc};
+
+use holdfast_crds::{BackupSource, RunPhase};
+use holdfast_policy::protection::{Evidence, Protection};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{Resource, ResourceExt};
+use prometheus::{
+    core::{Collector, Desc},
+    proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType},
+};
+
+use crate::{clock::ServerClock, watch::Caches};
+
+/// Name, help and labels of a series.
+struct Series {
+    name: &'static str,
+    help: &'static str,
+    labels: &'static [&'static str],
+    counter: bool,
+}
+
+const fn gauge(name: &'static str, help: &'static str, labels: &'static [&'static str]) -> Series {
+    Series {
+        name,
+        help,
+        labels,
+        counter: false,
+    }
+}
+
+const SOURCE: &[&str] = &["namespace", "source"];
+const SCHEDULE: &[&str] = &["namespace", "schedule"];
+const STORE: &[&str] = &["namespace", "store"];
+
+const NEWEST_COPY: Series = gauge(
+    "holdfast_source_newest_copy_timestamp_seconds",
+    "Recovery point of the newest copy; 0 if there is none.",
+    SOURCE,
+);
+const RPO: Series = gauge(
+    "holdfast_source_rpo_seconds",
+    "How old the newest copy may be; 0 if no schedule says.",
+    SOURCE,
+);
+const PROTECTED: Series = gauge(
+    "holdfast_source_protected",
+    "1 if the newest copy is younger than the objective, else 0.",
+    SOURCE,
+);
+const LAST_SUCCESS: Series = gauge(
+    "holdfast_source_last_success_timestamp_seconds",
+    "When the last run that succeeded ended; 0 if none did.",
+    SOURCE,
+);
+const LAST_FAILURE: Series = gauge(
+    "holdfast_source_last_failure_timestamp_seconds",
+    "When the last run that failed ended; 0 if none is known.",
+    SOURCE,
+);
+const SOURCE_NEXT: Series = gauge(
+    "holdfast_source_next_tick_timestamp_seconds",
+    "The next tick of any schedule; 0 if there is none.",
+    SOURCE,
+);
+const SUSPENDED: Series = gauge("holdfast_schedule_suspended", "1 if the schedule is suspended, else 0.", SCHEDULE);
+const SCHEDULE_READY: Series = gauge(
+    "holdfast_schedule_ready",
+    "1 if the schedule makes its runs (condition Ready), else 0.",
+    SCHEDULE,
+);
+const SCHEDULE_NEXT: Series = gauge(
+    "holdfast_schedule_next_tick_timestamp_seconds",
+    "The next tick of any trigger for any source; 0 if there is none.",
+    SCHEDULE,
+);
+const SCHEDULE_SOURCES: Series = gauge("holdfast_schedule_sources", "Sources that the schedule selects.", SCHEDULE);
+const TICKS: Series = Series {
+    name: "holdfast_schedule_ticks_total",
+    help: "Ticks by what became of them: fired, skipped or missed.",
+    labels: &["namespace", "schedule", "trigger", "result"],
+    counter: true,
+};
+const STORE_READY: Series = gauge(
+    "holdfast_store_ready",
+    "1 if the store was tried and may be used (condition Ready), else 0.",
+    STORE,
+);
+const RUNS: Series = gauge("holdfast_runs", "Objects of runs by phase.", &["phase"]);
+const UNREADABLE: Series = gauge(
+    "holdfast_unreadable_objects",
+    "Objects that do not fit this version's schema, by kind.",
+    &["kind"],
+);
+
+const ALL: &[&Series] = &[
+    &NEWEST_COPY,
+    &RPO,
+    &PROTECTED,
+    &LAST_SUCCESS,
+    &LAST_FAILURE,
+    &SOURCE_NEXT,
+    &SUSPENDED,
+    &SCHEDULE_READY,
+    &SCHEDULE_NEXT,
+    &SCHEDULE_SOURCES,
+    &TICKS,
+    &STORE_READY,
+    &RUNS,
+    &UNREADABLE,
+];
+
+/// Collects the gauges of all objects.
+pub struct Objects {
+    caches: Arc<Caches>,
+    clock: ServerClock,
+    descriptions: Vec<Desc>,
+}
+
+impl Objects {
+    pub fn new(caches: Arc<Caches>, clock: ServerClock) -> prometheus::Result<Self> {
+        let describe = |series: &&Series| {
+            let labels = series.labels.iter().map(|label| (*label).to_owned()).collect();
+            Desc::new(series.name.to_owned(), series.help.to_owned(), labels, HashMap::new())
+        };
+        Ok(Self {
+            caches,
+            clock,
+            descriptions: ALL.iter().map(describe).collect::<prometheus::Result<_>>()?,
+        })
+    }
+}
+
+/// When the last run of a source ended well, and when badly, in seconds since 1970.
+#[derive(Clone, Copy, Default)]
+struct Ends {
+    success: f64,
+    failure: f64,
+}
+
+impl Collector for Objects {
+    fn desc(&self) -> Vec<&Desc> {
+        self.descriptions.iter().collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        // Before the first lists are in, an absent series is true and a zero would not be.
+        if !self.caches.ready() {
+            return Vec::new();
+        }
+        let mut families = Families::default();
+        self.runs_and_sources(&mut families);
+        for schedule in self.caches.schedules.all() {
+            let (namespace, name) = identity(&*schedule);
+            let labels = [namespace.as_str(), name.as_str()];
+            let status = schedule.status.as_ref();
+            let conditions = status.map(|status| status.conditions.as_slice()).unwrap_or_default();
+            families.add(&SUSPENDED, &labels, flag(schedule.spec.suspend));
+            families.add(&SCHEDULE_READY, &labels, flag(ready(conditions)));
+            families.add(&SCHEDULE_NEXT, &labels, seconds(status.and_then(|status| status.next_tick.as_deref())));
+            families.add(&SCHEDULE_SOURCES, &labels, count(status.map_or(0, |status| status.sources)));
+            for trigger in status.map(|status| status.triggers.as_slice()).unwrap_or_default() {
+                for (result, ticks) in [("fired", trigger.fired), ("skipped", trigger.skipped), ("missed", trigger.missed)] {
+                    families.add(&TICKS, &[&namespace, &name, &trigger.name, result], count(ticks));
+                }
+            }
+        }
+        for store in self.caches.stores.all() {
+            let (namespace, name) = identity(&*store);
+            let conditions = store.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+            families.add(&STORE_READY, &[&namespace, &name], flag(ready(conditions)));
+        }
+        for (kind, unreadable) in [
+            ("BackupSource", self.caches.sources.unreadable_count()),
+            ("BackupStore", self.caches.stores.unreadable_count()),
+            ("BackupSchedule", self.caches.schedules.unreadable_count()),
+            ("BackupRun", self.caches.runs.unreadable_count()),
+            ("RestoreRequest", self.caches.restores.unreadable_count()),
+        ] {
+            families.add(&UNREADABLE, &[kind], count(i64::try_from(unreadable).unwrap_or(i64::MAX)));
+        }
+        families.finish()
+    }
+}
+
+impl Objects {
+    fn runs_and_sources(&self, families: &mut Families) {
+        let mut ends: HashMap<(String, String), Ends> = HashMap::new();
+        let mut phases: HashMap<&'static str, i64> = HashMap::new();
+        for run in self.caches.runs.all() {
+            let Some(status) = run.status.as_ref() else {
+                *phases.entry(RunPhase::Pending.as_str()).or_default() += 1;
+                continue;
+            };
+            *phases.entry(status.phase.as_str()).or_default() += 1;
+            if !status.phase.ended() {
+                continue;
+            }
+            let ended = seconds(status.completion_time.as_deref());
+            let held = ends.entry((run.namespace().unwrap_or_default(), run.spec.source.clone())).or_default();
+            match status.phase {
+                RunPhase::Succeeded => held.success = held.success.max(ended),
+                RunPhase::Failed => held.failure = held.failure.max(ended),
+                _ => {}
+            }
+        }
+        for phase in [
+            RunPhase::Pending,
+            RunPhase::Running,
+            RunPhase::Settling,
+            RunPhase::Succeeded,
+            RunPhase::Failed,
+            RunPhase::Cancelled,
+        ] {
+            families.add(&RUNS, &[phase.as_str()], count(phases.get(phase.as_str()).copied().unwrap_or(0)));
+        }
+        let now = self.clock.now();
+        for source in self.caches.sources.all() {
+            let identity = identity(&*source);
+            let known = ends.get(&identity).copied().unwrap_or_default();
+            add_source(families, &source, &identity, known, now);
+        }
+    }
+}
+
+fn add_source(families: &mut Families, source: &BackupSource, identity: &(String, String), known: Ends, now: Timestamp) {
+    let labels = [identity.0.as_str(), identity.1.as_str()];
+    let status = source.status.as_ref();
+    let newest = status.and_then(|status| status.newest_copy.as_ref());
+    let newest = newest.map(|copy| copy.recovery_point.as_str());
+    let rpo = status.and_then(|status| status.rpo_seconds);
+    let created = source.metadata.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0);
+    // Judged now and not when the status was written, so that it is true also while nothing can write.
+    let protection = Protection::of(
+        &Evidence {
+            created,
+            newest: newest.and_then(|newest| newest.parse().ok()),
+            rpo: rpo.map(SignedDuration::from_secs),
+        },
+        now,
+    );
+    let last = status.and_then(|status| status.last_run.as_ref());
+    let last_as = |phase| last.filter(|run| run.phase == phase).map(|run| run.completion_time.as_str());
+    families.add(&NEWEST_COPY, &labels, seconds(newest));
+    families.add(&RPO, &labels, count(rpo.unwrap_or(0)));
+    families.add(&PROTECTED, &labels, flag(protection.is_protected()));
+    let success = known.success.max(seconds(last_as(RunPhase::Succeeded)));
+    // The objects of its runs may be gone: then the copy still shows that one succeeded.
+    let success = if success > 0.0 { success } else { seconds(newest) };
+    families.add(&LAST_SUCCESS, &labels, success);
+    families.add(&LAST_FAILURE, &labels, known.failure.max(seconds(last_as(RunPhase::Failed))));
+    families.add(&SOURCE_NEXT, &labels, seconds(status.and_then(|status| status.next_tick.as_deref())));
+}
+
+fn identity<K: Resource>(object: &K) -> (String, String) {
+    (object.namespace().unwrap_or_default(), object.name_any())
+}
+
+fn ready(conditions: &[Condition]) -> bool {
+    conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
+
+fn flag(set: bool) -> f64 {
+    f64::from(u8::from(set))
+}
+
+/// Counts and seconds stay far below 2^53.
+#[allow(clippy::cast_precision_loss)]
+fn count(number: i64) -> f64 {
+    number as f64
+}
+
+/// Seconds since 1970 of an RFC 3339 time; 0 for none.
+fn seconds(time: Option<&str>) -> f64 {
+    let parsed = time.and_then(|time| time.parse::<Timestamp>().ok());
+    parsed.map_or(0.0, |time| count(time.as_second()))
+}
+
+/// Families by name, in the order of [`ALL`].
+#[derive(Default)]
+struct Families(HashMap<&'static str, Vec<Metric>>);
+
+impl Families {
+    fn add(&mut self, series: &Series, values: &[&str], value: f64) {
+        let labels = series.labels.iter().zip(values).map(|(name, value)| {
+            let mut label = LabelPair::default();
+            label.set_name((*name).to_owned());
+            label.set_value((*value).to_owned());
+            label
+        });
+        let mut metric = Metric::from_label(labels.collect());
+        if series.counter {
+            let mut counter = Counter::default();
+            counter.set_value(value);
+            metric.set_counter(counter);
+        } else {
+            let mut gauge = Gauge::default();
+            gauge.set_value(value);
+            metric.set_gauge(gauge);
+        }
+        self.0.entry(series.name).or_default().push(metric);
+    }
+
+    fn finish(mut self) -> Vec<MetricFamily> {
+        let families = ALL.iter().filter_map(|series| {
+            let metrics = self.0.remove(series.name)?;
+            let mut family = MetricFamily::default();
+            family.set_name(series.name.to_owned());
+            family.set_help(series.help.to_owned());
+            family.set_field_type(if series.counter { MetricType::COUNTER } else { MetricType::GAUGE });
+            family.set_metric(metrics);
+            Some(family)
+        });
+        families.collect()
+    }
+}
+
+impl fmt::Debug for Objects {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Objects")
+    }
+}
+
+#[cfg(test)]
+#[path = "objects_test.rs"]
+mod tests;
