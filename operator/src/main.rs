@@ -93,9 +93,7 @@ async fn run(config: Config) -> Result<(), Fatal> {
     tokio::spawn(async move { pulse.beat().await });
     tracing::info!(version = env!("CARGO_PKG_VERSION"), admin = %address, "the operator starts");
 
-    let api_server = kube::Config::infer()
-        .await
-        .map_err(|error| Fatal::ApiServer(Box::new(error)))?;
+    let api_server = kube::Config::infer().await.map_err(|error| Fatal::ApiServer(Box::new(error)))?;
     let clients = clients::connect(&api_server, &clock, &metrics, &fence).map_err(|error| Fatal::Clients(Box::new(error)))?;
     let lease_namespace = config
         .lease_namespace
@@ -183,9 +181,27 @@ impl Controllers {
     /// Starts all of them; the queues hold every object by now.
     fn run(self, context: &Arc<Context>, stopped: &watch::Receiver<bool>) -> JoinSet<()> {
         let mut running = JoinSet::new();
-        spawn(&mut running, store::StoreController::new(context.clone()), self.stores, context, stopped);
-        spawn(&mut running, schedule::ScheduleController::new(context.clone()), self.schedules, context, stopped);
-        spawn(&mut running, source::SourceController::new(context.clone()), self.sources, context, stopped);
+        spawn(
+            &mut running,
+            store::StoreController::new(context.clone()),
+            self.stores,
+            context,
+            stopped,
+        );
+        spawn(
+            &mut running,
+            schedule::ScheduleController::new(context.clone()),
+            self.schedules,
+            context,
+            stopped,
+        );
+        spawn(
+            &mut running,
+            source::SourceController::new(context.clone()),
+            self.sources,
+            context,
+            stopped,
+        );
         running
     }
 }
@@ -214,7 +230,10 @@ async fn cluster_id(config: &Config, clients: &Clients) -> String {
                 }
             }
             Err(error) if !complained => {
-                tracing::warn!(error = chain(&error), "the namespace kube-system cannot be read; trying until it can");
+                tracing::warn!(
+                    error = chain(&error),
+                    "the namespace kube-system cannot be read; trying until it can"
+                );
                 complained = true;
             }
             Err(error) => tracing::debug!(error = chain(&error), "the namespace kube-system cannot be read"),

@@ -29,7 +29,10 @@ pub async fn job_state(context: &Context, key: &Key) -> Result<(JobState, Next),
     for (kind, name, uid) in wants_events(job.as_deref(), &pods, now) {
         let about = format!("involvedObject.kind={kind},involvedObject.name={name},involvedObject.uid={uid}");
         let list = api.list(&ListParams::default().fields(&about).limit(EVENTS)).await;
-        events.extend(list.map_err(Error::calling(format!("read the events of {kind} {}/{name}", key.namespace)))?.items);
+        events.extend(
+            list.map_err(Error::calling(format!("read the events of {kind} {}/{name}", key.namespace)))?
+                .items,
+        );
     }
     let state = observe(job.as_deref(), &pods, &events, now);
     let next = match &state.observation {

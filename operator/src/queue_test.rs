@@ -48,7 +48,9 @@ struct Running {
     began: Instant,
 }
 
-fn start(stuck: &'static str, answers: &[(&str, fn() -> Vec<Result<Next, Error>>)]) -> Running {
+type Script = (&'static str, fn() -> Vec<Result<Next, Error>>);
+
+fn start(stuck: &'static str, answers: &[Script]) -> Running {
     let (send, calls) = mpsc::unbounded_channel();
     let reconciler = Arc::new(Scripted {
         calls: send,
@@ -94,7 +96,6 @@ fn seen(calls: &[(&str, u64)]) -> Vec<(String, u64)> {
 
 #[tokio::test(start_paused = true)]
 async fn failures_back_off_by_object_and_end_with_success() {
-    let transient = || Err(Error::Deadline(DEADLINE));
     let mut running = start(
         "",
         &[("a", || {
@@ -109,7 +110,6 @@ async fn failures_back_off_by_object_and_end_with_success() {
             ]
         })],
     );
-    let _ = transient as fn() -> Result<Next, Error>;
     running.queue.add(key("a"));
     assert_eq!(
         running.next(6).await,

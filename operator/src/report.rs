@@ -1,6 +1,6 @@
 //! How the operator says what it found: status by server-side apply, and one Event per transition.
 
-use holdfast_crds::{Class, Reason, shortened};
+use holdfast_crds::{Class, ConditionType, Reason, shortened};
 use k8s_openapi::{
     NamespaceResourceScope,
     api::events::v1::Event,
@@ -124,12 +124,17 @@ impl Report {
     }
 }
 
-/// The conditions of `after` whose status or reason is another than in `before`.
+/// The conditions of `after` that say something new: another status or reason than in `before`. `Stalled` repeats what `Ready` says, and
+/// what is still unknown is no news.
 fn changed<'a>(before: &[Condition], after: &'a [Condition]) -> Vec<&'a Condition> {
-    let same = |condition: &Condition| {
-        before
-            .iter()
-            .any(|old| old.type_ == condition.type_ && old.status == condition.status && old.reason == condition.reason)
+    let new = |condition: &&Condition| {
+        let old = before.iter().find(|old| old.type_ == condition.type_);
+        let silent = condition.type_ == ConditionType::Stalled.as_str() || (old.is_none() && condition.status == "Unknown");
+        !silent && old.is_none_or(|old| old.status != condition.status || old.reason != condition.reason)
     };
-    after.iter().filter(|condition| !same(condition)).collect()
+    after.iter().filter(new).collect()
 }
+
+#[cfg(test)]
+#[path = "report_test.rs"]
+mod tests;

@@ -160,7 +160,11 @@ impl Collector for Objects {
             let conditions = status.map(|status| status.conditions.as_slice()).unwrap_or_default();
             families.add(&SUSPENDED, &labels, flag(schedule.spec.suspend));
             families.add(&SCHEDULE_READY, &labels, flag(ready(conditions)));
-            families.add(&SCHEDULE_NEXT, &labels, seconds(status.and_then(|status| status.next_tick.as_deref())));
+            families.add(
+                &SCHEDULE_NEXT,
+                &labels,
+                seconds(status.and_then(|status| status.next_tick.as_deref())),
+            );
             families.add(&SCHEDULE_SOURCES, &labels, count(status.map_or(0, |status| status.sources)));
             for trigger in status.map(|status| status.triggers.as_slice()).unwrap_or_default() {
                 for (result, ticks) in [("fired", trigger.fired), ("skipped", trigger.skipped), ("missed", trigger.missed)] {
@@ -200,7 +204,9 @@ impl Objects {
                 continue;
             }
             let ended = seconds(status.completion_time.as_deref());
-            let held = ends.entry((run.namespace().unwrap_or_default(), run.spec.source.clone())).or_default();
+            let held = ends
+                .entry((run.namespace().unwrap_or_default(), run.spec.source.clone()))
+                .or_default();
             match status.phase {
                 RunPhase::Succeeded => held.success = held.success.max(ended),
                 RunPhase::Failed => held.failure = held.failure.max(ended),
@@ -232,7 +238,11 @@ fn add_source(families: &mut Families, source: &BackupSource, identity: &(String
     let newest = status.and_then(|status| status.newest_copy.as_ref());
     let newest = newest.map(|copy| copy.recovery_point.as_str());
     let rpo = status.and_then(|status| status.rpo_seconds);
-    let created = source.metadata.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0);
+    let created = source
+        .metadata
+        .creation_timestamp
+        .as_ref()
+        .map_or(Timestamp::UNIX_EPOCH, |time| time.0);
     // Judged now and not when the status was written, so that it is true also while nothing can write.
     let protection = Protection::of(
         &Evidence {
@@ -252,7 +262,11 @@ fn add_source(families: &mut Families, source: &BackupSource, identity: &(String
     let success = if success > 0.0 { success } else { seconds(newest) };
     families.add(&LAST_SUCCESS, &labels, success);
     families.add(&LAST_FAILURE, &labels, known.failure.max(seconds(last_as(RunPhase::Failed))));
-    families.add(&SOURCE_NEXT, &labels, seconds(status.and_then(|status| status.next_tick.as_deref())));
+    families.add(
+        &SOURCE_NEXT,
+        &labels,
+        seconds(status.and_then(|status| status.next_tick.as_deref())),
+    );
 }
 
 fn identity<K: Resource>(object: &K) -> (String, String) {
@@ -260,7 +274,9 @@ fn identity<K: Resource>(object: &K) -> (String, String) {
 }
 
 fn ready(conditions: &[Condition]) -> bool {
-    conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+    conditions
+        .iter()
+        .any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
 fn flag(set: bool) -> f64 {

@@ -203,7 +203,7 @@ impl<K: Resource + Send + Sync + 'static> Cache<K> {
         if contents.objects.get(&key).is_some_and(|held| !newer(&*object, &**held)) {
             return;
         }
-        let before = contents.insert(key, object.clone());
+        let before = contents.insert(&key, &object);
         drop(contents);
         self.tell(before, Some(object));
     }
@@ -226,10 +226,10 @@ impl<K: Resource + Send + Sync + 'static> Cache<K> {
     }
 
     /// Notes an object that cannot be read; true if that is news.
-    pub(super) fn mark_unreadable(&self, key: Key, why: String) -> bool {
+    pub(super) fn mark_unreadable(&self, key: Key, why: &str) -> bool {
         let mut contents = self.write();
         let before = contents.remove(&key);
-        let news = contents.unreadable.insert(key, why.clone()).is_none_or(|known| known != why);
+        let news = contents.unreadable.insert(key, why.to_owned()).is_none_or(|known| known != why);
         drop(contents);
         self.tell(before, None);
         news
@@ -298,13 +298,13 @@ impl<K: Resource + Send + Sync + 'static> Cache<K> {
 }
 
 impl<K: Resource> Contents<K> {
-    fn insert(&mut self, key: Key, object: Arc<K>) -> Option<Arc<K>> {
+    fn insert(&mut self, key: &Key, object: &Arc<K>) -> Option<Arc<K>> {
         let before = self.objects.insert(key.clone(), object.clone());
         for index in &mut self.indexes {
             if let Some(before) = &before {
-                index.forget(&key, before);
+                index.forget(key, before);
             }
-            for value in (index.values)(&object) {
+            for value in (index.values)(object) {
                 index.entries.insert((key.namespace.clone(), value, key.name.clone()));
             }
         }

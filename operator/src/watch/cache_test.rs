@@ -16,7 +16,7 @@ fn object(name: &str, uid: &str, version: &str, owner: &str) -> ConfigMap {
 
 fn cache() -> Cache<ConfigMap> {
     Cache::new(&[None]).indexed("owner", |object: &ConfigMap| {
-        object.data.iter().flat_map(|data| data.get("owner").cloned()).collect()
+        object.data.iter().filter_map(|data| data.get("owner").cloned()).collect()
     })
 }
 
@@ -123,8 +123,8 @@ fn scopes_are_apart() {
 fn an_object_that_cannot_be_read_is_news_once() {
     let cache = cache();
     cache.watched(object("a", "1", "1", "x"));
-    assert!(cache.mark_unreadable(key("a"), "bad".to_owned()));
-    assert!(!cache.mark_unreadable(key("a"), "bad".to_owned()));
+    assert!(cache.mark_unreadable(key("a"), "bad"));
+    assert!(!cache.mark_unreadable(key("a"), "bad"));
     assert!(cache.get(&key("a")).is_none());
     assert_eq!(cache.unreadable(&key("a")).as_deref(), Some("bad"));
     cache.watched(object("a", "1", "2", "x"));

@@ -105,7 +105,7 @@ where
     match object.0 {
         Ok(object) => cache.watched(object),
         Err(invalid) => {
-            if cache.mark_unreadable(key.clone(), invalid.error.clone()) {
+            if cache.mark_unreadable(key.clone(), &invalid.error) {
                 tracing::warn!(
                     kind,
                     object = %key,

@@ -91,7 +91,10 @@ async fn create(context: &Context, run: BackupRun) -> Result<Option<(Reason, Str
     };
     match error.status().map(|status| (status.code, status.message.clone())) {
         Some((409, _)) => {
-            let read = api.get_opt(&key.name).await.map_err(Error::calling(format!("read the run {key}")))?;
+            let read = api
+                .get_opt(&key.name)
+                .await
+                .map_err(Error::calling(format!("read the run {key}")))?;
             match read {
                 Some(existing) if build::same_tick(&existing, &run) => {
                     tracing::info!(run = %key, "this tick's run exists already and is adopted");

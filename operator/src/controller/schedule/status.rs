@@ -11,7 +11,12 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
 
-use super::{apply::Made, history::time, shown, validate::{Invalid, Plan}};
+use super::{
+    apply::Made,
+    history::time,
+    shown,
+    validate::{Invalid, Plan},
+};
 use crate::controller::store;
 
 /// How many failing sources are listed.
@@ -112,7 +117,10 @@ fn triggers(before: &BackupScheduleStatus, decision: &Decision<'_, BackupType>, 
         let old = before.triggers.iter().find(|trigger| trigger.name == *name);
         let known = old.cloned().unwrap_or_default();
         let count = |of: fn(&PassedBy) -> bool| -> i64 {
-            let mine = decision.passed.iter().filter(|passed| passed.trigger.name.as_str() == name && of(&passed.by));
+            let mine = decision
+                .passed
+                .iter()
+                .filter(|passed| passed.trigger.name.as_str() == name && of(&passed.by));
             mine.map(|passed| i64::from(passed.ticks)).sum()
         };
         let refused = found.made.refused.iter().filter(|refusal| refusal.trigger == *name).count();
@@ -153,7 +161,8 @@ fn ready(schedule: &BackupSchedule, found: &Found<'_>, before: &BackupScheduleSt
         return say(false, Reason::SourceNotFound, message);
     }
     if found.sources.is_empty() {
-        let message = "spec.sources: no source of this namespace has these labels, so that nothing is protected; label one, or correct the labels";
+        let message =
+            "spec.sources: no source of this namespace has these labels, so that nothing is protected; label one, or correct the labels";
         return say(false, Reason::NoSources, message.to_owned());
     }
     if let Some(refusal) = found.made.refused.first() {
@@ -170,7 +179,11 @@ fn ready(schedule: &BackupSchedule, found: &Found<'_>, before: &BackupScheduleSt
         return say(true, Reason::BackingOff, message);
     }
     if schedule.spec.suspend {
-        return say(true, Reason::Suspended, "no runs are made until spec.suspend is false; ticks until then are not caught up".to_owned());
+        return say(
+            true,
+            Reason::Suspended,
+            "no runs are made until spec.suspend is false; ticks until then are not caught up".to_owned(),
+        );
     }
     let clock = found.decision.iter().flat_map(|decision| &decision.clock).find_map(clock_note);
     if let Some(note) = clock {
@@ -188,7 +201,7 @@ fn ready(schedule: &BackupSchedule, found: &Found<'_>, before: &BackupScheduleSt
         return say(held.status == "True", *reason, held.message.clone());
     }
     let message = match found.decision.and_then(|decision| decision.next_tick) {
-        Some(_) => format!("{} have their runs by this schedule", counted(found.sources.len())),
+        Some(_) => format!("makes the runs of {}", counted(found.sources.len())),
         None => "no tick comes any more".to_owned(),
     };
     say(true, Reason::Accepted, message)
@@ -255,10 +268,17 @@ fn last_run_succeeded(found: &Found<'_>, failing: &[FailingSource], before: &[Co
     }
     let ended = newest_ended(found).len();
     if ended > 0 {
-        return Finding::new(kind, true, Reason::Succeeded, format!("the newest run of {} succeeded", counted(ended)));
+        return Finding::new(
+            kind,
+            true,
+            Reason::Succeeded,
+            format!("the newest run of {} succeeded", counted(ended)),
+        );
     }
     // Objects of runs are history and may be deleted; what they said stays.
-    let held = before.iter().find(|condition| condition.type_ == kind.as_str() && condition.status != "Unknown");
+    let held = before
+        .iter()
+        .find(|condition| condition.type_ == kind.as_str() && condition.status != "Unknown");
     let reason = held.and_then(|held| Reason::ALL.iter().find(|reason| reason.as_str() == held.reason));
     match (held, reason) {
         (Some(held), Some(reason)) => Finding::new(kind, held.status == "True", *reason, held.message.clone()),

@@ -31,7 +31,7 @@ pub enum Invalid {
     Cron {
         name: String,
         #[source]
-        source: CronError,
+        source: Box<CronError>,
     },
     #[error("spec.timeZone: {0}")]
     TimeZone(#[source] ZoneError),
@@ -46,7 +46,7 @@ pub fn timing(schedule: &BackupSchedule) -> Result<(Vec<Trigger<BackupType>>, Zo
             kind: trigger.type_,
             expression: trigger.cron.parse::<Expression>().map_err(|source| Invalid::Cron {
                 name: trigger.name.clone(),
-                source,
+                source: Box::new(source),
             })?,
         })
     });
@@ -95,5 +95,9 @@ fn seen(run: &BackupRun) -> Option<SeenRun> {
 
 /// When an object was created; the API server always says it.
 pub fn created<K: Resource>(object: &K) -> Timestamp {
-    object.meta().creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0)
+    object
+        .meta()
+        .creation_timestamp
+        .as_ref()
+        .map_or(Timestamp::UNIX_EPOCH, |time| time.0)
 }

@@ -105,7 +105,9 @@ fn protected(
 ) -> Finding {
     let say = |status, reason, message: String| Finding::new(ConditionType::Protected, status, reason, message);
     let objective = rpo.map(person).unwrap_or_default();
-    let copy = newest.map_or_else(String::new, |copy| format!("the newest copy is of {} (run {})", copy.recovery_point, copy.run));
+    let copy = newest.map_or_else(String::new, |copy| {
+        format!("the newest copy is of {} (run {})", copy.recovery_point, copy.run)
+    });
     let suspended = if !schedules.is_empty() && schedules.iter().all(|schedule| schedule.spec.suspend) {
         "; all its schedules are suspended"
     } else {
@@ -120,7 +122,10 @@ fn protected(
         Protection::Awaited { until } => say(
             false,
             Reason::NeverCopied,
-            format!("there is no copy yet; the first is expected by {} (objective {objective}){suspended}", shown(*until)),
+            format!(
+                "there is no copy yet; the first is expected by {} (objective {objective}){suspended}",
+                shown(*until)
+            ),
         ),
         Protection::NeverCopied { since } => say(
             false,
@@ -163,7 +168,13 @@ fn last_run_succeeded(last: Option<&RunReference>) -> Finding {
     let Some(run) = last else {
         return Finding::unknown(kind, Reason::Pending, "no run has ended yet");
     };
-    let message = format!("{} ended {} with {} ({})", run.name, run.completion_time, run.reason, run.reason.meaning());
+    let message = format!(
+        "{} ended {} with {} ({})",
+        run.name,
+        run.completion_time,
+        run.reason,
+        run.reason.meaning()
+    );
     match run.phase {
         RunPhase::Succeeded => Finding::new(kind, true, run.reason, message),
         _ => Finding::new(kind, false, run.reason, message),

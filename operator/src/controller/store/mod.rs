@@ -47,7 +47,9 @@ pub fn triggers(caches: &Arc<Caches>, queue: &Queue) {
         }
     });
     let of = |namespace: Option<String>, labels: &std::collections::BTreeMap<String, String>| {
-        labels.get(STORE).map(|store| Key::new(namespace.unwrap_or_default(), store.as_str()))
+        labels
+            .get(STORE)
+            .map(|store| Key::new(namespace.unwrap_or_default(), store.as_str()))
     };
     caches.jobs.listen({
         let queue = queue.clone();

@@ -17,13 +17,21 @@ const CREATE_IF_ABSENT: &str = "CreateIfAbsent";
 #[derive(Clone, Debug)]
 pub enum Phase<'a> {
     /// A probe of this number is counted, and its Job is made next.
-    Started { number: i64 },
+    Started {
+        number: i64,
+    },
     /// Its pod does not start; `reason` is `Pending` on the usual way.
-    Waiting { reason: Reason, message: &'a str },
+    Waiting {
+        reason: Reason,
+        message: &'a str,
+    },
     Running,
     Finished(&'a End),
     /// The API server does not let the Job exist.
-    Refused { reason: Reason, message: String },
+    Refused {
+        reason: Reason,
+        message: String,
+    },
     /// Nothing new.
     Same,
 }
@@ -86,13 +94,7 @@ pub fn status(store: &BackupStore, phase: &Phase<'_>, now: Timestamp) -> BackupS
     after
 }
 
-fn probe(
-    before: Option<&ProbeStatus>,
-    phase: &Phase<'_>,
-    generation: Option<i64>,
-    blocked: bool,
-    now: Timestamp,
-) -> Option<ProbeStatus> {
+fn probe(before: Option<&ProbeStatus>, phase: &Phase<'_>, generation: Option<i64>, blocked: bool, now: Timestamp) -> Option<ProbeStatus> {
     let known = before.cloned().unwrap_or_default();
     let now = whole_seconds(now).to_string();
     match phase {
@@ -142,9 +144,10 @@ fn newer(known: Option<ProbeReport>, found: Option<ProbeReport>) -> Option<Probe
 /// The conditions; none where they stay as they are.
 fn findings(store: &BackupStore, after: &BackupStoreStatus, phase: &Phase<'_>) -> Option<[Finding; 2]> {
     let before = store.status.clone().unwrap_or_default();
-    let tried_before = before.probe.as_ref().is_some_and(|probe| {
-        probe.finished_at.is_some() && store.metadata.generation == Some(probe.generation) || probe.failures > 0
-    });
+    let tried_before = before
+        .probe
+        .as_ref()
+        .is_some_and(|probe| probe.finished_at.is_some() && store.metadata.generation == Some(probe.generation) || probe.failures > 0);
     let unknown = |reason, message: &str| {
         Some([
             Finding::unknown(ConditionType::Ready, reason, message),
@@ -155,7 +158,10 @@ fn findings(store: &BackupStore, after: &BackupStoreStatus, phase: &Phase<'_>) -
         // While it is tried again, what the last probe said stays.
         Phase::Started { .. } if tried_before => None,
         Phase::Started { .. } => unknown(Reason::Pending, "the store is being tried"),
-        Phase::Waiting { reason: Reason::Pending, .. } | Phase::Same => None,
+        Phase::Waiting {
+            reason: Reason::Pending, ..
+        }
+        | Phase::Same => None,
         Phase::Running => match blocked(&before.conditions) {
             Some(_) => unknown(Reason::Running, "the store is being tried"),
             None => None,
@@ -188,7 +194,12 @@ fn failed(reason: Reason, message: String) -> [Finding; 2] {
     let stalled = !matches!(reason.class(), Class::Transient);
     [
         Finding::new(ConditionType::Ready, false, reason, message.clone()),
-        Finding::new(ConditionType::Stalled, stalled, reason, if stalled { message } else { String::new() }),
+        Finding::new(
+            ConditionType::Stalled,
+            stalled,
+            reason,
+            if stalled { message } else { String::new() },
+        ),
     ]
 }
 
@@ -210,7 +221,9 @@ fn again(store: &BackupStore, after: &BackupStoreStatus) -> String {
 
 /// Why the pod of the probe could not start, if the conditions say so: reasons 10 to 20 are those of pods that do not start.
 fn blocked(conditions: &[Condition]) -> Option<(Reason, String)> {
-    let ready = conditions.iter().find(|condition| condition.type_ == "Ready" && condition.status == "False")?;
+    let ready = conditions
+        .iter()
+        .find(|condition| condition.type_ == "Ready" && condition.status == "False")?;
     let reason = (10..=20)
         .filter_map(Reason::from_exit_code)
         .find(|reason| reason.as_str() == ready.reason)?;
