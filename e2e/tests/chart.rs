@@ -11,6 +11,8 @@ use holdfast_e2e::{
 
 #[path = "chart/admission.rs"]
 mod admission;
+#[path = "chart/contract.rs"]
+mod contract;
 #[path = "chart/definitions.rs"]
 mod definitions;
 #[path = "chart/install.rs"]

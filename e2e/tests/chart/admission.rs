@@ -19,14 +19,14 @@ use crate::{
 };
 
 /// A release that serves the namespaces `<name>-served`.
-struct Release {
-    admin: Client,
-    operator: Client,
-    served: String,
+pub struct Release {
+    pub admin: Client,
+    pub operator: Client,
+    pub served: String,
 }
 
 impl Release {
-    async fn install(name: &str) -> Result<Self> {
+    pub async fn install(name: &str) -> Result<Self> {
         let admin = SERVER.client().await?;
         let (own, served) = (format!("{name}-own"), format!("{name}-served"));
         make_namespace(&admin, &served).await?;
@@ -35,7 +35,7 @@ impl Release {
             "--namespace",
             &own,
             "--create-namespace",
-            "--set=fullnameOverride=operator,clusterId=x,crds.install=false,aggregatedRoles.install=false",
+            "--set=fullnameOverride=operator,image.tag=0.1.0,clusterId=x,crds.install=false,aggregatedRoles.install=false",
             &namespaces,
         ]))?;
         let release = Self {
@@ -78,7 +78,7 @@ impl Release {
         format!("/apis/batch/v1/namespaces/{}/jobs", self.served)
     }
 
-    fn jobs_dry(&self) -> String {
+    pub fn jobs_dry(&self) -> String {
         format!("{}?dryRun=All", self.jobs())
     }
 }
@@ -121,7 +121,7 @@ async fn refused(client: &Client, method: Method, path: &str, object: &Value, wo
     answered(client, method, path, object, expected).await
 }
 
-async fn accepted(client: &Client, method: Method, path: &str, object: &Value) -> Result<Value> {
+pub async fn accepted(client: &Client, method: Method, path: &str, object: &Value) -> Result<Value> {
     let expected = |answer: Answer| answer.accepted().ok();
     answered(client, method, path, object, expected).await
 }

@@ -1,11 +1,15 @@
 //! Install, upgrade, uninstall and install again, with the definitions kept, on an API server of this test's own.
 
-use std::{fs, process::Command};
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context, Result};
 use holdfast_e2e::{
     api::{Answer, ApiServer, ask, holdfast_path, make_namespace},
-    helm::{Said, chart, helm, kubectl, repository, run, say},
+    helm::{Said, chart, helm, kubectl, repository, run, say, tool},
 };
 use http::Method;
 use serde_json::{Value, json};
@@ -33,6 +37,22 @@ impl Cluster {
 
     fn kubectl(&self, arguments: &[&str]) -> Result<String> {
         run(&mut kubectl(Some(self.0.kubeconfig()), arguments))
+    }
+
+    /// Does what the notes tell an administrator to do, word for word.
+    fn administrator_follows(&self, notes: &str) -> Result<()> {
+        let start = notes.find("  helm get values").context("the notes tell nothing")?;
+        let command = notes[start..].split("\n\n").next().unwrap_or_default();
+        let folder = |tool: PathBuf| tool.parent().map(Path::to_owned).unwrap_or_default();
+        let path = env::join_paths(
+            [folder(tool("helm")), folder(tool("kubectl"))]
+                .into_iter()
+                .chain(env::split_paths(&env::var_os("PATH").unwrap_or_default())),
+        )?;
+        let mut shell = Command::new("bash");
+        shell.args(["-euo", "pipefail", "-c", command]).current_dir(repository());
+        run(shell.env("KUBECONFIG", self.0.kubeconfig()).env("PATH", path))?;
+        Ok(())
     }
 
     fn count(&self, kind: &str) -> Result<usize> {
@@ -77,6 +97,13 @@ async fn objects_outlive_upgrade_uninstall_and_install_again() {
     cluster.done(&["upgrade", "holdfast", place[0], "--set=replicas=3"]).unwrap();
     assert_eq!(kept().await, made["metadata"]["uid"]);
 
+    // Taken out of the release, the definitions stay as well.
+    cluster
+        .done(&["upgrade", "holdfast", place[0], "--set=crds.install=false"])
+        .unwrap();
+    assert_eq!(kept().await, made["metadata"]["uid"]);
+    cluster.done(&["upgrade", "holdfast", place[0]]).unwrap();
+
     cluster.done(&["uninstall", "holdfast", place[0]]).unwrap();
     for kind in [
         "deployments",
@@ -120,13 +147,16 @@ async fn objects_outlive_upgrade_uninstall_and_install_again() {
         "team",
         "--namespace=team-backups",
         "--create-namespace",
-        "--set=namespaces={team}",
-        "--set=clusterId=eu-1",
-        "--set=crds.install=false",
-        "--set=aggregatedRoles.install=false",
+        "--set=namespaces={team},clusterId=eu-1,fullnameOverride=team",
+        "--set=crds.install=false,aggregatedRoles.install=false,admissionPolicies.install=false",
     ];
     make_namespace(&client, "team").await.unwrap();
-    cluster.done(&second).unwrap();
+    let said = cluster.done(&second).unwrap();
+    let policies = cluster.count("validatingadmissionpolicies").unwrap();
+    cluster.administrator_follows(&said.out).unwrap();
+    let added = cluster.kubectl(&["get", "validatingadmissionpolicies", "--output=name"]).unwrap();
+    assert_eq!(added.lines().count(), policies + 6);
+    assert_eq!(added.matches("/team.team-backups.").count(), 6, "{added}");
     cluster.done(&["uninstall", "team", "--namespace=team-backups"]).unwrap();
     assert_eq!(cluster.count("crd").unwrap(), DEFINITIONS);
     assert_eq!(kept().await, made["metadata"]["uid"]);
