@@ -14,7 +14,10 @@ use holdfast_agent::store::{
     probe::Probe,
     s3::{Credentials, S3, WebIdentityConfig},
 };
-use holdfast_crds::{Reason, document::Label};
+use holdfast_crds::{
+    Reason,
+    document::{Abandonment, Decision, Label, Outcome, RunPath},
+};
 use proxy::{Act, Proxy, Seen, error};
 use std::{
     sync::{
@@ -798,6 +801,53 @@ async fn f43_create_if_absent_ignored() {
     .await;
     let (reason, text) = probed(&store).await;
     assert_eq!(reason, Reason::StoreUnsafe, "{text}");
+}
+
+/// Eight pods of one run at once, each with its own connection, half of them behind a network that loses their first put's answer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn one_run_has_one_outcome() {
+    let gateway = Gateway::start();
+    let pinned = gateway.store().claim("a", "shop/offsite").await.unwrap();
+    for round in 0..5 {
+        let run = RunPath::new("shop", "db", &format!("run-{round}")).unwrap();
+        let pods = (0..8).map(|pod| {
+            let (direct, directory, address) = (gateway.store(), gateway.directory.path().to_owned(), gateway.address);
+            let (run, pinned) = (run.clone(), pinned.clone());
+            tokio::spawn(async move {
+                let proxy = Proxy::start(address, first(1, Seen::is_put, Act::LoseAnswer)).await;
+                let store = if pod % 2 == 0 {
+                    direct
+                } else {
+                    store(config(&directory, &proxy.endpoint())).unwrap()
+                };
+                let now = store.now().unwrap_or_else(jiff::Timestamp::now);
+                let outcome = Outcome {
+                    run,
+                    nonce: format!("nonce of {pod}"),
+                    by: Label::new("pod", format!("pod-{pod}")).unwrap(),
+                    at: now,
+                    decision: Decision::Abandoned(Abandonment {
+                        reason: "DumpFailed".into(),
+                        message: String::new(),
+                    }),
+                };
+                (pod, store.commit(&outcome, &pinned, now + Duration::from_secs(60)).await.unwrap())
+            })
+        });
+        let decided: Vec<_> = futures::future::try_join_all(pods.collect::<Vec<_>>()).await.unwrap();
+        let held = gateway.store().outcome(&run).await.unwrap().unwrap().outcome;
+        assert!(decided.iter().all(|(_, decided)| decided.outcome == held), "all were told the same");
+        let winners: Vec<_> = decided
+            .iter()
+            .filter(|(_, decided)| decided.ours)
+            .map(|(pod, _)| format!("pod-{pod}"))
+            .collect();
+        assert_eq!(
+            winners,
+            [held.by.as_str()],
+            "round {round}: exactly the one whose bytes lie there was told that they are its own"
+        );
+    }
 }
 
 #[tokio::test]
