@@ -25,7 +25,7 @@ fn the_operator_takes_the_arguments_that_the_chart_gives() {
         let objects = render("holdfast", "hf", &values).unwrap();
         let deployment = objects.iter().find(|object| object["kind"] == "Deployment").unwrap();
         let container = &deployment["spec"]["template"]["spec"]["containers"][0];
-        assert_eq!(container["command"], json!(["/holdfast-operator"]));
+        assert_eq!(container["command"], json!(["/usr/local/bin/holdfast-operator"]));
         // POD_NAME is the one thing that comes by the environment.
         assert_eq!(container["env"][0]["name"], "POD_NAME");
         let given = container["args"]
