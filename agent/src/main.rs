@@ -1,3 +1,10 @@
-//! Holdfast agent.
+//! `holdfast-agent`: see `holdfast-agent --help`.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+use holdfast_agent::command::{self, Cli};
+
+fn main() -> ExitCode {
+    command::main(Cli::parse())
+}

@@ -2,3 +2,4 @@
 
 pub mod postgresql;
 pub mod secret;
+pub mod streaming;

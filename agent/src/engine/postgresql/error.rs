@@ -169,7 +169,7 @@ pub(super) fn reason_of_sqlstate(code: &SqlState) -> Reason {
 
 /// What a tool's message means. The tools run with `LC_ALL=C`; a server may still speak another language, then it is `otherwise`.
 pub(super) fn reason_of_stderr(stderr: &str, otherwise: Reason) -> Reason {
-    const MEANINGS: [(&str, Reason); 28] = [
+    const MEANINGS: [(&str, Reason); 27] = [
         ("password authentication failed", Reason::DatabaseLoginFailed),
         ("no password supplied", Reason::DatabaseLoginFailed),
         ("no pg_hba.conf entry", Reason::DatabaseLoginFailed),
@@ -186,7 +186,6 @@ pub(super) fn reason_of_stderr(stderr: &str, otherwise: Reason) -> Reason {
         ("permission denied", Reason::DatabasePermissionDenied),
         ("must be superuser", Reason::DatabasePermissionDenied),
         ("must be owner", Reason::DatabasePermissionDenied),
-        ("No space left on device", Reason::ScratchFull),
         ("certificate verify failed", Reason::DatabaseTlsFailed),
         ("server does not support SSL", Reason::DatabaseTlsFailed),
         ("could not read root certificate file", Reason::DatabaseTlsFailed),

@@ -7,6 +7,8 @@ pub mod dump;
 pub mod error;
 pub mod pattern;
 pub mod preflight;
+pub mod restore;
+pub mod source;
 #[cfg(test)]
 pub(crate) mod test_server;
 #[cfg(test)]

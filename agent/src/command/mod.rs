@@ -1,0 +1,230 @@
+//! The commands of the agent. Each reads like a recipe; this file is how all of them begin and end.
+
+pub mod backup;
+pub mod install;
+pub mod key;
+pub mod place;
+pub mod restore;
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use holdfast_crds::{Action, AgentResult, Reason};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{Invocation, Places, other_action, read_task};
+use crate::result::{Failure, leave, plain};
+
+/// How long a command has to end in order once it was asked to stop: Kubernetes and the design give it five seconds.
+const STOP_WITHIN: Duration = Duration::from_millis(4500);
+/// Threads of the runtime: they mostly wait. Compression has threads of its own.
+const WORKERS: usize = 2;
+
+/// Makes, checks and restores copies of databases. The same binary works in the pods of Holdfast's Jobs and by hand.
+#[derive(Debug, Parser)]
+#[command(
+    name = "holdfast-agent",
+    version,
+    after_help = "EXAMPLES
+    By hand, with the manifests that kubectl applies and a directory for each Secret:
+        holdfast-agent backup --store store.yaml --source source.yaml --run by-hand-1 --store-secret ./s3 --login ./db
+        holdfast-agent verify --help
+        holdfast-agent restore --store store.yaml --request restore.yaml --store-secret ./s3 --login ./db --identity ./key
+
+EXIT CODE
+    0 if the work is done (or was done before), else the number of the reason that the last line names;
+    docs/reasons.md says for each what happened and what to do."
+)]
+pub struct Cli {
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+    /// How to log: lines of JSON, or text; by default text on a terminal
+    #[arg(long, global = true, value_enum)]
+    pub log: Option<LogFormat>,
+}
+
+/// How lines of the log look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// One object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Copy the agent into a directory, for the main container of a Job's pod
+    Install(install::InstallArgs),
+    /// Make the run's key and seal it to the store's recipients or with its passphrase
+    Key(key::KeyArgs),
+    /// Copy a database into a store
+    Backup(Box<backup::BackupArgs>),
+    /// Restore databases from a copy
+    Restore(Box<restore::RestoreArgs>),
+}
+
+/// Runs a command to its exit code.
+pub fn main(cli: Cli) -> ExitCode {
+    start_log(cli.log);
+    if let Err(error) = rustix::process::setrlimit(
+        rustix::process::Resource::Core,
+        rustix::process::Rlimit {
+            current: Some(0),
+            maximum: Some(0),
+        },
+    ) {
+        tracing::warn!(%error, "core dumps could not be turned off");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .enable_all()
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => return end(&plain(Reason::InternalError, format!("start the runtime: {error}")), None),
+    };
+    let (result, place) = match cli.command {
+        Command::Install(arguments) => {
+            let result = match install::run(&arguments) {
+                Ok(()) => plain(Reason::Succeeded, "installed"),
+                Err(error) => plain(Reason::ContainerStartFailed, error.to_string()),
+            };
+            (result, None)
+        }
+        Command::Key(arguments) => (with_task(&runtime, &arguments.places.clone(), key::run), Some(arguments.places)),
+        Command::Backup(arguments) => {
+            let result = match arguments.task() {
+                Ok(task) => run(&runtime, task, &arguments.places, dispatch),
+                Err(failure) => failure.into(),
+            };
+            (result, Some(arguments.places))
+        }
+        Command::Restore(arguments) => {
+            let result = match arguments.task() {
+                Ok(task) => run(&runtime, task, &arguments.places, dispatch),
+                Err(failure) => failure.into(),
+            };
+            (result, Some(arguments.places))
+        }
+    };
+    // What still runs in blocking threads holds nothing that matters.
+    runtime.shutdown_background();
+    end(&result, place.as_ref())
+}
+
+async fn dispatch(invocation: std::sync::Arc<Invocation>) -> Result<AgentResult, Failure> {
+    match &invocation.task.action {
+        Action::Backup(task) => backup::run(&invocation, task).await,
+        Action::Restore(task) => restore::run(&invocation, task).await,
+        Action::SettleRestore(task) => restore::settle(&invocation, task).await,
+        action => Err(other_action("backup or restore", action)),
+    }
+}
+
+fn with_task<F, R>(runtime: &tokio::runtime::Runtime, places: &Places, command: F) -> AgentResult
+where
+    F: FnOnce(std::sync::Arc<Invocation>) -> R,
+    R: Future<Output = Result<AgentResult, Failure>> + Send + 'static,
+{
+    match read_task(&places.task) {
+        Ok(task) => run(runtime, task, places, command),
+        Err(failure) => failure.into(),
+    }
+}
+
+/// Runs a command beside its progress line and the signals. Whatever happens in it, there is a result.
+fn run<F, R>(runtime: &tokio::runtime::Runtime, task: holdfast_crds::Task, places: &Places, command: F) -> AgentResult
+where
+    F: FnOnce(std::sync::Arc<Invocation>) -> R,
+    R: Future<Output = Result<AgentResult, Failure>> + Send + 'static,
+{
+    let invocation = match Invocation::new(task, places.clone()) {
+        Ok(invocation) => std::sync::Arc::new(invocation),
+        Err(failure) => return failure.into(),
+    };
+    let (cancel, progress) = (invocation.cancel.clone(), invocation.progress.clone());
+    let work = command(std::sync::Arc::clone(&invocation));
+    runtime.block_on(async move {
+        let line = tokio::spawn(progress.log());
+        let mut work = tokio::spawn(work);
+        let stopped = async {
+            asked_to_stop().await;
+            tracing::info!("asked to stop");
+            cancel.cancel();
+            tokio::time::sleep(STOP_WITHIN).await;
+        };
+        let result = tokio::select! {
+            joined = &mut work => match joined {
+                Ok(Ok(result)) => result,
+                Ok(Err(failure)) => failure.into(),
+                Err(error) => plain(Reason::InternalError, format!("a fault in the command: {error}; please report it with the log")),
+            },
+            () = stopped => plain(Reason::Interrupted, "stopped before everything under way had ended in order"),
+        };
+        line.abort();
+        result
+    })
+}
+
+async fn asked_to_stop() {
+    match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+        (Ok(mut terminate), Ok(mut interrupt)) => {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        }
+        (Err(error), _) | (_, Err(error)) => {
+            tracing::warn!(%error, "signals cannot be heard");
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+fn end(result: &AgentResult, places: Option<&Places>) -> ExitCode {
+    let text = result.to_termination_message();
+    if result.reason.exit_code() == 0 {
+        tracing::info!(reason = %result.reason, message = %result.message, result = %text, "done");
+    } else {
+        tracing::error!(reason = %result.reason, message = %result.message, result = %text, "failed");
+    }
+    if let Some(places) = places
+        && let Err(error) = leave(result, &places.result)
+    {
+        tracing::warn!(path = %places.result.display(), %error, "the result could not be written");
+    }
+    ExitCode::from(result.reason.exit_code())
+}
+
+fn start_log(format: Option<LogFormat>) {
+    let terminal = std::io::stdout().is_terminal();
+    let format = format.unwrap_or(if terminal { LogFormat::Text } else { LogFormat::Json });
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let started = match format {
+        LogFormat::Json => tracing_subscriber::fmt()
+            .json()
+            .flatten_event(true)
+            .with_current_span(false)
+            .with_env_filter(filter)
+            .try_init(),
+        LogFormat::Text => tracing_subscriber::fmt().with_ansi(terminal).with_env_filter(filter).try_init(),
+    };
+    // Another log is there already: in tests.
+    drop(started);
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        tracing::error!(%panic, "a defect of Holdfast");
+        if terminal {
+            report(panic);
+        }
+    }));
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,215 @@
+//! The server that is restored into: what it has, and whether a name in it is free.
+
+use std::collections::BTreeSet;
+
+use holdfast_crds::Reason;
+
+use super::super::connect::{Access, Session, Wanted, identifier, literal};
+use super::super::error::DatabaseError;
+use super::super::preflight::{OWN_PREFIX, ServerFacts, server_facts};
+use super::super::tool::{ToolVersion, Tools};
+use super::plan::Offer;
+
+/// A server that can be restored into.
+pub struct Target {
+    /// A session to its maintenance database, which also holds the lock that says that this pod lives.
+    pub session: Session,
+    /// What it is.
+    pub server: ServerFacts,
+    /// What it has.
+    pub offer: Offer,
+    /// The version of `pg_restore`.
+    pub tool: ToolVersion,
+}
+
+/// What has a name that a restore wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// Nothing.
+    Free,
+    /// A database without user objects.
+    Empty,
+}
+
+/// Connects to the first host that takes writes, and asks what it has and whether the user may make databases there.
+pub async fn look(access: &Access, tools: &Tools) -> Result<Target, DatabaseError> {
+    let tool = tools.version("pg_restore").await?;
+    let session = access.connect(Wanted::Primary).await?;
+    let server = server_facts(&session).await?;
+    if tool.major < server.major {
+        return Err(DatabaseError::Refused {
+            reason: Reason::VersionUnsupported,
+            message: format!(
+                "the server at {} is PostgreSQL {}, pg_restore is {}; tools of major version {} or newer are needed: set version: {} or job.image",
+                server.host, server.version, tool.text, server.major, server.major
+            ),
+        });
+    }
+    let user = session
+        .row(
+            "ask for the user's rights",
+            "SELECT rolsuper, rolcreatedb, has_database_privilege(current_database(), 'CREATE') FROM pg_catalog.pg_roles WHERE rolname = current_user",
+        )
+        .await?;
+    let (superuser, creates_databases, creates_schemas) = (user.flag(0), user.flag(1), user.flag(2));
+    let name = identifier(&session.user);
+    let lacking = match (superuser || creates_databases, superuser || creates_schemas) {
+        (false, _) => Some(format!("may not create databases: ALTER ROLE {name} CREATEDB")),
+        (_, false) => Some(format!(
+            "may not keep receipts in the maintenance database: GRANT CREATE ON DATABASE {} TO {name}",
+            identifier(&session.database)
+        )),
+        _ => None,
+    };
+    if let Some(lacking) = lacking {
+        let message = format!("user {} at {} {lacking}", session.user, session.host);
+        return Err(DatabaseError::Refused {
+            reason: Reason::DatabasePermissionDenied,
+            message,
+        });
+    }
+    let names = |doing, sql| {
+        let session = &session;
+        async move {
+            Ok::<_, DatabaseError>(
+                session
+                    .rows(doing, sql)
+                    .await?
+                    .iter()
+                    .map(|row| row.text(0))
+                    .collect::<BTreeSet<_>>(),
+            )
+        }
+    };
+    let offer = Offer {
+        roles: names("list the target's roles", "SELECT rolname FROM pg_catalog.pg_roles").await?,
+        tablespaces: names("list the target's tablespaces", "SELECT spcname FROM pg_catalog.pg_tablespace").await?,
+        extensions: names(
+            "list the target's extensions",
+            "SELECT name FROM pg_catalog.pg_available_extensions",
+        )
+        .await?,
+        superuser,
+    };
+    Ok(Target {
+        session,
+        server,
+        offer,
+        tool,
+    })
+}
+
+/// Whether the wanted name may become that of a restored database.
+pub async fn place(access: &Access, session: &Session, database: &str) -> Result<Place, DatabaseError> {
+    let refused = |message: String| {
+        Err(DatabaseError::Refused {
+            reason: Reason::TargetNotEmpty,
+            message,
+        })
+    };
+    let sql = format!(
+        "SELECT datallowconn, datistemplate, (SELECT count(*) FROM pg_catalog.pg_replication_slots s WHERE s.database = datname), \
+                (SELECT count(*) FROM pg_catalog.pg_prepared_xacts x WHERE x.database = datname), \
+                (SELECT count(*) FROM pg_catalog.pg_subscription u WHERE u.subdbid = d.oid) \
+         FROM pg_catalog.pg_database d WHERE datname = {}",
+        literal(database)
+    );
+    let rows = session.rows("look for the target database", &sql).await?;
+    let Some(row) = rows.first() else { return Ok(Place::Free) };
+    if row.flag(1) {
+        return refused(format!(
+            "database {database} exists and is a template: choose another name with select.rename"
+        ));
+    }
+    for (column, what) in [(2, "replication slots"), (3, "prepared transactions"), (4, "subscriptions")] {
+        if row.number(column) > 0 {
+            return refused(format!(
+                "database {database} exists and has {} {what}: remove them, or choose another name with select.rename",
+                row.number(column)
+            ));
+        }
+    }
+    if !row.flag(0) {
+        return refused(format!(
+            "database {database} exists and allows no connections, so that it cannot be seen whether it holds anything: choose another name with select.rename"
+        ));
+    }
+    let inside = access.connect_again(&session.host, database).await?;
+    refuse_objects(&inside).await.map(|()| Place::Empty)
+}
+
+/// Refuses to replace a database that holds anything.
+pub async fn refuse_objects(inside: &Session) -> Result<(), DatabaseError> {
+    let objects = user_objects(inside).await?;
+    if objects.is_empty() {
+        return Ok(());
+    }
+    let (database, objects) = (&inside.database, objects.join(", "));
+    Err(DatabaseError::Refused {
+        reason: Reason::TargetNotEmpty,
+        message: format!(
+            "database {database} exists and holds objects of users ({objects}): drop it, or choose another name with select.rename"
+        ),
+    })
+}
+
+/// The first objects that somebody made in a database, by a session to it. Everything made behind initdb has an oid of 16384 or more.
+pub async fn user_objects(session: &Session) -> Result<Vec<String>, DatabaseError> {
+    let rows = session
+        .rows(
+            "look for user objects in the target database",
+            "SELECT what FROM ( \
+               SELECT 'schema ' || quote_ident(nspname) AS what, oid FROM pg_namespace WHERE nspname !~ '^pg_(temp|toast)' AND nspname <> 'holdfast' \
+               UNION ALL SELECT 'relation ' || c.oid::regclass::text, c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace \
+                 WHERE nspname !~ '^pg_(temp|toast)' AND nspname <> 'holdfast' AND relkind <> 'i' \
+               UNION ALL SELECT 'function ' || p.oid::regproc::text, p.oid FROM pg_proc p \
+               UNION ALL SELECT 'type ' || t.oid::regtype::text, t.oid FROM pg_type t JOIN pg_namespace n ON n.oid = typnamespace \
+                 WHERE typrelid = 0 AND typelem = 0 AND nspname !~ '^pg_(temp|toast)' AND nspname <> 'holdfast' \
+               UNION ALL SELECT 'extension ' || quote_ident(extname), oid FROM pg_extension \
+               UNION ALL SELECT 'large object ' || oid::text, oid FROM pg_largeobject_metadata \
+               UNION ALL SELECT 'publication ' || quote_ident(pubname), oid FROM pg_publication \
+               UNION ALL SELECT 'event trigger ' || quote_ident(evtname), oid FROM pg_event_trigger \
+             ) found WHERE oid >= 16384 OR what LIKE 'large object %' ORDER BY what LIMIT 3",
+        )
+        .await?;
+    Ok(rows.iter().map(|row| row.text(0)).collect())
+}
+
+/// Refuses a name that no database of a user should get.
+pub fn check_name(database: &str, maintenance: &str) -> Result<(), DatabaseError> {
+    let problem = if database.is_empty() || database.len() > 63 || database.contains(['\0', '\n', '\r']) {
+        "a name has 1 to 63 bytes in one line"
+    } else if database.starts_with(OWN_PREFIX) {
+        "names that begin with holdfast- are those of databases beside"
+    } else if matches!(database, "template0" | "template1") {
+        "templates are not replaced"
+    } else if database == maintenance {
+        "it is the maintenance database, whose session makes the swap: choose another name with select.rename, or another to.postgresql.maintenanceDatabase"
+    } else {
+        return Ok(());
+    };
+    Err(DatabaseError::UseSetting {
+        field: "select.rename",
+        problem: format!("database {database:?} cannot be restored into: {problem}"),
+    })
+}
+
+/// A database beside, number `number` of this pod.
+pub fn side_name(pod: &str, number: usize) -> String {
+    format!("{OWN_PREFIX}{}-{number}", pod.chars().take(40).collect::<String>())
+}
+
+/// What the empty database is called that number `number` replaces, until it is dropped.
+pub fn old_name(pod: &str, number: usize) -> String {
+    format!("{}-old", side_name(pod, number))
+}
+
+/// Drops a database with whoever is connected to it.
+pub async fn drop_database(session: &Session, database: &str) -> Result<(), DatabaseError> {
+    session
+        .run(
+            &format!("drop database {database}"),
+            &format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", identifier(database)),
+        )
+        .await
+}

@@ -1,0 +1,242 @@
+//! A PostgreSQL server as a source of streams.
+
+use std::collections::BTreeMap;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use holdfast_crds::document::{self, Contents, Database, NotCopied, Server, StreamKind};
+use holdfast_crds::{PostgresqlSource, Reason};
+
+use super::connect::{Access, ServerFiles, Session, Wanted as WantedServer};
+use super::dump::{Dump, GLOBALS_STREAM, end_sessions, stream_name};
+use super::error::DatabaseError;
+use super::preflight::{DatabaseFacts, GlobalsPlan, Preflight, describe, exists, preflight};
+use super::tool::Tools;
+use crate::engine::streaming::{Aborted, Finished, Found, Opened, Streaming, Wanted};
+use crate::result::Failure;
+
+/// How long the end of a tool may take whose stream was given up.
+const END_WITHIN: Duration = Duration::from_secs(3);
+
+/// A server, its tools, and what was learnt of it.
+pub struct Source {
+    spec: PostgresqlSource,
+    access: Access,
+    tools: Tools,
+    found: Option<Preflight>,
+    databases: Vec<Database>,
+    vanished: Vec<NotCopied>,
+}
+
+/// A dump at work and what its database is.
+pub struct Handle {
+    dump: Dump,
+    facts: DatabaseFacts,
+}
+
+impl Source {
+    /// A source by its specification; nothing is connected yet.
+    pub fn new(spec: &PostgresqlSource, files: &ServerFiles, tools: Tools, application: &str) -> Result<Self, DatabaseError> {
+        let access = Access::new(&spec.server, files, application)?;
+        Ok(Self {
+            spec: spec.clone(),
+            access,
+            tools,
+            found: None,
+            databases: Vec::new(),
+            vanished: Vec::new(),
+        })
+    }
+
+    fn found(&self) -> Result<&Preflight, DatabaseError> {
+        self.found.as_ref().ok_or_else(|| DatabaseError::Refused {
+            reason: Reason::InternalError,
+            message: "a stream was opened before the preflight".to_owned(),
+        })
+    }
+
+    /// A session for what concerns the whole server, on the host that answered.
+    async fn maintenance(&self) -> Result<Session, DatabaseError> {
+        self.access
+            .connect_again(&self.found()?.server.host, &self.access.maintenance_database)
+            .await
+    }
+
+    /// Whether an error came only because the database was dropped or renamed; then that is noted.
+    async fn has_vanished(&mut self, database: &str) -> bool {
+        let gone = match self.maintenance().await {
+            Ok(session) => exists(&session, database).await.is_ok_and(|exists| !exists),
+            Err(_) => false,
+        };
+        if gone {
+            tracing::warn!(database, "the database vanished");
+            self.vanished.push(NotCopied {
+                name: database.to_owned(),
+                why: "vanished while the run was at work".to_owned(),
+            });
+        }
+        gone
+    }
+}
+
+impl Streaming for Source {
+    type Handle = Handle;
+
+    fn name(&self) -> document::Engine {
+        document::Engine::Postgresql
+    }
+
+    async fn preflight(&mut self, encrypted: bool) -> Result<Found, Failure> {
+        let (session, found) = preflight(&self.access, &self.tools, &self.spec.databases, self.spec.globals, encrypted).await?;
+        let globals = (found.globals != GlobalsPlan::Skip).then(|| Wanted {
+            name: document::Label::new("stream", GLOBALS_STREAM).expect("it is a label"),
+            kind: StreamKind::PostgresqlGlobals,
+            database: None,
+        });
+        let databases = found.databases.iter().zip(1..).map(|(database, number)| Wanted {
+            name: stream_name(number, database),
+            kind: StreamKind::PostgresqlArchive,
+            database: Some(database.clone()),
+        });
+        let streams = globals.into_iter().chain(databases).collect();
+        let server = Server {
+            host: found.server.host.to_string(),
+            version: found.server.version.clone(),
+            system_identifier: found.server.system_identifier.clone(),
+            standby: found.server.standby,
+            tools: BTreeMap::from([("pg_dump".to_owned(), found.tool.text.clone())]),
+        };
+        let names = found
+            .databases
+            .iter()
+            .map(|name| super::connect::literal(name))
+            .collect::<Vec<_>>()
+            .join(", ");
+        let sizes = format!("SELECT sum(pg_catalog.pg_database_size(oid)) FROM pg_catalog.pg_database WHERE datname IN ({names})");
+        // Only for the estimate: a database that vanishes meanwhile, or a slow disk, fails nothing.
+        let expected_bytes = session
+            .row("ask for the databases' sizes", &sizes)
+            .await
+            .map_or(0, |row| row.number(0));
+        let (recovery_point, mut notes) = (found.server.recovery_point, found.notes.clone());
+        if i64::from(found.server.major) != i64::from(self.spec.server.version) {
+            notes.push(format!(
+                "the server is PostgreSQL {}, the source says version {}",
+                found.server.version, self.spec.server.version
+            ));
+        }
+        self.found = Some(found);
+        Ok(Found {
+            server,
+            recovery_point,
+            streams,
+            expected_bytes,
+            notes,
+        })
+    }
+
+    async fn open(&mut self, wanted: &Wanted) -> Result<Option<Opened<Handle>>, Failure> {
+        let (host, globals) = (self.found()?.server.host.clone(), self.found()?.globals);
+        let (mut dump, facts) = match &wanted.database {
+            None => {
+                let dump = Dump::of_globals(&self.tools, &self.access, &host, globals, self.spec.lock_timeout)?;
+                (dump, DatabaseFacts::default())
+            }
+            Some(database) => {
+                let described = async { describe(&self.access.connect_again(&host, database).await?).await };
+                let facts = match described.await {
+                    Ok(facts) => facts,
+                    Err(_) if self.has_vanished(database).await => return Ok(None),
+                    Err(error) => return Err(Failure::from(error).while_doing(&format!("database {database}"))),
+                };
+                (
+                    Dump::of_database(&self.tools, &self.access, &host, database, self.spec.lock_timeout)?,
+                    facts,
+                )
+            }
+        };
+        let (reader, check) = dump
+            .take_stream()
+            .ok_or_else(|| Failure::new(Reason::InternalError, "a dump has no stream"))?;
+        Ok(Some(Opened {
+            handle: Handle { dump, facts },
+            reader: Box::new(reader),
+            check,
+        }))
+    }
+
+    async fn finish(&mut self, wanted: &Wanted, handle: Handle) -> Result<Finished, Failure> {
+        let Handle { dump, facts } = handle;
+        let contents = dump.contents.clone();
+        let ended = dump.finish().await;
+        let Some(database) = &wanted.database else {
+            ended?;
+            return Ok(Finished::Whole);
+        };
+        if let Err(error) = ended {
+            if self.has_vanished(database).await {
+                return Ok(Finished::Vanished);
+            }
+            return Err(Failure::from(error).while_doing(&format!("database {database}")));
+        }
+        let found = contents
+            .map(|contents| contents.lock().unwrap_or_else(PoisonError::into_inner).clone())
+            .unwrap_or_default();
+        if let Some(unknown) = &found.unknown {
+            tracing::warn!(database, unknown, "the archive was not understood");
+        }
+        self.databases.push(Database {
+            name: database.clone(),
+            stream: wanted.name.clone(),
+            bytes: facts.bytes,
+            owner: facts.owner,
+            encoding: facts.encoding,
+            settings: facts.settings,
+            extensions: facts.extensions,
+            tables: found.tables,
+            large_objects: found.large_objects,
+        });
+        Ok(Finished::Whole)
+    }
+
+    async fn abort(&mut self, wanted: &Wanted, handle: Handle, cut: bool) -> Aborted {
+        let failure = if cut {
+            // It has closed its stream and ends at once; dropped with the time-out, it is killed.
+            let ended = tokio::time::timeout(END_WITHIN, handle.dump.finish()).await;
+            ended.ok().and_then(Result::err).map(Failure::from)
+        } else {
+            handle.dump.kill().await;
+            None
+        };
+        let ended = async {
+            let session = self.access.connect(WantedServer::Any).await?;
+            end_sessions(&self.access, &session).await
+        };
+        match tokio::time::timeout(END_WITHIN, ended).await {
+            Ok(Ok(0)) => {}
+            Ok(Ok(sessions)) => tracing::info!(sessions, "sessions of ended tools were closed"),
+            Ok(Err(error)) => tracing::debug!(%error, "sessions of ended tools could not be looked for"),
+            Err(_) => tracing::debug!("sessions of ended tools could not be looked for in time"),
+        }
+        // One that was still writing when the reader went away has nothing to say about the reason.
+        let failure = failure.filter(|failure| !failure.message.contains("Broken pipe") && !failure.message.contains("signal 13"));
+        match &wanted.database {
+            Some(database) if cut && self.has_vanished(database).await => Aborted::Vanished,
+            Some(database) => Aborted::Failed(failure.map(|failure| failure.while_doing(&format!("database {database}")))),
+            None => Aborted::Failed(failure),
+        }
+    }
+
+    fn contents(self) -> Contents {
+        let found = self.found;
+        let (not_copied, roles, tablespaces) = found
+            .map(|found| (found.not_copied, found.roles, found.tablespaces))
+            .unwrap_or_default();
+        Contents {
+            databases: self.databases,
+            not_copied: not_copied.into_iter().chain(self.vanished).collect(),
+            roles,
+            tablespaces,
+        }
+    }
+}
