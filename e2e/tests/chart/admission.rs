@@ -393,3 +393,36 @@ async fn the_operator_has_no_way_to_secrets_pods_and_logs() {
     .unwrap();
     pods.accepted().unwrap();
 }
+
+#[tokio::test]
+async fn the_operator_writes_statuses_and_no_specification() {
+    let release = Release::install("statuses").await.unwrap();
+    let objects = authors().unwrap().objects;
+    for (plural, object) in &objects {
+        let path = holdfast_path(&release.served, plural);
+        ask(&release.admin, Method::POST, &path, object).await.unwrap().accepted().unwrap();
+        let path = format!("{path}/{}", object["metadata"]["name"].as_str().unwrap());
+        let status = json!({"status": {"observedGeneration": 1}});
+        let written = ask(&release.operator, Method::PATCH, &format!("{path}/status"), &status)
+            .await
+            .unwrap()
+            .accepted()
+            .unwrap();
+        assert_eq!(written["status"]["observedGeneration"], 1, "{plural}");
+        let label = json!({"metadata": {"labels": {"a": "b"}}});
+        let said = ask(&release.operator, Method::PATCH, &path, &label)
+            .await
+            .unwrap()
+            .refused()
+            .unwrap();
+        assert!(said.contains("forbidden"), "{plural}: {said}");
+        // A way around: the status is written with a specification beside it.
+        let both = json!({"status": {"observedGeneration": 2}, "spec": {"job": {"image": "evil"}}});
+        let written = ask(&release.operator, Method::PATCH, &format!("{path}/status"), &both)
+            .await
+            .unwrap();
+        if let Answer::Accepted(written) = written {
+            assert_eq!(written["spec"]["job"], Value::Null, "{plural}");
+        }
+    }
+}

@@ -253,7 +253,7 @@ fn a_service_monitor_selects_the_metrics() {
     assert_eq!(monitor["spec"]["namespaceSelector"], json!({"matchNames": ["hf"]}));
     assert_eq!(
         monitor["spec"]["endpoints"],
-        json!([{"port": service["spec"]["ports"][0]["name"], "path": "/metrics", "interval": "15s"}])
+        json!([{"port": service["spec"]["ports"][0]["name"], "path": "/metrics", "interval": "15s", "honorLabels": true}])
     );
     assert_eq!(monitor["metadata"]["labels"]["release"], "prometheus");
     let labels = &service["metadata"]["labels"];
