@@ -15,4 +15,6 @@ pub mod report;
 pub mod watch;
 
 #[cfg(test)]
+mod fake;
+#[cfg(test)]
 mod scripted;

@@ -1,5 +1,10 @@
 //! How the operator says what it found: status by server-side apply, and one Event per transition.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering},
+};
+
 use holdfast_crds::{Class, ConditionType, Reason, shortened};
 use k8s_openapi::{
     NamespaceResourceScope,
@@ -31,6 +36,8 @@ pub struct Report {
     clock: ServerClock,
     /// Name of this pod.
     instance: String,
+    /// Events told so far, so that two of one moment have two names.
+    told: Arc<AtomicU32>,
 }
 
 impl Report {
@@ -39,6 +46,7 @@ impl Report {
             client,
             clock,
             instance: instance.into(),
+            told: Arc::default(),
         }
     }
 
@@ -99,10 +107,11 @@ impl Report {
     {
         let now = self.clock.now();
         let key = Key::of(object);
+        let number = i128::from(self.told.fetch_add(1, Ordering::Relaxed));
         let event = Event {
             metadata: ObjectMeta {
                 namespace: Some(key.namespace.clone()),
-                name: Some(format!("{}.{:x}", key.name, now.as_nanosecond())),
+                name: Some(format!("{}.{:x}", key.name, now.as_nanosecond() + number)),
                 ..ObjectMeta::default()
             },
             action: Some(action.to_owned()),

@@ -1,1 +1,141 @@
+use std::collections::HashSet;
 
+use holdfast_crds::{BackupRun, BackupSchedule, BackupSource, BackupStore};
+use prometheus::{Encoder, TextEncoder};
+use serde_json::json;
+
+use super::*;
+use crate::{config::Namespaces, metrics::Metrics, watch::Key};
+
+fn text(metrics: &Metrics) -> String {
+    let mut text = Vec::new();
+    TextEncoder::new().encode(&metrics.registry.gather(), &mut text).unwrap();
+    String::from_utf8(text).unwrap()
+}
+
+fn ready(caches: &Caches) {
+    let nothing = HashSet::new();
+    caches.sources.listed(None, &nothing);
+    caches.stores.listed(None, &nothing);
+    caches.schedules.listed(None, &nothing);
+    caches.runs.listed(None, &nothing);
+    caches.restores.listed(None, &nothing);
+    caches.jobs.listed(None, &nothing);
+    caches.pods.listed(None, &nothing);
+}
+
+fn meta(name: &str) -> serde_json::Value {
+    json!({"name": name, "namespace": "shop", "uid": name, "creationTimestamp": "2026-03-01T00:00:00Z"})
+}
+
+fn source(status: &serde_json::Value) -> BackupSource {
+    serde_json::from_value(json!({
+        "apiVersion": "holdfast.dev/v1alpha1", "kind": "BackupSource", "metadata": meta("a"), "status": status,
+        "spec": {"postgresql": {"hosts": ["db"], "version": 16, "credentials": {"secretName": "app"}}},
+    }))
+    .unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn gauges_are_there_from_birth_true_at_each_moment_and_gone_with_the_object() {
+    let caches = Arc::new(Caches::new(&Namespaces::default()));
+    let clock = ServerClock::default();
+    clock.observe("2026-03-02T00:00:00Z".parse().unwrap());
+    let metrics = Metrics::new().unwrap();
+    metrics
+        .registry
+        .register(Box::new(Objects::new(caches.clone(), clock.clone()).unwrap()))
+        .unwrap();
+    assert!(
+        !text(&metrics).contains("holdfast_source"),
+        "nothing is known before the first lists are in"
+    );
+    ready(&caches);
+
+    caches.sources.watched(source(&json!(null)));
+    let born = text(&metrics);
+    for line in [
+        r#"holdfast_source_newest_copy_timestamp_seconds{namespace="shop",source="a"} 0"#,
+        r#"holdfast_source_protected{namespace="shop",source="a"} 0"#,
+        r#"holdfast_source_rpo_seconds{namespace="shop",source="a"} 0"#,
+        r#"holdfast_source_last_success_timestamp_seconds{namespace="shop",source="a"} 0"#,
+        r#"holdfast_source_last_failure_timestamp_seconds{namespace="shop",source="a"} 0"#,
+        r#"holdfast_source_next_tick_timestamp_seconds{namespace="shop",source="a"} 0"#,
+    ] {
+        assert!(born.contains(line), "{line}\n{born}");
+    }
+
+    caches.sources.watched(source(&json!({
+        "newestCopy": {"run": "r", "store": "s", "path": "p", "recoveryPoint": "2026-03-01T23:00:00Z", "storedBytes": 1},
+        "rpoSeconds": 7_200,
+        "lastRun": {"name": "r", "type": "Full", "phase": "Succeeded", "reason": "Succeeded", "completionTime": "2026-03-01T23:05:00Z"},
+    })));
+    caches.runs.watched(
+        serde_json::from_value::<BackupRun>(json!({
+            "apiVersion": "holdfast.dev/v1alpha1", "kind": "BackupRun", "metadata": meta("bad"),
+            "spec": {"source": "a", "stores": [{"name": "s"}]},
+            "status": {"phase": "Failed", "reason": "LockTimeout", "completionTime": "2026-03-01T22:00:00Z"},
+        }))
+        .unwrap(),
+    );
+    let later = text(&metrics);
+    for line in [
+        r#"holdfast_source_newest_copy_timestamp_seconds{namespace="shop",source="a"} 1772406000"#,
+        r#"holdfast_source_protected{namespace="shop",source="a"} 1"#,
+        r#"holdfast_source_last_success_timestamp_seconds{namespace="shop",source="a"} 1772406300"#,
+        r#"holdfast_source_last_failure_timestamp_seconds{namespace="shop",source="a"} 1772402400"#,
+        r#"holdfast_runs{phase="Failed"} 1"#,
+    ] {
+        assert!(later.contains(line), "{line}\n{later}");
+    }
+
+    // Nobody wrote a status, and yet it is not protected any more.
+    clock.observe("2026-03-02T02:00:00Z".parse().unwrap());
+    assert!(text(&metrics).contains(r#"holdfast_source_protected{namespace="shop",source="a"} 0"#));
+
+    caches.sources.deleted(&Key::new("shop", "a"), Some("a"));
+    assert!(!text(&metrics).contains("holdfast_source"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn schedules_and_stores_have_theirs() {
+    let caches = Arc::new(Caches::new(&Namespaces::default()));
+    let metrics = Metrics::new().unwrap();
+    metrics
+        .registry
+        .register(Box::new(Objects::new(caches.clone(), ServerClock::default()).unwrap()))
+        .unwrap();
+    ready(&caches);
+    let condition = json!({"type": "Ready", "status": "True", "reason": "x", "message": "", "lastTransitionTime": "2026-03-01T00:00:00Z"});
+    caches.schedules.watched(
+        serde_json::from_value::<BackupSchedule>(json!({
+            "apiVersion": "holdfast.dev/v1alpha1", "kind": "BackupSchedule", "metadata": meta("gold"),
+            "spec": {"sources": {"names": ["a"]}, "stores": [{"name": "s"}], "triggers": [{"name": "t", "cron": "0 2 * * *"}], "suspend": true},
+            "status": {"conditions": [condition], "sources": 1, "nextTick": "2026-03-01T02:00:00Z",
+                "triggers": [{"name": "t", "watermark": "2026-03-01T00:00:00Z", "expression": "x", "fired": 3, "skipped": 2, "missed": 1}]},
+        }))
+        .unwrap(),
+    );
+    caches.stores.watched(
+        serde_json::from_value::<BackupStore>(json!({
+            "apiVersion": "holdfast.dev/v1alpha1", "kind": "BackupStore", "metadata": meta("s"),
+            "spec": {"s3": {"bucket": "backups"}, "credentials": {"secretName": "s3"}, "encryption": {"none": {}}},
+        }))
+        .unwrap(),
+    );
+    let text = text(&metrics);
+    for line in [
+        r#"holdfast_schedule_suspended{namespace="shop",schedule="gold"} 1"#,
+        r#"holdfast_schedule_ready{namespace="shop",schedule="gold"} 1"#,
+        r#"holdfast_schedule_next_tick_timestamp_seconds{namespace="shop",schedule="gold"} 1772330400"#,
+        r#"holdfast_schedule_sources{namespace="shop",schedule="gold"} 1"#,
+        r#"result="fired"} 3"#,
+        r#"result="skipped"} 2"#,
+        r#"result="missed"} 1"#,
+        "# TYPE holdfast_schedule_ticks_total counter",
+        r#"holdfast_store_ready{namespace="shop",store="s"} 0"#,
+        r#"holdfast_unreadable_objects{kind="BackupRun"} 0"#,
+    ] {
+        assert!(text.contains(line), "{line}\n{text}");
+    }
+}

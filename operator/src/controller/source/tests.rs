@@ -1,1 +1,271 @@
+use std::time::Duration;
 
+use holdfast_crds::{BackupRun, BackupSchedule, BackupSource, BackupSourceStatus};
+use serde_json::{Value, json};
+
+use super::*;
+use crate::fake::Fake;
+
+const SOURCE: &str = "/apis/holdfast.dev/v1alpha1/namespaces/shop/backupsources/a";
+
+fn meta(name: &str) -> Value {
+    json!({"name": name, "namespace": "shop", "uid": format!("uid-{name}"), "creationTimestamp": "2026-03-01T00:00:00Z", "generation": 1,
+        "labels": {"tier": "gold"}})
+}
+
+struct World {
+    fake: Fake,
+    context: Arc<Context>,
+    controller: SourceController,
+}
+
+/// A source made at midnight; it is 00:30.
+fn world() -> World {
+    let (fake, context) = Fake::start("2026-03-01T00:30:00Z");
+    let source = json!({
+        "apiVersion": "holdfast.dev/v1alpha1", "kind": "BackupSource", "metadata": meta("a"),
+        "spec": {"postgresql": {"hosts": ["db"], "version": 16, "credentials": {"secretName": "app"}}},
+    });
+    context.caches.sources.watched(fake.put::<BackupSource>(SOURCE, source));
+    World {
+        fake,
+        controller: SourceController::new(context.clone()),
+        context,
+    }
+}
+
+impl World {
+    fn schedule(&self, name: &str, spec: &Value) {
+        let mut merged = json!({
+            "sources": {"matchLabels": {"tier": "gold"}}, "stores": [{"name": "offsite"}],
+            "triggers": [{"name": "nightly", "cron": "0 2 * * *"}],
+        });
+        for (field, value) in spec.as_object().into_iter().flatten() {
+            merged[field] = value.clone();
+        }
+        let schedule = json!({"apiVersion": "holdfast.dev/v1alpha1", "kind": "BackupSchedule", "metadata": meta(name), "spec": merged});
+        self.context
+            .caches
+            .schedules
+            .watched(serde_json::from_value::<BackupSchedule>(schedule).unwrap());
+    }
+
+    /// A run that ended, with a copy of `point` if it succeeded.
+    fn run(&self, name: &str, phase: &str, reason: &str, ended: &str, point: Option<&str>) {
+        let copy = point.map(|point| {
+            json!({
+                "path": format!("shop/a/{name}"), "recoveryPoint": point, "rawBytes": 1, "storedBytes": 7, "parts": 1, "databases": 1,
+                "tables": 1, "structureChecked": true, "manifestDigest": "00",
+            })
+        });
+        let mut run = json!({
+            "apiVersion": "holdfast.dev/v1alpha1", "kind": "BackupRun", "metadata": meta(name),
+            "spec": {"source": "a", "stores": [{"name": "offsite"}]},
+            "status": {"phase": phase, "reason": reason, "completionTime": ended},
+        });
+        if let Some(copy) = copy {
+            run["status"]["copy"] = copy;
+        }
+        self.context.caches.runs.watched(serde_json::from_value::<BackupRun>(run).unwrap());
+    }
+
+    async fn reconcile(&self) -> Next {
+        self.controller.reconcile(&Key::new("shop", "a")).await.unwrap()
+    }
+
+    fn status(&self) -> BackupSourceStatus {
+        serde_json::from_value(self.fake.get(SOURCE).unwrap()["status"].clone()).unwrap()
+    }
+
+    fn protected(&self) -> (String, String, String) {
+        let status = self.status();
+        let condition = status
+            .conditions
+            .into_iter()
+            .find(|condition| condition.type_ == "Protected")
+            .unwrap();
+        (condition.status, condition.reason, condition.message)
+    }
+
+    fn at(&self, now: &str) {
+        self.context.clock.observe(now.parse().unwrap());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_nothing_schedules_says_so() {
+    let world = world();
+    assert_eq!(world.reconcile().await, Next::Change);
+    let (status, reason, message) = world.protected();
+    assert_eq!((status.as_str(), reason.as_str()), ("False", "NotScheduled"));
+    assert!(message.contains("BackupSchedule"), "{message}");
+    assert_eq!(world.status().rpo_seconds, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn protection_ends_by_itself_at_the_moment_it_does() {
+    let world = world();
+    world.schedule("gold", &json!({"objectives": {"rpo": "25h"}}));
+    world.reconcile().await;
+    let (status, reason, message) = world.protected();
+    assert_eq!((status.as_str(), reason.as_str()), ("False", "NeverCopied"));
+    assert!(message.contains("2026-03-02T01:00:00Z"), "its creation and 25 hours: {message}");
+    world.fake.events();
+
+    world.at("2026-03-01T02:05:00Z");
+    world.run("r1", "Succeeded", "Succeeded", "2026-03-01T02:04:00Z", Some("2026-03-01T02:00:10Z"));
+    world.reconcile().await;
+    assert_eq!(world.protected().0, "True");
+    assert_eq!(world.fake.events(), ["Protected", "Succeeded"]);
+    let status = world.status();
+    assert_eq!(status.rpo_seconds, Some(25 * 3_600));
+    assert_eq!(status.next_tick.as_deref(), Some("2026-03-02T02:00:00Z"));
+    assert_eq!(status.next_ticks[0].at.len(), 5);
+
+    // Nothing happens at the next tick: its time is shown anew, and then the wait is for the end of protection.
+    world.at("2026-03-02T02:00:00Z");
+    assert_eq!(world.reconcile().await, Next::After(Duration::from_secs(3_611)));
+    assert_eq!(world.protected().0, "True");
+    world.at("2026-03-02T03:00:11Z");
+    world.reconcile().await;
+    let (status, reason, message) = world.protected();
+    assert_eq!((status.as_str(), reason.as_str()), ("False", "CopyTooOld"));
+    assert!(message.contains("r1") && message.contains("25h"), "{message}");
+    assert_eq!(world.fake.events(), ["CopyTooOld"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn says_nothing_twice() {
+    let world = world();
+    world.schedule("gold", &json!({}));
+    let next = world.reconcile().await;
+    world.fake.calls();
+    assert_eq!(world.reconcile().await, next);
+    assert_eq!(world.fake.calls(), Vec::<String>::new());
+    assert_eq!(next, Next::After(Duration::from_secs(90 * 60)), "the tick at 02:00");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_newest_copy_outlives_the_object_of_its_run_and_never_goes_back() {
+    let world = world();
+    world.schedule("gold", &json!({}));
+    world.run(
+        "new",
+        "Succeeded",
+        "Succeeded",
+        "2026-03-01T00:20:00Z",
+        Some("2026-03-01T00:19:00Z"),
+    );
+    // Ended later, but is older: a slow one, or one that was settled late.
+    world.run(
+        "old",
+        "Succeeded",
+        "AlreadyDone",
+        "2026-03-01T00:25:00Z",
+        Some("2026-02-28T23:00:00Z"),
+    );
+    world.run("bad", "Failed", "LockTimeout", "2026-03-01T00:24:00Z", None);
+    world.reconcile().await;
+    let copy = world.status().newest_copy.unwrap();
+    assert_eq!(
+        (copy.run.as_str(), copy.store.as_str(), copy.path.as_str(), copy.stored_bytes),
+        ("new", "offsite", "shop/a/new", 7)
+    );
+    assert_eq!(world.status().last_run.unwrap().name, "old");
+    for run in ["new", "old", "bad"] {
+        world
+            .context
+            .caches
+            .runs
+            .deleted(&Key::new("shop", run), Some(&format!("uid-{run}")));
+    }
+    assert!(world.context.caches.runs.is_empty());
+    world.reconcile().await;
+    assert_eq!(world.status().newest_copy.unwrap().run, "new");
+    assert_eq!(world.status().last_run.unwrap().name, "old");
+    world.run(
+        "older",
+        "Succeeded",
+        "Succeeded",
+        "2026-03-01T00:29:00Z",
+        Some("2026-02-27T00:00:00Z"),
+    );
+    world.reconcile().await;
+    assert_eq!(world.status().newest_copy.unwrap().run, "new");
+    assert_eq!(world.status().last_run.unwrap().name, "older");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_objective_is_the_shortest_stated_else_the_shortest_implied() {
+    for (schedules, seconds) in [
+        (vec![json!({})], Some(30 * 3_600)), // a day, and six hours for an attempt
+        (vec![json!({"timeout": "1h"})], Some(25 * 3_600)),
+        (
+            vec![
+                json!({"timeout": "1h"}),
+                json!({"timeout": "30m", "triggers": [{"name": "hourly", "cron": "H * * * *"}]}),
+            ],
+            Some(5_400),
+        ),
+        (
+            vec![
+                json!({"objectives": {"rpo": "2d"}}),
+                json!({"objectives": {"rpo": "26h"}}),
+                json!({"timeout": "1h"}),
+            ],
+            Some(26 * 3_600),
+        ),
+        // On purpose or not: without copies the database is not protected.
+        (vec![json!({"objectives": {"rpo": "26h"}, "suspend": true})], Some(26 * 3_600)),
+        (vec![json!({"triggers": [{"name": "bad", "cron": "0 25 * * *"}]})], None),
+        (vec![json!({"sources": {"matchLabels": {"tier": "silver"}}})], None),
+    ] {
+        let world = world();
+        for (index, schedule) in schedules.iter().enumerate() {
+            world.schedule(&format!("s{index}"), schedule);
+        }
+        world.reconcile().await;
+        assert_eq!(world.status().rpo_seconds, seconds, "{schedules:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn shows_the_cron_that_holds_for_this_source() {
+    let world = world();
+    world.schedule(
+        "gold",
+        &json!({"triggers": [{"name": "nightly", "cron": "H H(1-3) * * *"}], "timeZone": "Europe/Zurich"}),
+    );
+    world.schedule("paused", &json!({"suspend": true}));
+    world.reconcile().await;
+    let ticks = world.status().next_ticks;
+    assert_eq!(ticks.len(), 1, "a suspended schedule has no ticks");
+    assert_eq!(
+        (ticks[0].schedule.as_str(), ticks[0].trigger.as_str(), ticks[0].time_zone.as_str()),
+        ("gold", "nightly", "Europe/Zurich")
+    );
+    let mut fields = ticks[0].cron.split(' ');
+    let minute: u8 = fields.next().unwrap().parse().unwrap();
+    let hour: u8 = fields.next().unwrap().parse().unwrap();
+    assert!(minute < 60 && (1..=3).contains(&hour), "{}", ticks[0].cron);
+    assert_eq!(ticks[0].at.len(), 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_is_gone_needs_nothing() {
+    let world = world();
+    world.context.caches.sources.deleted(&Key::new("shop", "a"), Some("uid-a"));
+    assert_eq!(world.reconcile().await, Next::Change);
+    assert_eq!(world.fake.calls(), Vec::<String>::new());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_was_re_created_meanwhile_is_left_alone() {
+    let world = world();
+    let mut other = world.fake.get(SOURCE).unwrap();
+    other["metadata"]["uid"] = json!("another");
+    world.fake.put::<BackupSource>(SOURCE, other);
+    let error = world.controller.reconcile(&Key::new("shop", "a")).await.unwrap_err();
+    assert!(error.is_conflict(), "{error}");
+    assert!(world.fake.get(SOURCE).unwrap().get("status").is_none());
+}

@@ -1,0 +1,199 @@
+//! A small API server in memory, for scenario tests: it keeps objects, refuses what the real one refuses, and records what was asked.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use http::{Request, Response};
+use kube::{Client, client::Body};
+use serde_json::{Value, json};
+use tower_test::mock;
+
+use crate::{
+    clock::ServerClock,
+    config::Namespaces,
+    context::Context,
+    metrics::Metrics,
+    report::{MANAGER, Report},
+    watch::Caches,
+};
+
+/// The server, and what a test does to it.
+#[derive(Clone, Default)]
+pub struct Fake(Arc<Mutex<State>>);
+
+#[derive(Default)]
+struct State {
+    /// By path, as in `/apis/batch/v1/namespaces/shop/jobs/a`.
+    objects: BTreeMap<String, Value>,
+    version: u64,
+    /// When it was started: everything is created then.
+    now: String,
+    /// `POST backupruns/a`, in order.
+    calls: Vec<String>,
+    /// Codes and messages that calls get instead of an answer.
+    failures: BTreeMap<String, (u16, String)>,
+}
+
+impl Fake {
+    /// A server and the context of controllers that talk to it. It is `now` there.
+    pub fn start(now: &str) -> (Self, Arc<Context>) {
+        let fake = Self::default();
+        now.clone_into(&mut fake.lock().now);
+        let (service, mut handle) = mock::pair::<Request<Body>, Response<Body>>();
+        handle.allow(u64::MAX);
+        let server = fake.clone();
+        tokio::spawn(async move {
+            while let Some((request, respond)) = handle.next_request().await {
+                let (parts, body) = request.into_parts();
+                let bytes = body.collect_bytes().await.unwrap();
+                let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+                let query = parts.uri.query().unwrap_or_default();
+                let (code, answer) = server.lock().answer(parts.method.as_str(), parts.uri.path(), query, &body);
+                let answer = Body::from(serde_json::to_vec(&answer).unwrap());
+                respond.send_response(Response::builder().status(code).body(answer).unwrap());
+            }
+        });
+        let client = Client::new(service, "default");
+        let clock = ServerClock::default();
+        clock.observe(now.parse().unwrap());
+        let context = Context {
+            cluster: "cluster".to_owned(),
+            image: "holdfast:1".to_owned(),
+            client: client.clone(),
+            clock: clock.clone(),
+            caches: Arc::new(Caches::new(&Namespaces::default())),
+            report: Report::new(client, clock, "pod"),
+            metrics: Metrics::new().unwrap(),
+        };
+        (fake, Arc::new(context))
+    }
+
+    /// Puts an object there as a user does, and gives it as a watch shows it.
+    pub fn put<K: serde::de::DeserializeOwned>(&self, path: &str, mut object: Value) -> K {
+        let mut state = self.lock();
+        state.version += 1;
+        object["metadata"]["resourceVersion"] = json!(state.version.to_string());
+        state.objects.insert(path.to_owned(), object.clone());
+        serde_json::from_value(object).unwrap()
+    }
+
+    /// The object at a path.
+    pub fn get(&self, path: &str) -> Option<Value> {
+        self.lock().objects.get(path).cloned()
+    }
+
+    /// From now on calls such as `POST backupruns/a` fail so.
+    pub fn fail(&self, call: &str, code: u16, message: &str) {
+        self.lock().failures.insert(call.to_owned(), (code, message.to_owned()));
+    }
+
+    pub fn mend(&self) {
+        self.lock().failures.clear();
+    }
+
+    /// What was asked since the last time, without Events.
+    pub fn calls(&self) -> Vec<String> {
+        let calls = std::mem::take(&mut self.lock().calls);
+        calls.into_iter().filter(|call| !call.starts_with("POST events")).collect()
+    }
+
+    /// Reasons of the Events since the last time, sorted; then they are gone.
+    pub fn events(&self) -> Vec<String> {
+        let mut state = self.lock();
+        let events: Vec<String> = state.objects.keys().filter(|path| path.contains("/events/")).cloned().collect();
+        let mut reasons: Vec<String> = events
+            .iter()
+            .filter_map(|path| Some(state.objects.remove(path)?["reason"].as_str()?.to_owned()))
+            .collect();
+        reasons.sort();
+        reasons
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap()
+    }
+}
+
+impl State {
+    fn answer(&mut self, method: &str, path: &str, query: &str, body: &Value) -> (u16, Value) {
+        let (path, subresource) = match path.strip_suffix("/status") {
+            Some(object) => (object, "/status"),
+            None => (path, ""),
+        };
+        let path = match (method, body["metadata"]["name"].as_str()) {
+            ("POST", Some(name)) => format!("{path}/{name}"),
+            _ => path.to_owned(),
+        };
+        let mut tail = path.rsplit('/');
+        let (name, resource) = (tail.next().unwrap_or_default(), tail.next().unwrap_or_default());
+        let call = format!("{method} {resource}/{name}{subresource}");
+        self.calls.push(call.clone());
+        if let Some((code, message)) = self.failures.get(&call) {
+            return refusal(*code, message);
+        }
+        let held = self.objects.get(&path).cloned();
+        self.version += 1;
+        let version = json!(self.version.to_string());
+        match (method, held) {
+            ("POST", Some(_)) => refusal(409, "already exists"),
+            ("POST", None) => {
+                let mut object = body.clone();
+                // Like the real one: who creates an object says nothing about its status.
+                if let Some(object) = object.as_object_mut() {
+                    object.remove("status");
+                }
+                object["metadata"]["uid"] = json!(format!("uid-{version}"));
+                object["metadata"]["resourceVersion"] = version;
+                object["metadata"]["creationTimestamp"] = json!(self.now);
+                self.objects.insert(path, object.clone());
+                (201, object)
+            }
+            ("GET", Some(object)) => (200, object),
+            ("GET", None) if resource == "namespaces" || path.ends_with("/events") => {
+                (200, json!({"apiVersion": "v1", "kind": "EventList", "metadata": {}, "items": []}))
+            }
+            ("PATCH", Some(mut object)) if subresource == "/status" => {
+                assert!(
+                    query.contains(&format!("fieldManager={MANAGER}")) && query.contains("force=true"),
+                    "{query}"
+                );
+                for field in ["uid", "resourceVersion"] {
+                    let wanted = &body["metadata"][field];
+                    if !wanted.is_null() && *wanted != object["metadata"][field] {
+                        return refusal(409, &format!("{field} differs"));
+                    }
+                }
+                object["status"] = body["status"].clone();
+                object["metadata"]["resourceVersion"] = version;
+                self.objects.insert(path, object.clone());
+                (200, object)
+            }
+            ("DELETE", Some(object)) => {
+                let wanted = &body["preconditions"]["uid"];
+                if !wanted.is_null() && *wanted != object["metadata"]["uid"] {
+                    return refusal(409, "uid differs");
+                }
+                self.objects.remove(&path);
+                (200, object)
+            }
+            (_, None) => refusal(404, "not found"),
+            (method, Some(_)) => refusal(405, &format!("{method} is not known here")),
+        }
+    }
+}
+
+fn refusal(code: u16, message: &str) -> (u16, Value) {
+    let reason = match code {
+        403 => "Forbidden",
+        404 => "NotFound",
+        409 => "Conflict",
+        422 => "Invalid",
+        _ => "InternalError",
+    };
+    (
+        code,
+        json!({"apiVersion": "v1", "kind": "Status", "status": "Failure", "code": code, "reason": reason, "message": message}),
+    )
+}
