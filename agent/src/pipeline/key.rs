@@ -7,7 +7,7 @@ use age::{
     secrecy::{ExposeSecret, SecretString},
     x25519,
 };
-use holdfast_crds::document::Sha256;
+use holdfast_crds::{Reason, document::Sha256};
 use zeroize::Zeroizing;
 
 /// scrypt's work for a passphrase as a power of two: age's own default of about a second, which takes 270 MiB of memory.
@@ -51,6 +51,17 @@ pub enum KeyError {
 }
 
 impl KeyError {
+    /// For conditions, exit code and runbook.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::WrongIdentity { .. } | Self::WrongPassphrase | Self::OtherKind { .. } | Self::OtherRun { .. } => Reason::WrongKey,
+            Self::Recipient { .. } | Self::NoRecipients => Reason::InvalidSpec,
+            Self::Identity { .. } | Self::EmptyPassphrase => Reason::SecretKeyMissing,
+            Self::Damaged { .. } | Self::ExcessiveWork { .. } => Reason::CopyCorrupt,
+            Self::Seal(_) => Reason::InternalError,
+        }
+    }
+
     /// Whether another key would help.
     pub fn is_wrong_key(&self) -> bool {
         matches!(

@@ -9,11 +9,13 @@ mod open;
 pub mod pool;
 mod seal;
 mod upload;
+mod verify;
 mod write;
 
 pub use index::{Index, IndexError};
 pub use open::{CopyReader, OpenError, RawStream};
 pub use seal::Sealing;
+pub use verify::{Level, Report, verify};
 pub use write::{Counters, Pipeline, StoredStream, WriteError};
 
 #[cfg(test)]

@@ -10,7 +10,10 @@ use std::{
 
 use age::{DecryptError, Decryptor, stream::StreamReader};
 use bytes::Bytes;
-use holdfast_crds::document::{Blake3, Committed, IndexFrame, IndexObject, Part, RawDigest, Sha256, Stream};
+use holdfast_crds::Reason;
+use holdfast_crds::document::{
+    Blake3, ChecksumAlgorithm, Committed, Confirmed, IndexFrame, IndexObject, Part, RawDigest, Sha256, StoredObject, Stream,
+};
 use tokio::{
     io::{AsyncWrite, AsyncWriteExt},
     runtime::Handle,
@@ -25,6 +28,7 @@ use super::{
     index::{Index, IndexError},
     key::RunKey,
     pool::{Budget, Pool, Share, Slab},
+    upload::shown,
     write::Counters,
 };
 use crate::store::{Checksum, Store, StoreError};
@@ -53,14 +57,28 @@ pub enum OpenError {
     Cancelled,
 }
 
+impl OpenError {
+    /// For conditions, exit code and runbook.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Store { source, .. } => source.reason(),
+            Self::Corrupt { .. } => Reason::CopyCorrupt,
+            Self::KeyMissing { .. } => Reason::KeyMissing,
+            Self::Write(_) => Reason::RestoreFailed,
+            Self::Fault(_) => Reason::InternalError,
+            Self::Cancelled => Reason::Interrupted,
+        }
+    }
+}
+
 /// Reads the streams of one committed copy from one store.
 #[derive(Clone)]
 pub struct CopyReader {
     store: Store,
     pool: Pool,
     key: Option<Arc<RunKey>>,
-    /// Versions of the copy's objects, by path.
-    versions: Arc<HashMap<String, String>>,
+    /// What the outcome says about the copy's objects, by path.
+    stored: Arc<HashMap<String, StoredObject>>,
     unpackers: Unpackers,
     counters: Arc<Counters>,
     cancel: CancellationToken,
@@ -76,23 +94,20 @@ impl CopyReader {
         cancel: CancellationToken,
         counters: Arc<Counters>,
     ) -> Self {
-        let versions = copy
-            .stored()
-            .iter()
-            .filter_map(|object| Some((object.path.clone(), object.version_id.clone()?)))
-            .collect();
+        let stored = copy.stored().iter().map(|object| (object.path.clone(), object.clone())).collect();
         Self {
             store,
             pool,
             key: key.map(Arc::new),
-            versions: Arc::new(versions),
+            stored: Arc::new(stored),
             unpackers: Unpackers::default(),
             counters,
             cancel,
         }
     }
 
-    /// Compares what the store says about an object with what was written, without reading it.
+    /// Compares what the store says about an object with what was written, without reading it: its size, and its checksum where the store tells one that
+    /// can be compared.
     pub async fn check_head(&self, path: &str, bytes: u64, sha256: Sha256) -> Result<(), OpenError> {
         let object = self.object(path, bytes)?;
         let corrupt = |problem: String| OpenError::Corrupt {
@@ -104,11 +119,21 @@ impl CopyReader {
         if found.size != bytes {
             return Err(corrupt(format!("it has {} bytes, expected {bytes}", found.size)));
         }
-        match found.checksum {
-            Some(Checksum::Whole(found)) if found != sha256 => {
-                Err(corrupt(format!("the store says its SHA-256 is {found}, expected {sha256}")))
-            }
-            _ => Ok(()),
+        let (told, expected) = match (found.checksum, self.stored.get(path).map(|stored| &stored.confirmed)) {
+            (Some(Checksum::Whole(found)), _) => (found.to_string(), sha256.to_string()),
+            (
+                Some(found),
+                Some(Confirmed::Checksum {
+                    algorithm: ChecksumAlgorithm::Sha256Composite,
+                    value,
+                }),
+            ) => (shown(found), value.clone()),
+            _ => return Ok(()),
+        };
+        if told == expected {
+            Ok(())
+        } else {
+            Err(corrupt(format!("the store says its SHA-256 is {told}, expected {expected}")))
         }
     }
 
@@ -262,7 +287,7 @@ impl CopyReader {
         Ok(Object {
             path: at,
             bytes,
-            version: self.versions.get(path).cloned(),
+            version: self.stored.get(path).and_then(|stored| stored.version_id.clone()),
         })
     }
 

@@ -239,10 +239,10 @@ async fn streams_come_back_as_they_went() {
                 read_all(&reader, &stream).await.unwrap() == raw,
                 "{length} bytes came back otherwise"
             );
-            for (path, bytes, sha256) in copy.manifest().objects() {
-                reader.check_head(path, bytes, sha256).await.unwrap();
-                reader.check_digest(path, bytes, sha256).await.unwrap();
-                assert_eq!(fixture.memory.versions_of(path), 1);
+            for object in copy.stored() {
+                reader.check_head(&object.path, object.bytes, object.sha256).await.unwrap();
+                reader.check_digest(&object.path, object.bytes, object.sha256).await.unwrap();
+                assert_eq!(fixture.memory.versions_of(&object.path), 1);
             }
         }
         assert_eq!(fixture.memory.open_uploads(), 0);
@@ -446,6 +446,77 @@ async fn f39_truncated_missing_and_exchanged_objects_are_noticed_before_a_wrong_
             let part = &stream.parts[1];
             assert!(reader.check_digest(second, part.bytes, part.sha256).await.is_err());
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_level_of_verify_finds_what_it_promises() {
+    let check_of = |every: u64| move |_: &StreamKind| Some(Box::new(Every { every, fed: 0 }) as Box<dyn StreamCheck>);
+    for encrypted in [true, false] {
+        let fixture = Fixture::new(encrypted).without_versions();
+        let raw = noise(12 << 20, 2);
+        let one = fixture
+            .store_bytes("one", &raw, check_of(1 << 20)(&StreamKind::PostgresqlArchive).unwrap())
+            .await;
+        let two = fixture
+            .store_bytes("two", &raw.slice(..99), check_of(1 << 20)(&StreamKind::PostgresqlArchive).unwrap())
+            .await;
+        let (part, index) = (one.1.parts[0].object.clone(), two.1.index.object.clone());
+        let copy = Fixture::committed(vec![one, two]);
+        let objects = fixture.memory.objects();
+        for level in [Level::Manifest, Level::Digest, Level::Decode] {
+            let report = verify(&fixture.reader(&copy), &copy, level, check_of(1 << 20)).await.unwrap();
+            let bytes: usize = objects.values().map(Bytes::len).sum();
+            assert_eq!(
+                (report.objects, report.bytes, report.damaged),
+                (objects.len() as u64, bytes as u64, 0),
+                "{level:?}: {report:?}"
+            );
+        }
+        for object in [part, index] {
+            let whole = &objects[&object];
+            let mut flipped = whole.to_vec();
+            flipped[whole.len() / 2] ^= 1;
+            for damage in [None, Some(whole.slice(1..)), Some(flipped.into())] {
+                let broken = fixture.damaged(&object, damage.as_ref());
+                for level in [Level::Manifest, Level::Digest, Level::Decode] {
+                    let report = verify(&broken.reader(&copy), &copy, level, check_of(1 << 20)).await.unwrap();
+                    assert_eq!(report.damaged, 1, "{level:?} of {object}: {report:?}");
+                    assert!(report.damages.iter().all(|damage| damage.contains(&object)), "{report:?}");
+                }
+            }
+        }
+        // What rots behind the store's back keeps its checksum: only reading finds it.
+        for level in [Level::Manifest, Level::Digest, Level::Decode] {
+            let rotten = Faulty::new(fixture.memory.clone(), |call| {
+                (call.kind == CallKind::Get && call.path.contains("/one/0")).then_some(Fault::Flip)
+            });
+            let reader = fixture.reader_on(Store::new(rotten, Patience::PROBE, 2), &copy);
+            let report = verify(&reader, &copy, level, check_of(1 << 20)).await.unwrap();
+            assert_eq!(report.damaged > 0, level > Level::Manifest, "{level:?}: {report:?}");
+        }
+        // Whole bytes, but not what the index says.
+        let report = verify(&fixture.reader(&copy), &copy, Level::Decode, check_of(3 << 20))
+            .await
+            .unwrap();
+        assert_eq!(report.damaged, 1, "{report:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_verify_cannot_look_at_is_an_error_and_no_damage() {
+    let fixture = Fixture::new(false);
+    let copy = Fixture::committed(vec![fixture.store_bytes("one", &noise(99, 2), Box::new(Opaque)).await]);
+    for kind in [CallKind::Head, CallKind::Get] {
+        let denied = StoreError::Credentials {
+            call: "test",
+            status: 403,
+            code: "InvalidAccessKeyId".into(),
+        };
+        let faulty = Faulty::first(fixture.memory.clone(), kind, 1000, Fault::Before(denied));
+        let reader = fixture.reader_on(Store::new(faulty, Patience::PROBE, 2), &copy);
+        let error = verify(&reader, &copy, Level::Digest, |_| None).await.unwrap_err();
+        assert!(matches!(error, OpenError::Store { .. }), "{error}");
     }
 }
 

@@ -184,17 +184,25 @@ pub fn is_ended(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::BrokenPipe
 }
 
+/// A store's checksum in base64, as S3 shows it: of a multipart object with the number of pieces.
+pub fn shown(checksum: Checksum) -> String {
+    match checksum {
+        Checksum::Whole(digest) => BASE64_STANDARD.encode(digest.0),
+        Checksum::OfPieces { digest, pieces } => format!("{}-{pieces}", BASE64_STANDARD.encode(digest.0)),
+    }
+}
+
 /// What the outcome says about an object.
 pub fn stored_object(path: &ObjectPath, written: Written, stored: &Stored) -> StoredObject {
-    let confirmed = match (stored.confirmed, stored.checksum) {
-        (Confirmed::ByReading, _) => document::Confirmed::ReadBack {},
-        (Confirmed::ByStore, Checksum::Whole(digest)) => document::Confirmed::Checksum {
-            algorithm: ChecksumAlgorithm::Sha256,
-            value: BASE64_STANDARD.encode(digest.0),
-        },
-        (Confirmed::ByStore, Checksum::OfPieces { digest, pieces }) => document::Confirmed::Checksum {
-            algorithm: ChecksumAlgorithm::Sha256Composite,
-            value: format!("{}-{pieces}", BASE64_STANDARD.encode(digest.0)),
+    let algorithm = match stored.checksum {
+        Checksum::Whole(_) => ChecksumAlgorithm::Sha256,
+        Checksum::OfPieces { .. } => ChecksumAlgorithm::Sha256Composite,
+    };
+    let confirmed = match stored.confirmed {
+        Confirmed::ByReading => document::Confirmed::ReadBack {},
+        Confirmed::ByStore => document::Confirmed::Checksum {
+            algorithm,
+            value: shown(stored.checksum),
         },
     };
     StoredObject {

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use holdfast_crds::Reason;
 use holdfast_crds::document::{self, IndexFrame, IndexObject, Label, ObjectPath, Part, RawDigest, StoredObject, StreamKind, StreamPath};
 use tokio::{
     io::{AsyncRead, AsyncReadExt},
@@ -60,6 +61,19 @@ pub enum WriteError {
     Fault(&'static str),
     #[error("the run was cancelled")]
     Cancelled,
+}
+
+impl WriteError {
+    /// For conditions, exit code and runbook.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Read(_) => Reason::DumpFailed,
+            Self::Check(_) => Reason::DumpTruncated,
+            Self::Store { source, .. } => source.reason(),
+            Self::Compress(_) | Self::Seal(_) | Self::Fault(_) => Reason::InternalError,
+            Self::Cancelled => Reason::Interrupted,
+        }
+    }
 }
 
 /// Bytes that have passed, for progress.
