@@ -4,11 +4,14 @@ use std::{
     collections::BTreeSet,
     env,
     ffi::OsStr,
+    fs::File,
+    io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::Command,
 };
 
 use anyhow::{Context, Result, bail};
+use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::sandbox::documents;
@@ -154,4 +157,36 @@ pub fn operator_rights(objects: &[Value]) -> BTreeSet<Right> {
         }
     }
     rights
+}
+
+/// What `user` was seen to do since then in the API server's audit log. Requests that name no resource (such as those for versions) are left out.
+///
+/// # Errors
+/// If the log cannot be read, or the API server forbade one of the requests: then the chart grants too little.
+pub fn used_rights(audit_log: &Path, user: &str, since: Timestamp) -> Result<BTreeSet<Right>> {
+    let log = BufReader::new(File::open(audit_log).with_context(|| format!("{}", audit_log.display()))?);
+    let mut rights = BTreeSet::new();
+    for line in log.split(b'\n') {
+        // The last line may be half written.
+        let Ok(event) = serde_json::from_slice::<Value>(&line?) else {
+            continue;
+        };
+        if event["user"]["username"] != user || event["objectRef"]["resource"].is_null() {
+            continue;
+        }
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        if text(&event["requestReceivedTimestamp"]).parse::<Timestamp>()? < since {
+            continue;
+        }
+        let object = &event["objectRef"];
+        let resource = match object["subresource"].as_str() {
+            Some(subresource) => format!("{}/{subresource}", text(&object["resource"])),
+            None => text(&object["resource"]),
+        };
+        if event["annotations"]["authorization.k8s.io/decision"] == "forbid" {
+            bail!("forbidden: {} {resource}: {}", event["verb"], event["requestURI"]);
+        }
+        rights.insert(Right::new(&text(&object["apiGroup"]), &resource, &text(&event["verb"])));
+    }
+    Ok(rights)
 }

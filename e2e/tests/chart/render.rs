@@ -132,17 +132,17 @@ fn the_operator_may_do_this_and_no_more() {
         }
     };
     let kinds = ["backupsources", "backupstores", "backupschedules", "backupruns", "restorerequests"];
-    add("holdfast.dev", &kinds, &["get", "list", "watch"]);
+    add("holdfast.dev", &kinds, &["list", "watch"]);
     add(
         "holdfast.dev",
         &kinds.map(|kind| format!("{kind}/status")).each_ref().map(String::as_str),
         &["patch"],
     );
-    add("holdfast.dev", &["backupruns"], &["create", "delete"]);
-    add("batch", &["jobs"], &["get", "list", "watch", "create", "delete"]);
-    add("", &["pods"], &["get", "list", "watch"]);
+    add("holdfast.dev", &["backupruns"], &["get", "create", "delete"]);
+    add("batch", &["jobs"], &["list", "watch", "create", "delete"]);
+    add("", &["pods"], &["list", "watch"]);
     add("", &["events"], &["list"]);
-    add("events.k8s.io", &["events"], &["create", "patch"]);
+    add("events.k8s.io", &["events"], &["create"]);
     add("coordination.k8s.io", &["leases"], &["create", "get", "update"]);
     let served = render("holdfast", "hf", &["--set=namespaces={a,b}", "--set=clusterId=x"]).unwrap();
     assert_eq!(operator_rights(&served), expected);
