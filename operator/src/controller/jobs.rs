@@ -1,0 +1,70 @@
+//! Writes and removes Jobs, the same way for every kind that has some.
+
+use holdfast_crds::Reason;
+use k8s_openapi::api::batch::v1::Job;
+use kube::{
+    Api,
+    api::{DeleteParams, PostParams, Preconditions},
+};
+
+use crate::{
+    context::{Context, Error},
+    job::of_creation,
+    report::MANAGER,
+    watch::Key,
+};
+
+/// Creates the Job, or finds that it exists. The inner error is a refusal, with its reason.
+pub async fn create(context: &Context, job: Job) -> Result<Result<(), (Reason, String)>, Error> {
+    let key = Key::of(&job);
+    let api: Api<Job> = Api::namespaced(context.client.clone(), &key.namespace);
+    let parameters = PostParams {
+        field_manager: Some(MANAGER.to_owned()),
+        ..PostParams::default()
+    };
+    let created = api
+        .create(&parameters, &job)
+        .await
+        .map_err(Error::calling(format!("create the Job {key}")));
+    match created {
+        Ok(created) => {
+            context.caches.jobs.wrote(created);
+            Ok(Ok(()))
+        }
+        Err(error) => match error.status().map(|status| (status.code, status.message.clone())) {
+            // Made before a restart, and the watch tells how far it is.
+            Some((409, _)) => Ok(Ok(())),
+            Some((403 | 422, message)) => Ok(Err((
+                of_creation(&message),
+                format!("the API server refuses the Job {}: {message}", key.name),
+            ))),
+            _ => Err(error),
+        },
+    }
+}
+
+/// Deletes a Job with its pods, if it still is the one with this UID.
+pub async fn delete(context: &Context, key: &Key, uid: Option<&str>) -> Result<(), Error> {
+    let api: Api<Job> = Api::namespaced(context.client.clone(), &key.namespace);
+    let parameters = DeleteParams::background().preconditions(Preconditions {
+        uid: uid.map(str::to_owned),
+        resource_version: None,
+    });
+    let deleted = api.delete(&key.name, &parameters).await;
+    match deleted.map_err(Error::calling(format!("delete the Job {key}"))) {
+        Ok(_) => Ok(()),
+        Err(error) if error.is_not_found() || error.is_conflict() => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Deletes those of these Jobs that `keep` does not name.
+pub async fn remove(context: &Context, jobs: &[std::sync::Arc<Job>], keep: &[Key]) -> Result<(), Error> {
+    for job in jobs {
+        let key = Key::of(&**job);
+        if !keep.contains(&key) && job.metadata.deletion_timestamp.is_none() {
+            delete(context, &key, job.metadata.uid.as_deref()).await?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,88 @@
+//! What a run works on: frozen with its first attempt, but for the names of Secrets.
+
+use holdfast_crds::{BackupRun, BackupSource, BackupSourceSpec, BackupStore, BackupStoreSpec, Encryption, FrozenRun, FrozenStore, Reason};
+use kube::ResourceExt;
+
+use crate::{
+    controller::store::refusal,
+    watch::{Caches, Key},
+};
+
+/// What a run works on, and the same with the names of Secrets as the live objects have them now.
+pub struct Known {
+    pub frozen: FrozenRun,
+    pub live: FrozenRun,
+}
+
+/// What a run works on, or what is in the way.
+pub fn known(caches: &Caches, run: &BackupRun) -> Result<Known, (Reason, String)> {
+    let namespace = run.namespace().unwrap_or_default();
+    let source = caches.sources.get(&Key::new(namespace.as_str(), run.spec.source.as_str()));
+    let store_name = run.spec.stores.first().map(|store| store.name.clone()).unwrap_or_default();
+    let store = caches.stores.get(&Key::new(namespace.as_str(), store_name.as_str()));
+    let frozen = match run.status.as_ref().and_then(|status| status.frozen.clone()) {
+        Some(frozen) => frozen,
+        None => freeze(run, &store_name, source.as_deref(), store.as_deref())?,
+    };
+    let mut live = frozen.clone();
+    if let Some(source) = source.filter(|source| source.uid().as_deref() == Some(frozen.source_uid.as_str())) {
+        source_secrets(&mut live.source, &source.spec);
+    }
+    if let Some(store) = store.filter(|store| store.uid().as_deref() == Some(frozen.store.uid.as_str())) {
+        store_secrets(&mut live.store.spec, &store.spec);
+    }
+    Ok(Known { frozen, live })
+}
+
+fn freeze(run: &BackupRun, store_name: &str, source: Option<&BackupSource>, store: Option<&BackupStore>) -> Result<FrozenRun, (Reason, String)> {
+    let name = &run.spec.source;
+    let source = source.ok_or_else(|| {
+        let message = format!("spec.source: there is no BackupSource {name} in this namespace; create it, or delete this run");
+        (Reason::SourceNotFound, message)
+    })?;
+    let store = store.ok_or_else(|| {
+        let message = format!("spec.stores: there is no BackupStore {store_name} in this namespace; create it, or delete this run");
+        (Reason::StoreNotFound, message)
+    })?;
+    if let Some(refused) = refusal(store) {
+        return Err(refused);
+    }
+    Ok(FrozenRun {
+        source_uid: source.uid().unwrap_or_default(),
+        source: source.spec.clone(),
+        store: FrozenStore {
+            name: store_name.to_owned(),
+            uid: store.uid().unwrap_or_default(),
+            spec: store.spec.clone(),
+        },
+    })
+}
+
+/// Takes over the names of Secrets: they may be renamed while a run is in flight, as a rotation does.
+fn source_secrets(frozen: &mut BackupSourceSpec, live: &BackupSourceSpec) {
+    if let (Some(frozen), Some(live)) = (&mut frozen.postgresql, &live.postgresql) {
+        frozen.server.credentials.clone_from(&live.server.credentials);
+        frozen.server.tls.ca_secret_name.clone_from(&live.server.tls.ca_secret_name);
+        let certificate = &live.server.tls.client_certificate_secret_name;
+        frozen.server.tls.client_certificate_secret_name.clone_from(certificate);
+    }
+    if let (Some(frozen), Some(live)) = (&mut frozen.job, &live.job) {
+        frozen.image_pull_secrets.clone_from(&live.image_pull_secrets);
+    }
+}
+
+/// … and those of a store.
+pub fn store_secrets(frozen: &mut BackupStoreSpec, live: &BackupStoreSpec) {
+    frozen.credentials.clone_from(&live.credentials);
+    if let (Some(frozen), Some(live)) = (&mut frozen.s3, &live.s3) {
+        frozen.ca_secret_name.clone_from(&live.ca_secret_name);
+    }
+    match (&mut frozen.encryption, &live.encryption) {
+        (Encryption::Age(frozen), Encryption::Age(live)) => frozen.identity_secret_name.clone_from(&live.identity_secret_name),
+        (Encryption::Passphrase(frozen), Encryption::Passphrase(live)) => frozen.clone_from(live),
+        _ => {}
+    }
+    if let (Some(frozen), Some(live)) = (&mut frozen.job, &live.job) {
+        frozen.image_pull_secrets.clone_from(&live.image_pull_secrets);
+    }
+}
