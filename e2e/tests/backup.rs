@@ -150,7 +150,7 @@ fn no_secret_is_seen_anywhere() {
         sandbox.start_run("seen", "shop", "").await?;
         let pod = sandbox.dumping("seen", &database).await?;
         let processes = "for p in /proc/[0-9]*; do tr '\\0' '\\n' < $p/cmdline; tr '\\0' '\\n' < $p/environ; done; true";
-        let seen = sandbox.exec_in(&pod, &["-c", "main"], &["sh", "-c", processes], "").await?;
+        let seen = sandbox.exec_in(&pod, &["-c", "agent"], &["sh", "-c", processes], "").await?;
         ensure!(seen.contains("pg_dump"), "the dump was not running: {seen}");
         let log = sandbox.kubectl(&["logs", "--all-containers", &pod]).await?;
         lock.release().await?;

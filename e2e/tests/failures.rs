@@ -152,7 +152,7 @@ fn a_killed_pg_dump_is_a_failure_and_tried_again() {
         let pod = sandbox.dumping("first", &database).await?;
         let kill =
             "for p in /proc/[0-9]*; do case $(tr '\\0' ' ' < $p/cmdline) in *pg_dump\\ *) kill -9 ${p#/proc/}; exit 0;; esac; done; exit 1";
-        sandbox.exec_in(&pod, &["-c", "main"], &["sh", "-c", kill], "").await?;
+        sandbox.exec_in(&pod, &["-c", "agent"], &["sh", "-c", kill], "").await?;
         let first = sandbox
             .until::<BackupRun>("first", 60, "failed once", |run| {
                 run.status

@@ -1,6 +1,7 @@
 //! The Holdfast operator: it watches what users declare, makes Jobs, and says what became of it. It talks to the API server only.
 
 pub mod admin;
+pub mod attempt;
 pub mod clients;
 pub mod clock;
 pub mod config;

@@ -9,7 +9,7 @@ use holdfast_operator::{
     clock::ServerClock,
     config::Config,
     context::{Context, chain},
-    controller::{schedule, source, store},
+    controller::{run as backup_run, schedule, source, store},
     lease::Election,
     metrics::{Metrics, Objects},
     queue::{self, Queue, Reconcile},
@@ -160,6 +160,7 @@ async fn run(config: Config) -> Result<(), Fatal> {
 
 /// The controllers, connected with the caches.
 struct Controllers {
+    runs: Queue,
     stores: Queue,
     schedules: Queue,
     sources: Queue,
@@ -168,10 +169,12 @@ struct Controllers {
 impl Controllers {
     fn connect(context: &Context) -> Self {
         let controllers = Self {
+            runs: Queue::default(),
             stores: Queue::default(),
             schedules: Queue::default(),
             sources: Queue::default(),
         };
+        backup_run::triggers(&context.caches, &controllers.runs);
         store::triggers(&context.caches, &controllers.stores);
         schedule::triggers(&context.caches, &controllers.schedules);
         source::triggers(&context.caches, &controllers.sources);
@@ -181,6 +184,13 @@ impl Controllers {
     /// Starts all of them; the queues hold every object by now.
     fn run(self, context: &Arc<Context>, stopped: &watch::Receiver<bool>) -> JoinSet<()> {
         let mut running = JoinSet::new();
+        spawn(
+            &mut running,
+            backup_run::RunController::new(context.clone()),
+            self.runs,
+            context,
+            stopped,
+        );
         spawn(
             &mut running,
             store::StoreController::new(context.clone()),

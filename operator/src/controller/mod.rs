@@ -1,5 +1,7 @@
 //! One controller per kind, each a pipeline: dereference (reads) → validate (pure) → build (pure) → apply (writes) → status (writes).
 
+mod jobs;
+pub mod run;
 pub mod schedule;
 pub mod source;
 pub mod store;

@@ -52,7 +52,7 @@ pub struct JobState {
     pub uid: Option<String>,
     /// Whether the Job exists and is not being deleted.
     pub live: bool,
-    /// Whether a pod of it is bound to a node: its container may start before we hear of it.
+    /// Whether its container may have started before we hear of it: a pod is bound to a node, or there is no pod and nothing says why.
     pub bound: bool,
     pub observation: Observation,
 }
@@ -77,19 +77,25 @@ enum PodState {
 
 /// What is true of the Job `job` with these `pods`, given the `events` that [`wants_events`] asked for. Pure.
 pub fn observe(job: Option<&Job>, pods: &[&Pod], events: &[Event], now: Timestamp) -> JobState {
-    let live = job.is_some_and(|job| job.metadata.deletion_timestamp.is_none());
+    let observation = if pods.is_empty() {
+        without_pods(job, events)
+    } else {
+        let states = pods.iter().map(|pod| pod_state(pod, job, events, now)).collect();
+        explained(combined(states), job)
+    };
+    let silent = matches!(
+        observation,
+        Observation::Waiting {
+            reason: Reason::Pending,
+            ..
+        }
+    );
+    let bound = |pod: &&Pod| pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some());
     JobState {
         uid: job.and_then(|job| job.metadata.uid.clone()),
-        live,
-        bound: pods
-            .iter()
-            .any(|pod| pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some())),
-        observation: if pods.is_empty() {
-            without_pods(job, events)
-        } else {
-            let states = pods.iter().map(|pod| pod_state(pod, job, events, now)).collect();
-            explained(combined(states), job)
-        },
+        live: job.is_some_and(|job| job.metadata.deletion_timestamp.is_none()),
+        bound: pods.iter().any(bound) || (pods.is_empty() && silent),
+        observation,
     }
 }
 

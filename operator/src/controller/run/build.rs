@@ -26,7 +26,9 @@ pub fn attempt(context: &Context, run: &BackupRun, known: &Known) -> Result<Job,
         final_: number >= run.spec.attempts,
         not_after,
     });
-    let seconds = i64::try_from(run.spec.timeout.seconds()).unwrap_or(i64::MAX).saturating_add(DEADLINE_GRACE.as_secs());
+    let seconds = i64::try_from(run.spec.timeout.seconds())
+        .unwrap_or(i64::MAX)
+        .saturating_add(DEADLINE_GRACE.as_secs());
     job(context, run, &known.live, &name, action, seconds)
 }
 
@@ -40,7 +42,14 @@ pub fn settle(context: &Context, run: &BackupRun, known: &Known) -> Result<Job, 
         reason: settle.otherwise.unwrap_or(Reason::Abandoned),
         message: settle.otherwise_message.unwrap_or_default(),
     });
-    job(context, run, &known.live, &settle.job.unwrap_or_default(), action, SETTLE_TIMEOUT.as_secs())
+    job(
+        context,
+        run,
+        &known.live,
+        &settle.job.unwrap_or_default(),
+        action,
+        SETTLE_TIMEOUT.as_secs(),
+    )
 }
 
 fn job(context: &Context, run: &BackupRun, live: &FrozenRun, name: &str, action: Action, timeout: i64) -> Result<Job, BuildError> {

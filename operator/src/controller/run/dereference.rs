@@ -34,7 +34,12 @@ pub fn known(caches: &Caches, run: &BackupRun) -> Result<Known, (Reason, String)
     Ok(Known { frozen, live })
 }
 
-fn freeze(run: &BackupRun, store_name: &str, source: Option<&BackupSource>, store: Option<&BackupStore>) -> Result<FrozenRun, (Reason, String)> {
+fn freeze(
+    run: &BackupRun,
+    store_name: &str,
+    source: Option<&BackupSource>,
+    store: Option<&BackupStore>,
+) -> Result<FrozenRun, (Reason, String)> {
     let name = &run.spec.source;
     let source = source.ok_or_else(|| {
         let message = format!("spec.source: there is no BackupSource {name} in this namespace; create it, or delete this run");

@@ -83,7 +83,11 @@ fn owner<K: kube::Resource>(change: &Change<K>, add: &impl Fn(Key)) {
 
 fn waiting(runs: &[Arc<BackupRun>], add: &impl Fn(Key)) {
     for run in runs {
-        if run.status.as_ref().is_none_or(|status| status.attempts.is_empty() && !status.phase.ended()) {
+        if run
+            .status
+            .as_ref()
+            .is_none_or(|status| status.attempts.is_empty() && !status.phase.ended())
+        {
             add(Key::of(&**run));
         }
     }
@@ -143,6 +147,8 @@ async fn sight(context: &Context, namespace: &str, course: &Course) -> Result<(S
     let sight = Sight {
         attempt: state,
         settle,
+        // A pod may be bound to a node between our look and the deletion: what cannot be ruled out is settled.
+        deleted_unbound: false,
         refused: None,
         now: context.clock.now(),
     };
@@ -150,7 +156,11 @@ async fn sight(context: &Context, namespace: &str, course: &Course) -> Result<(S
 }
 
 fn rules<'a>(run: &'a BackupRun, known: &Result<Known, (Reason, String)>) -> Rules<'a> {
-    let created = run.metadata.creation_timestamp.as_ref().map_or(jiff::Timestamp::UNIX_EPOCH, |time| time.0);
+    let created = run
+        .metadata
+        .creation_timestamp
+        .as_ref()
+        .map_or(jiff::Timestamp::UNIX_EPOCH, |time| time.0);
     Rules {
         name: run.metadata.name.as_deref().unwrap_or_default(),
         kind: Kind::Run,

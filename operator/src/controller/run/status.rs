@@ -1,8 +1,6 @@
 //! What a run's status says.
 
-use holdfast_crds::{
-    BackupRun, BackupRunStatus, Class, ConditionType, Finding, MESSAGE_LIMIT, Reason, RunPhase, conditions, shortened,
-};
+use holdfast_crds::{BackupRun, BackupRunStatus, Class, ConditionType, Finding, MESSAGE_LIMIT, Reason, RunPhase, conditions, shortened};
 use jiff::Timestamp;
 
 use super::dereference::Known;
@@ -26,9 +24,11 @@ pub fn course(run: &BackupRun) -> Course {
 pub fn status(run: &BackupRun, known: Option<&Known>, plan: &Plan, now: Timestamp) -> BackupRunStatus {
     let before = run.status.clone().unwrap_or_default();
     let course = plan.course.clone();
-    let frozen = before
-        .frozen
-        .or_else(|| known.filter(|_| !course.attempts.is_empty() || course.settle.is_some()).map(|known| known.frozen.clone()));
+    let frozen = before.frozen.or_else(|| {
+        known
+            .filter(|_| !course.attempts.is_empty() || course.settle.is_some())
+            .map(|known| known.frozen.clone())
+    });
     let copy = plan.found.as_ref().and_then(|result| result.copy.clone()).or(before.copy);
     let findings = findings(course.phase, course.reason, course.message.as_deref());
     BackupRunStatus {
@@ -91,12 +91,22 @@ mod tests {
 
     #[test]
     fn sizes_and_durations_for_people() {
-        let sizes = [(0, "0 B"), (1_023, "1023 B"), (1_024, "1.0 KiB"), (1_288_490_189, "1.2 GiB"), (i64::MAX, "8388607.9 TiB")];
+        let sizes = [
+            (0, "0 B"),
+            (1_023, "1023 B"),
+            (1_024, "1.0 KiB"),
+            (1_288_490_189, "1.2 GiB"),
+            (i64::MAX, "8388607.9 TiB"),
+        ];
         for (bytes, text) in sizes {
             assert_eq!(size(bytes), text);
         }
         let from = "2026-01-01T00:00:00Z";
-        for (to, text) in [("2026-01-01T00:00:07Z", "7s"), ("2026-01-01T00:03:12Z", "3m12s"), ("2026-01-01T11:59:59Z", "11h59m")] {
+        for (to, text) in [
+            ("2026-01-01T00:00:07Z", "7s"),
+            ("2026-01-01T00:03:12Z", "3m12s"),
+            ("2026-01-01T11:59:59Z", "11h59m"),
+        ] {
             assert_eq!(duration(Some(from), Some(to)).as_deref(), Some(text));
         }
         assert_eq!(duration(Some(from), None), None);

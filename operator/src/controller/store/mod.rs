@@ -17,6 +17,7 @@ use self::{
 };
 use crate::{
     context::{Context, Error},
+    controller::jobs,
     job::STORE,
     observation::job_state,
     queue::{Next, Queue, Reconcile},
@@ -133,7 +134,7 @@ impl StoreController {
     async fn make(&self, store: &BackupStore, number: i64) -> Result<Next, Error> {
         let key = job_key(store, number);
         let made = match build::job(&self.context, store, &key.name) {
-            Ok(job) => apply::create(&self.context, job).await?,
+            Ok(job) => jobs::create(&self.context, job).await?,
             Err(error) => Err((Reason::InvalidSpec, error.to_string())),
         };
         let Err((reason, message)) = made else {
