@@ -208,14 +208,20 @@ pub fn read_task(path: &Path) -> Result<Task, Failure> {
     serde_json::from_value(value).map_err(|error| invalid(error.to_string()))
 }
 
-/// The error for a task that is meant for another command.
-pub fn other_action(expected: &str, action: &Action) -> Failure {
-    let found = match action {
+/// Refuses a task that is meant for another command than `expected`.
+pub fn for_command(expected: &str, task: Task) -> Result<Task, Failure> {
+    let found = match task.action {
         Action::Probe(_) => "probe",
         Action::Backup(_) => "backup",
         Action::Settle(_) => "settle",
         Action::Restore(_) => "restore",
-        Action::SettleRestore(_) => "settleRestore",
+        Action::SettleRestore(_) => "settle-restore",
     };
-    Failure::new(Reason::InvalidSpec, format!("the task's action is {found}, expected {expected}"))
+    if found == expected {
+        return Ok(task);
+    }
+    Err(Failure::new(
+        Reason::InvalidSpec,
+        format!("the task is one for {found}, expected one for {expected}"),
+    ))
 }

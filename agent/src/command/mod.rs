@@ -4,7 +4,9 @@ pub mod backup;
 pub mod install;
 pub mod key;
 pub mod place;
+pub mod probe;
 pub mod restore;
+pub mod settle;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -15,7 +17,7 @@ use holdfast_crds::{Action, AgentResult, Reason};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-use crate::config::{Invocation, Places, other_action, read_task};
+use crate::config::{Invocation, Places, for_command, read_task};
 use crate::result::{Failure, leave, plain};
 
 /// How long a command has to end in order once it was asked to stop: Kubernetes and the design give it five seconds.
@@ -67,6 +69,12 @@ pub enum Command {
     Backup(Box<backup::BackupArgs>),
     /// Restore databases from a copy
     Restore(Box<restore::RestoreArgs>),
+    /// Try a store
+    Probe(Box<probe::ProbeArgs>),
+    /// Ask a store's register how a run ended, and give the run up where the task says so
+    Settle(Box<settle::SettleArgs>),
+    /// Ask a target whether it has the receipt of a restore
+    SettleRestore(Box<settle::SettleArgs>),
 }
 
 /// Runs a command to its exit code.
@@ -98,24 +106,28 @@ pub fn main(cli: Cli) -> ExitCode {
             (result, None)
         }
         Command::Key(arguments) => (with_task(&runtime, &arguments.places.clone(), key::run), Some(arguments.places)),
-        Command::Backup(arguments) => {
-            let result = match arguments.task() {
-                Ok(task) => run(&runtime, task, &arguments.places, dispatch),
-                Err(failure) => failure.into(),
-            };
-            (result, Some(arguments.places))
-        }
-        Command::Restore(arguments) => {
-            let result = match arguments.task() {
-                Ok(task) => run(&runtime, task, &arguments.places, dispatch),
-                Err(failure) => failure.into(),
-            };
-            (result, Some(arguments.places))
-        }
+        Command::Backup(arguments) => (begin(&runtime, "backup", arguments.task(), &arguments.places), Some(arguments.places)),
+        Command::Restore(arguments) => (begin(&runtime, "restore", arguments.task(), &arguments.places), Some(arguments.places)),
+        Command::Probe(arguments) => (begin(&runtime, "probe", arguments.task(), &arguments.places), Some(arguments.places)),
+        Command::Settle(arguments) => (begin(&runtime, "settle", read_task(&arguments.places.task), &arguments.places), Some(arguments.places)),
+        Command::SettleRestore(arguments) => (begin(&runtime, "settle-restore", read_task(&arguments.places.task), &arguments.places), Some(arguments.places)),
     };
     // What still runs in blocking threads holds nothing that matters.
     runtime.shutdown_background();
     end(&result, place.as_ref())
+}
+
+/// Runs the task of the command with this name.
+fn begin(
+    runtime: &tokio::runtime::Runtime,
+    name: &str,
+    task: Result<holdfast_crds::Task, Failure>,
+    places: &Places,
+) -> AgentResult {
+    match task.and_then(|task| for_command(name, task)) {
+        Ok(task) => run(runtime, task, places, dispatch),
+        Err(failure) => failure.into(),
+    }
 }
 
 async fn dispatch(invocation: std::sync::Arc<Invocation>) -> Result<AgentResult, Failure> {
@@ -123,7 +135,8 @@ async fn dispatch(invocation: std::sync::Arc<Invocation>) -> Result<AgentResult,
         Action::Backup(task) => backup::run(&invocation, task).await,
         Action::Restore(task) => restore::run(&invocation, task).await,
         Action::SettleRestore(task) => restore::settle(&invocation, task).await,
-        action => Err(other_action("backup or restore", action)),
+        Action::Probe(task) => probe::run(&invocation, task).await,
+        Action::Settle(task) => settle::run(&invocation, task).await,
     }
 }
 

@@ -271,7 +271,9 @@ fn answer(status: u16, text: &str) -> String {
 
 /// Breaks a connection in a way that the other side takes for an error.
 fn reset(client: TcpStream) -> std::io::Result<()> {
-    client.set_zero_linger()
+    client.set_zero_linger()?;
+    drop(client);
+    Ok(())
 }
 
 async fn read_head(client: &mut TcpStream) -> std::io::Result<(String, Vec<u8>)> {
