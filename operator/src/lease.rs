@@ -172,13 +172,26 @@ impl Election {
     /// Hands the Lease over, so that another replica need not wait until it expires.
     pub async fn release(&mut self) {
         self.step_down();
-        let Some(lease) = self.lease.take() else { return };
-        let free = claimed(lease, "", self.clock.now());
-        match timeout(LEASE_TIMEOUT, self.api.replace(&self.name, &PostParams::default(), &free)).await {
-            Ok(Ok(_)) => tracing::info!("the Lease is handed over"),
-            Ok(Err(error)) => tracing::debug!(error = chain(&error), "the Lease could not be handed over; it expires by itself"),
-            Err(_) => tracing::debug!("the Lease could not be handed over in time; it expires by itself"),
+        match self.hand_over().await {
+            Ok(true) => tracing::info!("the Lease is handed over"),
+            Ok(false) => tracing::debug!("the Lease is another's already"),
+            Err(error) => tracing::debug!(error = chain(&error), "the Lease could not be handed over; it expires by itself"),
         }
+    }
+
+    async fn hand_over(&mut self) -> Result<bool, LeaseError> {
+        let current = match self.lease.take() {
+            Some(lease) => Some(lease),
+            // A renewal was under way when we were asked to stop.
+            None => bounded(self.api.get_opt(&self.name)).await?,
+        };
+        let holder = |lease: &Lease| lease.spec.as_ref().and_then(|spec| spec.holder_identity.clone());
+        let Some(lease) = current.filter(|lease| holder(lease).as_deref() == Some(&self.me)) else {
+            return Ok(false);
+        };
+        let free = claimed(lease, "", self.clock.now());
+        bounded(self.api.replace(&self.name, &PostParams::default(), &free)).await?;
+        Ok(true)
     }
 
     /// Leadership counts from before the call that won it.

@@ -160,3 +160,34 @@ async fn a_lease_is_handed_over() {
     assert!(!fence.is_open());
     script.await.unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_is_handed_over_also_when_a_renewal_was_under_way() {
+    let (mut election, _, _, mut server) = election();
+    let script = tokio::spawn(async move {
+        server.expect("GET", PATH).await.answer(200, &lease("", 1));
+        server.expect("PUT", PATH).await.answer(200, &lease("me", 2));
+        // This renewal arrives, but its answer is not waited for.
+        let renewal = server.expect("PUT", PATH).await;
+        server.expect("GET", PATH).await.answer(200, &lease("me", 3));
+        let free = server.expect("PUT", PATH).await;
+        assert_eq!(free.body["spec"]["holderIdentity"], "");
+        assert_eq!(free.body["metadata"]["resourceVersion"], "3");
+        free.answer(200, &lease("", 4));
+        drop(renewal);
+    });
+    election.acquire().await;
+    assert!(timeout(PERIOD + Duration::from_millis(100), election.keep()).await.is_err());
+    election.release().await;
+    script.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_another_holds_is_not_handed_over() {
+    let (mut election, _, _, mut server) = election();
+    let script = tokio::spawn(async move {
+        server.expect("GET", PATH).await.answer(200, &lease("other", 1));
+    });
+    election.release().await;
+    script.await.unwrap();
+}

@@ -10,7 +10,7 @@ mod validate;
 use std::sync::Arc;
 
 use holdfast_crds::{BackupRun, BackupSchedule, BackupSource, BackupStore, Reason};
-use holdfast_policy::tick::{Clock, Decision, decide};
+use holdfast_policy::tick::{Clock, Decision, Zone, decide};
 use jiff::Timestamp;
 use kube::ResourceExt;
 
@@ -103,7 +103,9 @@ impl Reconcile for ScheduleController {
         let after = status::status(&schedule, &found, now);
         let written = context.report.status(&context.caches.schedules, &*schedule, &after).await?;
         context.report.transitions(&written, &before.conditions, &after.conditions).await;
-        tell(context, &written, decision.as_ref(), obstacle.is_none() && made.failed.is_none()).await;
+        if let (Ok(plan), Some(decision), None, None) = (&plan, &decision, &obstacle, &made.failed) {
+            tell(context, &written, decision, &plan.schedule.zone).await;
+        }
 
         let history = history::surplus(&runs, &schedule.spec.history, now);
         let rest = apply::delete(context, &history.surplus).await?;
@@ -123,9 +125,8 @@ fn wake<K>(decision: Option<&Decision<'_, K>>) -> Next {
 }
 
 /// Events about ticks that got no run and about clocks, once: they are told with the watermark that passes them.
-async fn tell<K>(context: &Context, schedule: &BackupSchedule, decision: Option<&Decision<'_, K>>, passed: bool) {
-    let Some(decision) = decision.filter(|_| passed) else { return };
-    for (reason, note) in status::notes(decision) {
+async fn tell<K>(context: &Context, schedule: &BackupSchedule, decision: &Decision<'_, K>, zone: &Zone) {
+    for (reason, note) in status::notes(decision, zone) {
         let action = if reason == Reason::ClockWasWrong { "Clock" } else { "Tick" };
         context.report.event(schedule, reason, action, &note).await;
     }

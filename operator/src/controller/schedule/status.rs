@@ -6,7 +6,7 @@ use holdfast_crds::{
     BackupRun, BackupSchedule, BackupScheduleStatus, BackupSource, BackupStore, BackupType, ConditionType, FailingSource, Finding, Reason,
     RunPhase, TriggerStatus, conditions,
 };
-use holdfast_policy::tick::{ClockFinding, Decision, Passed, PassedBy, Progress, Watermark};
+use holdfast_policy::tick::{ClockFinding, Decision, Passed, PassedBy, Progress, Seed, Timetable, Watermark, Zone};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
@@ -296,8 +296,8 @@ fn listed<'a>(names: impl Iterator<Item = &'a str>, one: &str, many: &str) -> St
     if verb.is_empty() { text } else { format!("{text} {verb}") }
 }
 
-/// What is told once about ticks without a run and about clocks.
-pub fn notes<K>(decision: &Decision<'_, K>) -> Vec<(Reason, String)> {
+/// What is told once about ticks without a run and about clocks: of a run that is long in flight, the first tick that it costs.
+pub fn notes<K>(decision: &Decision<'_, K>, zone: &Zone) -> Vec<(Reason, String)> {
     let mut notes: Vec<_> = decision
         .clock
         .iter()
@@ -309,7 +309,15 @@ pub fn notes<K>(decision: &Decision<'_, K>) -> Vec<(Reason, String)> {
     if let Some(note) = told(&missed, "passed while nothing could act on them; the newest tick is caught up") {
         notes.push((Reason::TicksMissed, note));
     }
-    let forbidden: Vec<_> = of(|by| matches!(by, PassedBy::Forbidden { .. })).collect();
+    let first = |passed: &&Passed<'_, K>| match passed.by {
+        PassedBy::Forbidden { running } => {
+            let seed = Seed::of_source(passed.source.namespace.as_str(), passed.source.name.as_str());
+            let timetable = Timetable::new(passed.trigger.expression.resolve(&seed), zone.clone());
+            timetable.next_after(running) == Some(passed.newest)
+        }
+        _ => false,
+    };
+    let forbidden: Vec<_> = decision.passed.iter().filter(first).collect();
     if let Some(note) = told(&forbidden, "skipped, because the run before is still in flight") {
         notes.push((Reason::RunInFlight, note));
     }

@@ -272,6 +272,12 @@ async fn a_tick_is_skipped_while_the_run_before_is_in_flight() {
     assert_eq!(runs_of(&calls).len(), 1, "only a's: {calls:?}");
     assert_eq!(world.status().triggers[0].skipped, 1);
     assert!(world.fake.events().contains(&"RunInFlight".to_owned()));
+    // The same run costs the next tick too: that is counted, and not told again.
+    world.context.clock.observe("2026-03-03T02:00:30Z".parse().unwrap());
+    world.reconcile().await.unwrap();
+    assert_eq!(world.status().triggers[0].skipped, 3, "b's, and a's second");
+    let told = world.fake.events();
+    assert_eq!(told.iter().filter(|reason| *reason == "RunInFlight").count(), 1, "{told:?}");
 }
 
 #[tokio::test(start_paused = true)]
