@@ -68,8 +68,14 @@ pub async fn run(invocation: &Invocation, task: &ProbeTask) -> Result<AgentResul
             return Err(Failure::new(Reason::Interrupted, "the probe was asked to stop"));
         }
     };
-    let message = if verdict.reason == Reason::StoreReady { opened.describe() } else { verdict.message };
-    Ok(AgentResult { probe: Some(verdict.report), ..plain(verdict.reason, message) })
+    let (reason, message) = match verdict.reason {
+        Reason::StoreReady => (Reason::Succeeded, opened.describe()),
+        reason => (reason, verdict.message),
+    };
+    Ok(AgentResult {
+        probe: Some(verdict.report),
+        ..plain(reason, message)
+    })
 }
 
 #[cfg(test)]
@@ -101,7 +107,7 @@ mod tests {
         std::fs::create_dir_all(Places::below(root.path()).store_volume).unwrap();
         for uid in ["u-1", ""] {
             let result = probed(root.path(), task(uid, &serde_json::json!({"claimName": "c", "path": "a"}))).await.unwrap();
-            assert_eq!(result.reason, Reason::StoreReady, "{result:#?}");
+            assert_eq!(result.reason, Reason::Succeeded, "{result:#?}");
             assert_eq!(result.probe.unwrap().owner.as_deref(), Some("cluster-a"));
         }
         let foreign = Task { cluster: "cluster-b".into(), ..task("u-1", &serde_json::json!({"claimName": "c", "path": "a"})) };
