@@ -189,7 +189,15 @@ pub fn read_document<T: serde::de::DeserializeOwned>(what: &str, path: &Path) ->
     }
     let text = std::fs::read_to_string(path).map_err(|error| invalid(error.to_string()))?;
     let value: serde_json::Value = serde_yaml::from_str(&text).map_err(|error| invalid(error.to_string()))?;
-    serde_json::from_value(value).map_err(|error| invalid(error.to_string()))
+    decode(value).map_err(invalid)
+}
+
+/// The error names the field.
+fn decode<T: serde::de::DeserializeOwned>(value: serde_json::Value) -> Result<T, String> {
+    serde_path_to_error::deserialize(value).map_err(|error| match error.path().to_string().as_str() {
+        "." => error.inner().to_string(),
+        path => format!("field {path}: {}", error.inner()),
+    })
 }
 
 /// Reads the task and refuses one of another version.
@@ -205,7 +213,7 @@ pub fn read_task(path: &Path) -> Result<Task, Failure> {
             )));
         }
     }
-    serde_json::from_value(value).map_err(|error| invalid(error.to_string()))
+    decode(value).map_err(invalid)
 }
 
 /// Refuses a task that is meant for another command than `expected`.

@@ -2,9 +2,6 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-use holdfast_agent::command::{self, Cli};
-
 fn main() -> ExitCode {
-    command::main(Cli::parse())
+    holdfast_agent::command::main()
 }

@@ -35,7 +35,7 @@ pub struct InstallArgs {
 pub fn run(arguments: &InstallArgs) -> Result<()> {
     let directory = &arguments.directory;
     let agent = std::env::current_exe()?;
-    place(directory, "holdfast-agent", &std::fs::read(agent)?, 0o755)?;
+    place(directory, "holdfast-agent", 0o755, |to| std::fs::copy(agent, to).map(|_| ()))?;
     let bundle = arguments
         .bundle
         .iter()
@@ -43,18 +43,18 @@ pub fn run(arguments: &InstallArgs) -> Result<()> {
         .chain(BUNDLES.iter().map(Path::new))
         .find(|path| path.exists());
     let bundle = bundle.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("no CA bundle at {}", BUNDLES.join(", "))))?;
-    place(directory, "ca-certificates.crt", &std::fs::read(bundle)?, 0o644)?;
+    place(directory, "ca-certificates.crt", 0o644, |to| std::fs::copy(bundle, to).map(|_| ()))?;
     let uid = match arguments.uid {
         Some(uid) => uid,
         None => std::os::unix::fs::MetadataExt::uid(&std::fs::metadata("/proc/self")?),
     };
-    place(directory, "passwd", passwd(uid).as_bytes(), 0o644)
+    place(directory, "passwd", 0o644, |to| std::fs::write(to, passwd(uid)))
 }
 
-fn place(directory: &Path, name: &str, bytes: &[u8], mode: u32) -> Result<()> {
+fn place(directory: &Path, name: &str, mode: u32, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let named = |error: Error| Error::new(error.kind(), format!("write {name} into {}: {error}", directory.display()));
     let partial = directory.join(format!(".{name}.partial"));
-    std::fs::write(&partial, bytes).map_err(named)?;
+    write(&partial).map_err(named)?;
     std::fs::set_permissions(&partial, std::fs::Permissions::from_mode(mode)).map_err(named)?;
     std::fs::rename(&partial, directory.join(name)).map_err(named)
 }

@@ -123,7 +123,7 @@ pub async fn for_backup(invocation: &Invocation) -> Result<SealedKey, Failure> {
                 .map_err(|error| Failure::new(Reason::InternalError, format!("read the sealed key of the init container: {error}")))?;
             // Only its public half is needed from here on.
             if let Err(error) = std::fs::remove_file(&left) {
-                tracing::warn!(%error, "the run's key could not be removed from memory");
+                tracing::debug!(%error, "the run's key stays in the pod's memory: the folder is read-only here");
             }
             let fingerprints = match &encryption {
                 Encryption::Age(age) => age

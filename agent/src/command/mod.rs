@@ -10,10 +10,12 @@ pub mod settle;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
-use holdfast_crds::{Action, AgentResult, Reason};
+use holdfast_crds::{Action, AgentResult, Reason, Task};
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -61,24 +63,26 @@ pub enum LogFormat {
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Copy the agent into a directory, for the main container of a Job's pod
     Install(install::InstallArgs),
-    /// Make the run's key and seal it to the store's recipients or with its passphrase
     Key(key::KeyArgs),
-    /// Copy a database into a store
     Backup(Box<backup::BackupArgs>),
-    /// Restore databases from a copy
     Restore(Box<restore::RestoreArgs>),
-    /// Try a store
     Probe(Box<probe::ProbeArgs>),
-    /// Ask a store's register how a run ended, and give the run up where the task says so
     Settle(Box<settle::SettleArgs>),
     /// Ask a target whether it has the receipt of a restore
     SettleRestore(Box<settle::SettleArgs>),
 }
 
-/// Runs a command to its exit code.
-pub fn main(cli: Cli) -> ExitCode {
+/// Runs a command to its exit code. Help goes to stdout; what cannot be understood is an [`Reason::InvalidSpec`].
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // There is nobody to tell where even this cannot be printed.
+            drop(error.print());
+            return ExitCode::from(if error.use_stderr() { Reason::InvalidSpec.exit_code() } else { 0 });
+        }
+    };
     start_log(cli.log);
     if let Err(error) = rustix::process::setrlimit(
         rustix::process::Resource::Core,
@@ -97,7 +101,7 @@ pub fn main(cli: Cli) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return end(&plain(Reason::InternalError, format!("start the runtime: {error}")), None),
     };
-    let (result, place) = match cli.command {
+    let (result, places) = match cli.command {
         Command::Install(arguments) => {
             let result = match install::run(&arguments) {
                 Ok(()) => plain(Reason::Succeeded, "installed"),
@@ -105,32 +109,42 @@ pub fn main(cli: Cli) -> ExitCode {
             };
             (result, None)
         }
-        Command::Key(arguments) => (with_task(&runtime, &arguments.places.clone(), key::run), Some(arguments.places)),
-        Command::Backup(arguments) => (begin(&runtime, "backup", arguments.task(), &arguments.places), Some(arguments.places)),
-        Command::Restore(arguments) => (begin(&runtime, "restore", arguments.task(), &arguments.places), Some(arguments.places)),
-        Command::Probe(arguments) => (begin(&runtime, "probe", arguments.task(), &arguments.places), Some(arguments.places)),
-        Command::Settle(arguments) => (begin(&runtime, "settle", read_task(&arguments.places.task), &arguments.places), Some(arguments.places)),
-        Command::SettleRestore(arguments) => (begin(&runtime, "settle-restore", read_task(&arguments.places.task), &arguments.places), Some(arguments.places)),
+        Command::Key(arguments) => (
+            run(&runtime, read_task(&arguments.places.task), &arguments.places, key::run),
+            Some(arguments.places),
+        ),
+        Command::Backup(arguments) => (
+            begin(&runtime, "backup", arguments.task(), &arguments.places),
+            Some(arguments.places),
+        ),
+        Command::Restore(arguments) => (
+            begin(&runtime, "restore", arguments.task(), &arguments.places),
+            Some(arguments.places),
+        ),
+        Command::Probe(arguments) => (
+            begin(&runtime, "probe", arguments.task(), &arguments.places),
+            Some(arguments.places),
+        ),
+        Command::Settle(arguments) => (
+            begin(&runtime, "settle", read_task(&arguments.places.task), &arguments.places),
+            Some(arguments.places),
+        ),
+        Command::SettleRestore(arguments) => (
+            begin(&runtime, "settle-restore", read_task(&arguments.places.task), &arguments.places),
+            Some(arguments.places),
+        ),
     };
     // What still runs in blocking threads holds nothing that matters.
     runtime.shutdown_background();
-    end(&result, place.as_ref())
+    end(&result, places.as_ref())
 }
 
 /// Runs the task of the command with this name.
-fn begin(
-    runtime: &tokio::runtime::Runtime,
-    name: &str,
-    task: Result<holdfast_crds::Task, Failure>,
-    places: &Places,
-) -> AgentResult {
-    match task.and_then(|task| for_command(name, task)) {
-        Ok(task) => run(runtime, task, places, dispatch),
-        Err(failure) => failure.into(),
-    }
+fn begin(runtime: &Runtime, name: &str, task: Result<Task, Failure>, places: &Places) -> AgentResult {
+    run(runtime, task.and_then(|task| for_command(name, task)), places, dispatch)
 }
 
-async fn dispatch(invocation: std::sync::Arc<Invocation>) -> Result<AgentResult, Failure> {
+async fn dispatch(invocation: Arc<Invocation>) -> Result<AgentResult, Failure> {
     match &invocation.task.action {
         Action::Backup(task) => backup::run(&invocation, task).await,
         Action::Restore(task) => restore::run(&invocation, task).await,
@@ -140,29 +154,18 @@ async fn dispatch(invocation: std::sync::Arc<Invocation>) -> Result<AgentResult,
     }
 }
 
-fn with_task<F, R>(runtime: &tokio::runtime::Runtime, places: &Places, command: F) -> AgentResult
-where
-    F: FnOnce(std::sync::Arc<Invocation>) -> R,
-    R: Future<Output = Result<AgentResult, Failure>> + Send + 'static,
-{
-    match read_task(&places.task) {
-        Ok(task) => run(runtime, task, places, command),
-        Err(failure) => failure.into(),
-    }
-}
-
 /// Runs a command beside its progress line and the signals. Whatever happens in it, there is a result.
-fn run<F, R>(runtime: &tokio::runtime::Runtime, task: holdfast_crds::Task, places: &Places, command: F) -> AgentResult
+fn run<F, R>(runtime: &Runtime, task: Result<Task, Failure>, places: &Places, command: F) -> AgentResult
 where
-    F: FnOnce(std::sync::Arc<Invocation>) -> R,
+    F: FnOnce(Arc<Invocation>) -> R,
     R: Future<Output = Result<AgentResult, Failure>> + Send + 'static,
 {
-    let invocation = match Invocation::new(task, places.clone()) {
-        Ok(invocation) => std::sync::Arc::new(invocation),
+    let invocation = match task.and_then(|task| Invocation::new(task, places.clone())) {
+        Ok(invocation) => Arc::new(invocation),
         Err(failure) => return failure.into(),
     };
     let (cancel, progress) = (invocation.cancel.clone(), invocation.progress.clone());
-    let work = command(std::sync::Arc::clone(&invocation));
+    let work = command(Arc::clone(&invocation));
     runtime.block_on(async move {
         let line = tokio::spawn(progress.log());
         let mut work = tokio::spawn(work);
@@ -203,9 +206,9 @@ async fn asked_to_stop() {
 fn end(result: &AgentResult, places: Option<&Places>) -> ExitCode {
     let text = result.to_termination_message();
     if result.reason.exit_code() == 0 {
-        tracing::info!(reason = %result.reason, message = %result.message, result = %text, "done");
+        tracing::info!(reason = %result.reason, why = result.message, result = %text, "done");
     } else {
-        tracing::error!(reason = %result.reason, message = %result.message, result = %text, "failed");
+        tracing::error!(reason = %result.reason, why = result.message, result = %text, "failed");
     }
     if let Some(places) = places
         && let Err(error) = leave(result, &places.result)
