@@ -86,6 +86,8 @@ pub enum LeaseError {
     Timeout,
     #[error("call the API server about the Lease")]
     Call(#[source] Box<kube::Error>),
+    #[error("find the Lease: somebody deleted it; it is created again")]
+    Deleted,
     #[error("renew the Lease for {0:?}; another replica may take over")]
     Expired(Duration),
     #[error("keep the Lease: {0:?} holds it now")]
@@ -240,11 +242,14 @@ impl Election {
             }
             // Somebody wrote in between: look again at once, and believe what is there.
             Err(LeaseError::Call(error)) if matches!(&*error, kube::Error::Api(status) if status.code == 409) => {
-                let current = bounded(self.api.get_opt(&self.name)).await?;
-                let now = Instant::now();
-                self.seen = current.as_ref().map(|lease| observe(self.seen.take(), lease, now));
-                let mine = self.seen.as_ref().is_some_and(|seen| seen.holder.as_deref() == Some(&self.me));
-                self.lease = if mine { current } else { None };
+                let Some(current) = bounded(self.api.get_opt(&self.name)).await? else {
+                    self.seen = None;
+                    return Err(LeaseError::Deleted);
+                };
+                let seen = observe(self.seen.take(), &current, Instant::now());
+                let mine = seen.holder.as_deref() == Some(&self.me);
+                self.seen = Some(seen);
+                self.lease = mine.then_some(current);
                 Ok(mine)
             }
             Err(error) => Err(error),

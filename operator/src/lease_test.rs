@@ -191,3 +191,25 @@ async fn what_another_holds_is_not_handed_over() {
     election.release().await;
     script.await.unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_somebody_deleted_is_created_again() {
+    let (mut election, fence, _, mut server) = election();
+    let script = tokio::spawn(async move {
+        server.expect("GET", PATH).await.answer(200, &lease("", 1));
+        server.expect("PUT", PATH).await.answer(200, &lease("me", 2));
+        server.expect("PUT", PATH).await.refuse(409, "Conflict", "UID in precondition");
+        server.expect("GET", PATH).await.refuse(404, "NotFound", "not found");
+        server.expect("GET", PATH).await.refuse(404, "NotFound", "not found");
+        let create = server.expect("POST", "/apis/coordination.k8s.io/v1/namespaces/h/leases").await;
+        create.answer(201, &lease("me", 9));
+        let renewal = server.expect("PUT", PATH).await;
+        assert_eq!(renewal.body["metadata"]["resourceVersion"], "9");
+        renewal.answer(200, &lease("me", 10));
+        server
+    });
+    election.acquire().await;
+    assert!(timeout(3 * PERIOD + Duration::from_secs(1), election.keep()).await.is_err());
+    assert!(fence.is_open());
+    script.await.unwrap();
+}
