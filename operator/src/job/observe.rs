@@ -1,6 +1,6 @@
 //! What is true of a Job, from the Job, its pods and, where they are silent, the events about them.
 
-use holdfast_crds::{AgentResult, Reason, TASK_VERSION, shortened};
+use holdfast_crds::{AgentResult, Class, Reason, TASK_VERSION, shortened};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::{
     batch::v1::Job,
@@ -223,7 +223,7 @@ fn combined(states: Vec<PodState>) -> Observation {
     let succeeded = |end: &End| {
         end.result
             .as_ref()
-            .is_some_and(|result| matches!(result.reason, Reason::Succeeded | Reason::AlreadyDone))
+            .is_some_and(|result| result.reason.class() == Class::Fine)
     };
     let rank = |end: &End| match (succeeded(end), &end.result, end.ran) {
         (true, ..) => 0,
@@ -438,7 +438,7 @@ fn ended(terminated: &ContainerStateTerminated, pod: &Pod) -> End {
     };
     match read_result(terminated) {
         Ok(result) => {
-            let failed = !matches!(result.reason, Reason::Succeeded | Reason::AlreadyDone);
+            let failed = result.reason.class() != Class::Fine;
             // The kernel ended a tool, and the agent could only say that the tool failed.
             let reason = if failed && out_of_memory {
                 Reason::OutOfMemory

@@ -107,7 +107,7 @@ fn probe(before: Option<&ProbeStatus>, phase: &Phase<'_>, generation: Option<i64
         }),
         Phase::Finished(end) => {
             let found = end.result.as_ref().and_then(|result| result.probe.clone());
-            let passed = end.result.is_some() && end.reason == Reason::Succeeded;
+            let passed = succeeded(end);
             // A pod that waited for its Secret until its Job's time was over says nothing about the store.
             let waited_in_vain = blocked && end.reason == Reason::DeadlineExceeded;
             let failures = if passed {
@@ -168,7 +168,7 @@ fn findings(store: &BackupStore, after: &BackupStoreStatus, phase: &Phase<'_>) -
         },
         Phase::Waiting { reason, message } => Some(failed(*reason, format!("the store cannot be tried: {message}"))),
         Phase::Refused { reason, message } => Some(failed(*reason, format!("{message}{}", again(store, after)))),
-        Phase::Finished(end) if end.result.is_some() && end.reason == Reason::Succeeded => {
+        Phase::Finished(end) if succeeded(end) => {
             let message = after
                 .probe
                 .as_ref()
@@ -188,6 +188,11 @@ fn findings(store: &BackupStore, after: &BackupStoreStatus, phase: &Phase<'_>) -
             Some(failed(reason, format!("{message}{}", again(store, after))))
         }
     }
+}
+
+/// Whether the agent itself says that all is well, in whatever words.
+fn succeeded(end: &End) -> bool {
+    end.result.is_some() && end.reason.class() == Class::Fine
 }
 
 fn failed(reason: Reason, message: String) -> [Finding; 2] {

@@ -81,7 +81,7 @@ impl World {
         let terminated = json!({"exitCode": reason.exit_code(), "message": result.to_termination_message()});
         self.pod(
             job,
-            &json!({"phase": if reason == Reason::Succeeded { "Succeeded" } else { "Failed" },
+            &json!({"phase": if reason.exit_code() == 0 { "Succeeded" } else { "Failed" },
                 "containerStatuses": [{"name": "agent", "image": "", "imageID": "", "ready": false, "restartCount": 0,
                     "state": {"terminated": terminated}}]}),
         );
@@ -117,7 +117,7 @@ async fn a_new_store_is_counted_then_tried_and_then_left_alone() {
 
     world.ends(
         "offsite-p1",
-        Reason::Succeeded,
+        Reason::StoreReady,
         "",
         &[check("Reach", true), check("CreateIfAbsent", true)],
     );
