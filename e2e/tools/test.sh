@@ -9,6 +9,7 @@ shopt -s extglob
 shopt -s extglob nullglob
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
+export RUST_BACKTRACE=0
 export HOLDFAST_CACHE=${HOLDFAST_CACHE:-$HOME/.cache/holdfast}
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$HOLDFAST_CACHE/target}
 export PATH=$HOLDFAST_CACHE/bin:$PATH
