@@ -40,8 +40,8 @@ pub fn server(scale: usize) -> TestServer {
     server.sql(
         DATABASE,
         &format!(
-            "create table documents as select id, now() - id * interval '7 second' as made, md5(id::text) as token, \
-             jsonb_build_object('name', 'customer ' || id % 5000, 'amount', (id * 7919) % 100000, 'tags', array[md5((id % 97)::text), 'tag' || id % 13]) as body \
+            "create table documents as select id, now() - id::float8 * interval '7 second' as made, md5(id::text) as token, \
+             jsonb_build_object('name', 'customer ' || id % 5000, 'amount', (id::bigint * 7919) % 100000, 'tags', array[md5((id % 97)::text), 'tag' || id % 13]) as body \
              from generate_series(1, {documents}) id; vacuum analyze;"
         ),
     );

@@ -157,19 +157,19 @@ pub async fn for_backup(invocation: &Invocation) -> Result<SealedKey, Failure> {
 }
 
 /// What opens copies, from the files of the identity's Secret: `identity`, or `passphrase`.
-pub fn opener(places: &Places) -> Result<Opener, Failure> {
-    let identity = places.identity.join("identity");
+pub fn opener(directory: &Path) -> Result<Opener, Failure> {
+    let identity = directory.join("identity");
     if identity.exists() {
         return Ok(Opener::from_identity_file(&secret_file("the identity", &identity)?)?);
     }
-    if places.identity.join("passphrase").exists() {
-        return Ok(Opener::Passphrase(passphrase(&places.identity)?));
+    if directory.join("passphrase").exists() {
+        return Ok(Opener::Passphrase(passphrase(directory)?));
     }
     Err(Failure::new(
         Reason::KeyMissing,
         format!(
             "the copy is encrypted and {} holds neither identity nor passphrase: name a Secret with one of these keys in identitySecretName",
-            places.identity.display()
+            directory.display()
         ),
     ))
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use holdfast_crds::document::{Checked, Committed, Database, Decision, EntryKind, RunPath, Sha256, Stream, StreamKind, canonical_bytes};
+use holdfast_crds::document::{Checked, Committed, Database, EntryKind, RunPath, Sha256, Stream, StreamKind, canonical_bytes};
 use holdfast_crds::{
     Action, AgentResult, BackupStore, MissingRoles, Reason, RestoreFrom, RestoreRequest, RestoreSelection, RestoreSummary, RestoreTask,
     RestoreTo, TASK_VERSION, Task,
@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::backup::{freeze, invalid, or_stopped, time, within};
-use super::{key, place};
+use super::{copy as copies, place};
 use crate::config::{Invocation, Places, read_document, read_task};
 use crate::engine::postgresql::archive::{Keep, Reader, Toc};
 use crate::engine::postgresql::connect::{Access, Wanted};
@@ -26,12 +26,10 @@ use crate::engine::postgresql::restore::roles;
 use crate::engine::postgresql::restore::swap::{Ready, Swapped, swap};
 use crate::engine::postgresql::restore::target::{self, Target, check_name, drop_database, old_name, side_name};
 use crate::engine::postgresql::tool::Tools;
-use crate::pipeline::key::open_key;
 use crate::pipeline::pool::Pool;
 use crate::pipeline::{CopyReader, Index, OpenError};
 use crate::result::{Failure, count, plain, shorten};
-use crate::store::register::Decided;
-use crate::store::{Patience, Store, StorePath};
+use crate::store::{Patience, Store};
 
 /// The largest table of contents that is held, in bytes.
 const TOC_LIMIT: usize = 64 << 20;
@@ -243,18 +241,7 @@ impl Job<'_> {
     /// The copy's manifest, out of the register.
     async fn copy(&self) -> Result<Committed, Failure> {
         let run: RunPath = self.task.path.parse().map_err(|error| invalid(&error))?;
-        let missing = || Failure::new(Reason::CopyNotFound, format!("{} holds no copy at {run}", self.store.describe()));
-        let Decided { outcome, version, .. } = self.store.outcome(&run).await?.ok_or_else(missing)?;
-        let copy = match outcome.decision {
-            Decision::Committed(copy) => *copy,
-            Decision::Abandoned(abandonment) => {
-                let message = format!(
-                    "run {run} was given up and has no copy: {}: {}",
-                    abandonment.reason, abandonment.message
-                );
-                return Err(Failure::new(Reason::CopyNotFound, message));
-            }
-        };
+        let (copy, version) = copies::find(self.store, &run).await?;
         let found = copy.manifest_sha256().to_string();
         let altered = |what: &str, found: &str, pinned: &str| {
             Failure::new(
@@ -275,24 +262,7 @@ impl Job<'_> {
 
     /// Opens the copy's key: a wrong one says so before anything is touched.
     async fn reader(&self, copy: &Committed) -> Result<CopyReader, Failure> {
-        let encryption = &copy.manifest().encryption;
-        let key = match (encryption.key(), encryption.public_recipient()) {
-            (Some(path), Some(recipient)) => {
-                let with = key::opener(&self.invocation.places)?;
-                let at: StorePath = path.parse().map_err(|error| invalid(&error))?;
-                let sealed = self.store.read(&at, crate::pipeline::key::MAX_SEALED_KEY_BYTES as u64).await?;
-                let sealed = sealed.ok_or_else(|| Failure::new(Reason::CopyCorrupt, format!("the copy's key {path} is not there")))?;
-                let recipient = recipient.to_owned();
-                // A passphrase takes a second of work.
-                let opened = tokio::task::spawn_blocking(move || open_key(&sealed.bytes, &with, &recipient));
-                Some(
-                    opened
-                        .await
-                        .map_err(|error| Failure::new(Reason::InternalError, format!("open the copy's key: {error}")))??,
-                )
-            }
-            _ => None,
-        };
+        let key = copies::run_key(self.store, copy, &self.invocation.places.identity).await?;
         let pool = Pool::for_memory_limit(self.invocation.memory_limit, 1);
         Ok(CopyReader::new(
             self.store.clone(),

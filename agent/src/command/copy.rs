@@ -1,0 +1,111 @@
+//! Copies by their path in a store: how every command that reads one finds and opens it.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use holdfast_crds::document::{Committed, Decision, RunPath};
+use holdfast_crds::{BackupStore, Reason};
+use tokio_util::sync::CancellationToken;
+
+use super::key;
+use crate::config::{random_hex, read_document};
+use crate::pipeline::CopyReader;
+use crate::pipeline::key::{MAX_SEALED_KEY_BYTES, RunKey, open_key};
+use crate::pipeline::pool::{Pool, control_group_memory_limit};
+use crate::progress::Progress;
+use crate::result::Failure;
+use crate::store::register::Decided;
+use crate::store::{DEFAULT_PARALLEL, Patience, Store, StoreFiles, StorePath, Usage, connect};
+
+/// Which copy, in which store, with which key: for commands by hand.
+#[derive(Debug, Clone, Args)]
+pub struct CopyArgs {
+    /// The copy, as the source's status shows it: <namespace>/<source>/<run>
+    #[arg(value_name = "COPY")]
+    pub copy: String,
+    /// Manifest of the BackupStore, as kubectl applies it
+    #[arg(long, value_name = "FILE")]
+    pub store: PathBuf,
+    /// Directory with `access_key_id`, `secret_access_key` and, if there is one, `session_token` of the store
+    #[arg(long, value_name = "DIR", default_value = "store-secret", help_heading = "Files")]
+    pub store_secret: PathBuf,
+    /// Directory with `ca.crt` of the store's endpoint
+    #[arg(long, value_name = "DIR", default_value = "store-ca", help_heading = "Files")]
+    pub store_ca: PathBuf,
+    /// Directory with `token` for a web identity
+    #[arg(long, value_name = "DIR", default_value = "store-token", help_heading = "Files")]
+    pub store_token: PathBuf,
+    /// Root of a volume store
+    #[arg(long, value_name = "DIR", default_value = "store-volume", help_heading = "Files")]
+    pub store_volume: PathBuf,
+    /// Directory with `identity` (as age-keygen writes it) or `passphrase`
+    #[arg(long, value_name = "DIR", default_value = "identity", help_heading = "Files")]
+    pub identity: PathBuf,
+}
+
+/// A copy that was found in its store.
+pub struct Found {
+    /// Where it lies.
+    pub store: Store,
+    /// What it is.
+    pub copy: Committed,
+}
+
+impl CopyArgs {
+    /// Opens the store and reads the copy's outcome.
+    pub async fn find(&self) -> Result<Found, Failure> {
+        let run = self.copy.parse().map_err(|error| {
+            Failure::new(Reason::InvalidSpec, format!("read COPY: {error}; expected <namespace>/<source>/<run>, as the source's status shows it"))
+        })?;
+        let manifest: BackupStore = read_document("the BackupStore", &self.store)?;
+        let files = StoreFiles {
+            secret: self.store_secret.clone(),
+            ca: self.store_ca.clone(),
+            token: self.store_token.clone(),
+            volume: self.store_volume.clone(),
+        };
+        let usage = Usage { patience: Patience::RUN, parallel: DEFAULT_PARALLEL, session: format!("by-hand-{}", random_hex()), not_before: None };
+        let store = connect(&manifest.spec, &files, usage)?;
+        let (copy, _) = find(&store, &run).await?;
+        Ok(Found { store, copy })
+    }
+}
+
+impl Found {
+    /// Opens the copy's key, where it has one and it is wanted: a wrong one says so before anything is read.
+    pub async fn reader(&self, identity: Option<&Path>, cancel: CancellationToken, progress: &Progress) -> Result<CopyReader, Failure> {
+        let key = match identity {
+            Some(identity) => run_key(&self.store, &self.copy, identity).await?,
+            None => None,
+        };
+        let pool = Pool::for_memory_limit(control_group_memory_limit(), 1);
+        Ok(CopyReader::new(self.store.clone(), &self.copy, key, pool, cancel, progress.counters()))
+    }
+}
+
+/// The copy of a run, out of the register, and the version of the object that holds it.
+pub async fn find(store: &Store, run: &RunPath) -> Result<(Committed, Option<String>), Failure> {
+    let missing = || Failure::new(Reason::CopyNotFound, format!("{} holds no copy at {run}", store.describe()));
+    let Decided { outcome, version, .. } = store.outcome(run).await?.ok_or_else(missing)?;
+    match outcome.decision {
+        Decision::Committed(copy) => Ok((*copy, version)),
+        Decision::Abandoned(abandonment) => {
+            let message = format!("run {run} was given up and has no copy: {}: {}", abandonment.reason, abandonment.message);
+            Err(Failure::new(Reason::CopyNotFound, message))
+        }
+    }
+}
+
+/// Opens the copy's key with what lies in the identity's directory; `None` for a copy that is not encrypted.
+pub async fn run_key(store: &Store, copy: &Committed, identity: &Path) -> Result<Option<RunKey>, Failure> {
+    let encryption = &copy.manifest().encryption;
+    let (Some(path), Some(recipient)) = (encryption.key(), encryption.public_recipient()) else { return Ok(None) };
+    let opener = key::opener(identity)?;
+    let at: StorePath = path.parse().map_err(|error| Failure::new(Reason::CopyCorrupt, format!("read the manifest: {error}")))?;
+    let sealed = store.read(&at, MAX_SEALED_KEY_BYTES as u64).await?;
+    let sealed = sealed.ok_or_else(|| Failure::new(Reason::CopyCorrupt, format!("the copy's key {path} is not there")))?;
+    let recipient = recipient.to_owned();
+    // A passphrase takes a second of work.
+    let opened = tokio::task::spawn_blocking(move || open_key(&sealed.bytes, &opener, &recipient));
+    Ok(Some(opened.await.map_err(|error| Failure::new(Reason::InternalError, format!("open the copy's key: {error}")))??))
+}

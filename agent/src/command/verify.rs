@@ -1,0 +1,83 @@
+//! `verify`: whether a copy is still whole.
+
+use clap::{Args, ValueEnum};
+use holdfast_crds::document::StreamKind;
+use holdfast_crds::{AgentResult, Reason};
+use tokio_util::sync::CancellationToken;
+
+use super::copy::CopyArgs;
+use crate::engine::postgresql::check::{ArchiveCheck, GlobalsCheck};
+use crate::pipeline::check::StreamCheck;
+use crate::pipeline::{self, Level, Report};
+use crate::progress::Progress;
+use crate::result::{Failure, plain};
+
+/// Check that a copy is still whole
+///
+/// Nothing is written. A damaged copy ends with reason CopyCorrupt; each damaged object is named in the log.
+#[derive(Debug, Args)]
+#[command(after_help = "EXAMPLE
+    holdfast-agent verify shop/orders/orders-hourly-20261120t2200z-abcd2345 --store store.yaml --store-secret ./s3 --level decode --identity ./key
+    ./s3 holds access_key_id and secret_access_key, ./key holds identity: one file each.")]
+pub struct VerifyArgs {
+    /// Which copy
+    #[command(flatten)]
+    pub copy: CopyArgs,
+    /// How closely to look
+    #[arg(long, value_enum, default_value_t = LevelArg::Digest)]
+    pub level: LevelArg,
+}
+
+/// How closely to look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LevelArg {
+    /// Every object is there with its size, and its checksum where the store tells one
+    Manifest,
+    /// Every stored byte is read: SHA-256 of every object
+    Digest,
+    /// Everything a restore reads: decrypted, decompressed, every archive whole. Needs the key
+    Decode,
+}
+
+impl From<LevelArg> for Level {
+    fn from(level: LevelArg) -> Self {
+        match level {
+            LevelArg::Manifest => Self::Manifest,
+            LevelArg::Digest => Self::Digest,
+            LevelArg::Decode => Self::Decode,
+        }
+    }
+}
+
+/// Finds the copy, and looks at it.
+pub async fn run(arguments: VerifyArgs, cancel: CancellationToken, progress: Progress) -> Result<AgentResult, Failure> {
+    let VerifyArgs { copy, level } = arguments;
+    progress.enter("register", &copy.copy);
+    let found = copy.find().await?;
+    let identity = (level == LevelArg::Decode).then_some(copy.identity.as_path());
+    let reader = found.reader(identity, cancel, &progress).await?;
+    progress.enter("verify", &copy.copy);
+    progress.expect(found.copy.manifest().streams.iter().filter(|_| identity.is_some()).map(|stream| stream.raw.bytes).sum());
+    let report = pipeline::verify(&reader, &found.copy, level.into(), check_of).await?;
+    result(&report, level)
+}
+
+/// The structure check for a kind of stream that this version knows.
+pub fn check_of(kind: &StreamKind) -> Option<Box<dyn StreamCheck>> {
+    match kind {
+        StreamKind::PostgresqlArchive => Some(Box::new(ArchiveCheck::new().0)),
+        StreamKind::PostgresqlGlobals => Some(Box::new(GlobalsCheck::default())),
+        StreamKind::Other(_) => None,
+    }
+}
+
+fn result(report: &Report, level: LevelArg) -> Result<AgentResult, Failure> {
+    for damage in &report.damages {
+        tracing::error!(damage, "damaged");
+    }
+    let Report { objects, bytes, damaged, damages } = report;
+    match damages.first() {
+        None => Ok(plain(Reason::Succeeded, format!("whole at level {level:?}: {objects} objects, {bytes} bytes"))),
+        Some(first) => Err(Failure::new(Reason::CopyCorrupt, format!("{damaged} of {objects} objects are damaged; the first: {first}"))),
+    }
+}
