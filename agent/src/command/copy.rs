@@ -55,7 +55,10 @@ impl CopyArgs {
     /// Opens the store and reads the copy's outcome.
     pub async fn find(&self) -> Result<Found, Failure> {
         let run = self.copy.parse().map_err(|error| {
-            Failure::new(Reason::InvalidSpec, format!("read COPY: {error}; expected <namespace>/<source>/<run>, as the source's status shows it"))
+            Failure::new(
+                Reason::InvalidSpec,
+                format!("read COPY: {error}; expected <namespace>/<source>/<run>, as the source's status shows it"),
+            )
         })?;
         let manifest: BackupStore = read_document("the BackupStore", &self.store)?;
         let files = StoreFiles {
@@ -64,7 +67,12 @@ impl CopyArgs {
             token: self.store_token.clone(),
             volume: self.store_volume.clone(),
         };
-        let usage = Usage { patience: Patience::RUN, parallel: DEFAULT_PARALLEL, session: format!("by-hand-{}", random_hex()), not_before: None };
+        let usage = Usage {
+            patience: Patience::RUN,
+            parallel: DEFAULT_PARALLEL,
+            session: format!("by-hand-{}", random_hex()),
+            not_before: None,
+        };
         let store = connect(&manifest.spec, &files, usage)?;
         let (copy, _) = find(&store, &run).await?;
         Ok(Found { store, copy })
@@ -79,7 +87,14 @@ impl Found {
             None => None,
         };
         let pool = Pool::for_memory_limit(control_group_memory_limit(), 1);
-        Ok(CopyReader::new(self.store.clone(), &self.copy, key, pool, cancel, progress.counters()))
+        Ok(CopyReader::new(
+            self.store.clone(),
+            &self.copy,
+            key,
+            pool,
+            cancel,
+            progress.counters(),
+        ))
     }
 }
 
@@ -90,7 +105,10 @@ pub async fn find(store: &Store, run: &RunPath) -> Result<(Committed, Option<Str
     match outcome.decision {
         Decision::Committed(copy) => Ok((*copy, version)),
         Decision::Abandoned(abandonment) => {
-            let message = format!("run {run} was given up and has no copy: {}: {}", abandonment.reason, abandonment.message);
+            let message = format!(
+                "run {run} was given up and has no copy: {}: {}",
+                abandonment.reason, abandonment.message
+            );
             Err(Failure::new(Reason::CopyNotFound, message))
         }
     }
@@ -99,13 +117,22 @@ pub async fn find(store: &Store, run: &RunPath) -> Result<(Committed, Option<Str
 /// Opens the copy's key with what lies in the identity's directory; `None` for a copy that is not encrypted.
 pub async fn run_key(store: &Store, copy: &Committed, identity: &Path) -> Result<Option<RunKey>, Failure> {
     let encryption = &copy.manifest().encryption;
-    let (Some(path), Some(recipient)) = (encryption.key(), encryption.public_recipient()) else { return Ok(None) };
-    let opener = key::opener(identity)?;
-    let at: StorePath = path.parse().map_err(|error| Failure::new(Reason::CopyCorrupt, format!("read the manifest: {error}")))?;
+    let (Some(path), Some(recipient)) = (encryption.key(), encryption.public_recipient()) else {
+        return Ok(None);
+    };
+    let with = key::opener(identity)?;
+    let at: StorePath = path
+        .parse()
+        .map_err(|error| Failure::new(Reason::CopyCorrupt, format!("read the manifest: {error}")))?;
     let sealed = store.read(&at, MAX_SEALED_KEY_BYTES as u64).await?;
     let sealed = sealed.ok_or_else(|| Failure::new(Reason::CopyCorrupt, format!("the copy's key {path} is not there")))?;
     let recipient = recipient.to_owned();
     // A passphrase takes a second of work.
-    let opened = tokio::task::spawn_blocking(move || open_key(&sealed.bytes, &opener, &recipient));
-    Ok(Some(opened.await.map_err(|error| Failure::new(Reason::InternalError, format!("open the copy's key: {error}")))??))
+    let opened = tokio::task::spawn_blocking(move || open_key(&sealed.bytes, &with, &recipient));
+    Ok(Some(opened.await.map_err(|error| {
+        Failure::new(Reason::InternalError, format!("open the copy's key: {error}"))
+    })??))
 }
+
+#[cfg(test)]
+mod tests;

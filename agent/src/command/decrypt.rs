@@ -49,7 +49,12 @@ pub async fn run(arguments: DecryptArgs, cancel: CancellationToken, progress: Pr
         None => raw.copy_to(&mut tokio::io::stdout()).await?,
         Some(path) => {
             let failed = |error: std::io::Error| Failure::new(Reason::ScratchFull, format!("write --output {}: {error}", path.display()));
-            let mut file = tokio::fs::OpenOptions::new().write(true).create_new(true).open(path).await.map_err(failed)?;
+            let mut file = tokio::fs::OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .open(path)
+                .await
+                .map_err(failed)?;
             let bytes = raw.copy_to(&mut file).await?;
             file.sync_all().await.map_err(failed)?;
             bytes
@@ -73,6 +78,9 @@ fn wanted<'a>(copy: &'a Committed, arguments: &DecryptArgs) -> Result<&'a Stream
                 None => format!("{} ({} bytes)", stream.name, stream.raw.bytes),
             })
             .collect();
-        Failure::new(Reason::DatabaseNotInCopy, format!("name a stream with --stream or --database; the copy holds {}", named.join(", ")))
+        Failure::new(
+            Reason::DatabaseNotInCopy,
+            format!("name a stream with --stream or --database; the copy holds {}", named.join(", ")),
+        )
     })
 }

@@ -1,12 +1,15 @@
 //! The commands of the agent. Each reads like a recipe; this file is how all of them begin and end.
 
 pub mod backup;
+pub mod copy;
+pub mod decrypt;
 pub mod install;
 pub mod key;
 pub mod place;
 pub mod probe;
 pub mod restore;
 pub mod settle;
+pub mod verify;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -17,9 +20,12 @@ use clap::{Parser, Subcommand, ValueEnum};
 use holdfast_crds::{Action, AgentResult, Reason, Task};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 use crate::config::{Invocation, Places, for_command, read_task};
+use crate::progress::Progress;
 use crate::result::{Failure, leave, plain};
 
 /// How long a command has to end in order once it was asked to stop: Kubernetes and the design give it five seconds.
@@ -67,6 +73,8 @@ pub enum Command {
     Key(key::KeyArgs),
     Backup(Box<backup::BackupArgs>),
     Restore(Box<restore::RestoreArgs>),
+    Verify(Box<verify::VerifyArgs>),
+    Decrypt(Box<decrypt::DecryptArgs>),
     Probe(Box<probe::ProbeArgs>),
     Settle(Box<settle::SettleArgs>),
     /// Ask a target whether it has the receipt of a restore
@@ -83,7 +91,8 @@ pub fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { Reason::InvalidSpec.exit_code() } else { 0 });
         }
     };
-    start_log(cli.log);
+    // What decrypt writes to standard output is data.
+    start_log(cli.log, matches!(cli.command, Command::Decrypt(_)));
     if let Err(error) = rustix::process::setrlimit(
         rustix::process::Resource::Core,
         rustix::process::Rlimit {
@@ -120,6 +129,14 @@ pub fn main() -> ExitCode {
         Command::Restore(arguments) => (
             begin(&runtime, "restore", arguments.task(), &arguments.places),
             Some(arguments.places),
+        ),
+        Command::Verify(arguments) => (
+            by_hand(&runtime, |cancel, progress| verify::run(*arguments, cancel, progress)),
+            None,
+        ),
+        Command::Decrypt(arguments) => (
+            by_hand(&runtime, |cancel, progress| decrypt::run(*arguments, cancel, progress)),
+            None,
         ),
         Command::Probe(arguments) => (
             begin(&runtime, "probe", arguments.task(), &arguments.places),
@@ -166,6 +183,25 @@ where
     };
     let (cancel, progress) = (invocation.cancel.clone(), invocation.progress.clone());
     let work = command(Arc::clone(&invocation));
+    supervise(runtime, cancel, progress, work)
+}
+
+/// Runs a command that has no task.
+fn by_hand<R>(runtime: &Runtime, command: impl FnOnce(CancellationToken, Progress) -> R) -> AgentResult
+where
+    R: Future<Output = Result<AgentResult, Failure>> + Send + 'static,
+{
+    let (cancel, progress) = (CancellationToken::new(), Progress::default());
+    let work = command(cancel.clone(), progress.clone());
+    supervise(runtime, cancel, progress, work)
+}
+
+fn supervise(
+    runtime: &Runtime,
+    cancel: CancellationToken,
+    progress: Progress,
+    work: impl Future<Output = Result<AgentResult, Failure>> + Send + 'static,
+) -> AgentResult {
     runtime.block_on(async move {
         let line = tokio::spawn(progress.log());
         let mut work = tokio::spawn(work);
@@ -218,18 +254,27 @@ fn end(result: &AgentResult, places: Option<&Places>) -> ExitCode {
     ExitCode::from(result.reason.exit_code())
 }
 
-fn start_log(format: Option<LogFormat>) {
-    let terminal = std::io::stdout().is_terminal();
+fn start_log(format: Option<LogFormat>, to_stderr: bool) {
+    let (terminal, writer) = if to_stderr {
+        (std::io::stderr().is_terminal(), BoxMakeWriter::new(std::io::stderr))
+    } else {
+        (std::io::stdout().is_terminal(), BoxMakeWriter::new(std::io::stdout))
+    };
     let format = format.unwrap_or(if terminal { LogFormat::Text } else { LogFormat::Json });
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let started = match format {
         LogFormat::Json => tracing_subscriber::fmt()
+            .with_writer(writer)
             .json()
             .flatten_event(true)
             .with_current_span(false)
             .with_env_filter(filter)
             .try_init(),
-        LogFormat::Text => tracing_subscriber::fmt().with_ansi(terminal).with_env_filter(filter).try_init(),
+        LogFormat::Text => tracing_subscriber::fmt()
+            .with_writer(writer)
+            .with_ansi(terminal)
+            .with_env_filter(filter)
+            .try_init(),
     };
     // Another log is there already: in tests.
     drop(started);

@@ -57,7 +57,16 @@ pub async fn run(arguments: VerifyArgs, cancel: CancellationToken, progress: Pro
     let identity = (level == LevelArg::Decode).then_some(copy.identity.as_path());
     let reader = found.reader(identity, cancel, &progress).await?;
     progress.enter("verify", &copy.copy);
-    progress.expect(found.copy.manifest().streams.iter().filter(|_| identity.is_some()).map(|stream| stream.raw.bytes).sum());
+    progress.expect(
+        found
+            .copy
+            .manifest()
+            .streams
+            .iter()
+            .filter(|_| identity.is_some())
+            .map(|stream| stream.raw.bytes)
+            .sum(),
+    );
     let report = pipeline::verify(&reader, &found.copy, level.into(), check_of).await?;
     result(&report, level)
 }
@@ -75,9 +84,20 @@ fn result(report: &Report, level: LevelArg) -> Result<AgentResult, Failure> {
     for damage in &report.damages {
         tracing::error!(damage, "damaged");
     }
-    let Report { objects, bytes, damaged, damages } = report;
+    let Report {
+        objects,
+        bytes,
+        damaged,
+        damages,
+    } = report;
     match damages.first() {
-        None => Ok(plain(Reason::Succeeded, format!("whole at level {level:?}: {objects} objects, {bytes} bytes"))),
-        Some(first) => Err(Failure::new(Reason::CopyCorrupt, format!("{damaged} of {objects} objects are damaged; the first: {first}"))),
+        None => Ok(plain(
+            Reason::Succeeded,
+            format!("whole at level {level:?}: {objects} objects, {bytes} bytes"),
+        )),
+        Some(first) => Err(Failure::new(
+            Reason::CopyCorrupt,
+            format!("{damaged} of {objects} objects are damaged; the first: {first}"),
+        )),
     }
 }

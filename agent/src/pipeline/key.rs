@@ -32,7 +32,7 @@ pub enum KeyError {
     EmptyPassphrase,
     /// Reason `WrongKey`.
     #[error(
-        "open the copy's key: none of the {identities} identities given ({given}) belongs to a recipient of this copy; give the identity of one of its recipients"
+        "open the copy's key: it is sealed to none of the {identities} keys that were given ({given}); give the identity of one of the recipients of this copy"
     )]
     WrongIdentity { identities: usize, given: String },
     /// Reason `WrongKey`.

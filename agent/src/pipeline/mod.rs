@@ -19,4 +19,4 @@ pub use verify::{Level, Report, verify};
 pub use write::{Counters, Pipeline, StoredStream, WriteError};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

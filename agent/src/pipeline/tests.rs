@@ -29,11 +29,11 @@ use crate::store::{
     memory::Memory,
 };
 
-fn label(text: &str) -> Label {
+pub(crate) fn label(text: &str) -> Label {
     Label::new("test", text).unwrap()
 }
 
-fn pod() -> PodPath {
+pub(crate) fn pod() -> PodPath {
     RunPath::new("shop", "orders", "orders-1").unwrap().pod(label("pod-1"))
 }
 
@@ -41,8 +41,51 @@ fn place(name: &str, encrypted: bool) -> StreamPath {
     pod().stream(label(name), encrypted)
 }
 
+/// A manifest of these streams, which [`pod`] stored.
+pub(crate) fn manifest_of(streams: Vec<Stream>, encryption: Encryption) -> Manifest {
+    let pod = pod();
+    let now = "2026-11-20T22:10:00Z".parse().unwrap();
+    Manifest {
+        version: FORMAT,
+        cluster: "c".into(),
+        source: SourceIdentity {
+            namespace: pod.run.namespace.clone(),
+            name: pod.run.source.clone(),
+        },
+        run: RunIdentity {
+            name: pod.run.run.clone(),
+            tick: None,
+            attempt: 1,
+            pod: pod.pod,
+        },
+        schedule: None,
+        engine: Engine::Postgresql,
+        method: Method::Logical,
+        copy_type: "Full".into(),
+        parents: vec![],
+        server: Server {
+            host: "db".into(),
+            version: "15".into(),
+            system_identifier: None,
+            standby: false,
+            tools: std::collections::BTreeMap::new(),
+        },
+        recovery_point: now,
+        streams,
+        contents: Contents::default(),
+        encryption,
+        durations: Durations {
+            started: now,
+            finished: now,
+            phases: std::collections::BTreeMap::new(),
+        },
+        not_after: now,
+        agent: "test".into(),
+    }
+}
+
 /// Bytes that compress a little, never the same twice.
-fn noise(length: usize, seed: u64) -> Bytes {
+pub(crate) fn noise(length: usize, seed: u64) -> Bytes {
     let mut state = seed * 2 + 1;
     let bytes: Vec<u8> = (0..length)
         .map(|_| {
@@ -148,46 +191,10 @@ impl Fixture {
 
     fn committed(streams: Vec<(StoredStream, Stream)>) -> Committed {
         let (stored, streams): (Vec<_>, Vec<_>) = streams.into_iter().unzip();
-        let pod = pod();
-        let now = "2026-11-20T22:10:00Z".parse().unwrap();
-        let manifest = Manifest {
-            version: FORMAT,
-            cluster: "c".into(),
-            source: SourceIdentity {
-                namespace: pod.run.namespace.clone(),
-                name: pod.run.source.clone(),
-            },
-            run: RunIdentity {
-                name: pod.run.run.clone(),
-                tick: None,
-                attempt: 1,
-                pod: pod.pod,
-            },
-            schedule: None,
-            engine: Engine::Postgresql,
-            method: Method::Logical,
-            copy_type: "Full".into(),
-            parents: vec![],
-            server: Server {
-                host: "db".into(),
-                version: "15".into(),
-                system_identifier: None,
-                standby: false,
-                tools: std::collections::BTreeMap::new(),
-            },
-            recovery_point: now,
-            streams,
-            contents: Contents::default(),
-            encryption: Encryption::None {},
-            durations: Durations {
-                started: now,
-                finished: now,
-                phases: std::collections::BTreeMap::new(),
-            },
-            not_after: now,
-            agent: "test".into(),
-        };
-        Committed::new(manifest, stored.into_iter().flat_map(|stream| stream.stored).collect())
+        Committed::new(
+            manifest_of(streams, Encryption::None {}),
+            stored.into_iter().flat_map(|stream| stream.stored).collect(),
+        )
     }
 
     fn reader(&self, copy: &Committed) -> CopyReader {

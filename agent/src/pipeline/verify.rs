@@ -67,9 +67,11 @@ pub async fn verify(
         bytes: objects.iter().map(|object| object.bytes).sum(),
         ..Report::default()
     };
-    let mut heads = stream::iter(objects)
+    let heads: Vec<_> = objects
+        .iter()
         .map(|object| reader.check_head(&object.path, object.bytes, object.sha256))
-        .buffered(HEADS);
+        .collect();
+    let mut heads = stream::iter(heads).buffered(HEADS);
     while let Some(result) = heads.next().await {
         report.note(result)?;
     }

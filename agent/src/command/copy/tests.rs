@@ -1,0 +1,258 @@
+//! `verify` and `decrypt` as people run them: a store's manifest, a folder for each Secret, a path.
+
+use std::{fs, sync::Arc};
+
+use age::secrecy::ExposeSecret;
+use bytes::Bytes;
+use clap::Parser;
+use holdfast_crds::AgentResult;
+use holdfast_crds::document::{Abandonment, Confirmed, Encryption, Outcome, Sha256, StoredObject, StreamKind};
+use tempfile::TempDir;
+
+use super::*;
+use crate::command::{decrypt, verify};
+use crate::pipeline::check::Opaque;
+use crate::pipeline::key::{SealTo, seal_key};
+use crate::pipeline::tests::{label, manifest_of, noise, pod};
+use crate::pipeline::{Pipeline, Sealing};
+use crate::store::volume::{Volume, VolumeConfig};
+
+const GLOBALS: &[u8] = b"--\n-- PostgreSQL database cluster dump\n--\n\n--\n-- PostgreSQL database cluster dump complete\n--\n\n";
+
+/// A volume store with one encrypted copy of two streams.
+struct Scene {
+    root: TempDir,
+    copy: String,
+    raw: Bytes,
+}
+
+#[derive(Debug, Parser)]
+struct Verify {
+    #[command(flatten)]
+    arguments: verify::VerifyArgs,
+}
+
+#[derive(Debug, Parser)]
+struct Decrypt {
+    #[command(flatten)]
+    arguments: decrypt::DecryptArgs,
+}
+
+impl Scene {
+    async fn new() -> Self {
+        let root = tempfile::tempdir().unwrap();
+        let at = |name: &str| root.path().join(name);
+        for folder in ["volume", "identity", "stranger"] {
+            fs::create_dir(at(folder)).unwrap();
+        }
+        let mine = age::x25519::Identity::generate();
+        fs::write(at("identity/identity"), mine.to_string().expose_secret()).unwrap();
+        fs::write(
+            at("stranger/identity"),
+            age::x25519::Identity::generate().to_string().expose_secret(),
+        )
+        .unwrap();
+        let manifest = "apiVersion: holdfast.dev/v1alpha1\nkind: BackupStore\nmetadata: {name: offsite}\n\
+                        spec: {volume: {claimName: backups, path: a}, encryption: {age: {recipients: [RECIPIENT]}}}\n";
+        fs::write(at("store.yaml"), manifest.replace("RECIPIENT", &mine.to_public().to_string())).unwrap();
+
+        let volume = Volume::open(&VolumeConfig {
+            mount: at("volume"),
+            path: Some("a".into()),
+            not_before: None,
+        })
+        .unwrap();
+        let store = Store::new(volume, Patience::PROBE, 2);
+        let key = RunKey::generate();
+        let pipeline = Pipeline::new(
+            store.clone(),
+            Pool::new(0, 1),
+            Sealing::Age(key.recipient()),
+            CancellationToken::new(),
+            Arc::default(),
+        );
+        let raw = noise(3 << 20, 1);
+        let (mut streams, mut stored) = (Vec::new(), Vec::new());
+        for (name, kind, database, bytes) in [
+            ("globals", StreamKind::PostgresqlGlobals, None, GLOBALS),
+            ("database-1", StreamKind::Other("noise".into()), Some("Bücher".to_owned()), &raw[..]),
+        ] {
+            let done = pipeline
+                .store_stream(&pod().stream(label(name), true), bytes, Box::new(Opaque))
+                .await
+                .unwrap();
+            streams.push(done.describe(label(name), kind, database));
+            stored.extend(done.stored);
+        }
+        let path = pod().key(1);
+        let sealed = seal_key(&key, &SealTo::recipients([mine.to_public().to_string().as_str()]).unwrap()).unwrap();
+        let (bytes, sha256) = (sealed.len() as u64, Sha256::of(&sealed));
+        stored.push(StoredObject {
+            path: path.to_string(),
+            bytes,
+            sha256,
+            confirmed: Confirmed::ReadBack {},
+            version_id: None,
+        });
+        store.create(&StorePath::from(&path), sealed.into()).await.unwrap();
+        let encryption = Encryption::Age {
+            recipients: vec![],
+            public_recipient: key.recipient().to_string(),
+            key: path.to_string(),
+        };
+        let decision = Decision::Committed(Box::new(Committed::new(manifest_of(streams, encryption), stored)));
+        let run = pod().run;
+        let outcome = Outcome {
+            run: run.clone(),
+            nonce: "n".into(),
+            by: pod().pod,
+            at: "2026-11-20T22:11:00Z".parse().unwrap(),
+            decision,
+        };
+        store
+            .create(&StorePath::from(&run.outcome()), outcome.to_bytes().into())
+            .await
+            .unwrap();
+
+        let given_up = RunPath::new("shop", "orders", "given-up").unwrap();
+        let decision = Decision::Abandoned(Abandonment {
+            reason: "Cancelled".into(),
+            message: "by alice".into(),
+        });
+        let abandoned = Outcome {
+            run: given_up.clone(),
+            decision,
+            ..outcome
+        };
+        store
+            .create(&StorePath::from(&given_up.outcome()), abandoned.to_bytes().into())
+            .await
+            .unwrap();
+        Self {
+            root,
+            copy: run.to_string(),
+            raw,
+        }
+    }
+
+    fn arguments(&self, copy: &str, identity: &str, more: &[&str]) -> Vec<String> {
+        let at = |name: &str| self.root.path().join(name).display().to_string();
+        let fixed = [
+            "test".into(),
+            copy.into(),
+            "--store".into(),
+            at("store.yaml"),
+            "--store-volume".into(),
+            at("volume"),
+            "--identity".into(),
+            at(identity),
+        ];
+        fixed.into_iter().chain(more.iter().map(ToString::to_string)).collect()
+    }
+
+    async fn verify(&self, copy: &str, identity: &str, more: &[&str]) -> Result<AgentResult, Failure> {
+        let arguments = Verify::parse_from(self.arguments(copy, identity, more)).arguments;
+        verify::run(arguments, CancellationToken::new(), Progress::default()).await
+    }
+
+    async fn decrypt(&self, identity: &str, more: &[&str]) -> Result<Vec<u8>, Failure> {
+        let output = self.root.path().join("out");
+        let _ = fs::remove_file(&output);
+        let more = [more, &["--output", output.to_str().unwrap()]].concat();
+        let arguments = Decrypt::parse_from(self.arguments(&self.copy, identity, &more)).arguments;
+        decrypt::run(arguments, CancellationToken::new(), Progress::default()).await?;
+        Ok(fs::read(output).unwrap())
+    }
+
+    /// Changes one byte in the middle of the file whose path ends so.
+    fn damage(&self, name: &str) {
+        let data = self.root.path().join("volume/a").join(pod().data()).join(name);
+        let mut bytes = fs::read(&data).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        let mut permissions = fs::metadata(&data).unwrap().permissions();
+        std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, 0o600);
+        fs::set_permissions(&data, permissions).unwrap();
+        fs::write(&data, bytes).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_whole_copy_verifies_and_its_streams_come_out() {
+    let scene = Scene::new().await;
+    for level in ["manifest", "digest", "decode"] {
+        let result = scene.verify(&scene.copy, "identity", &["--level", level]).await.unwrap();
+        assert_eq!(result.reason, Reason::Succeeded);
+        assert!(result.message.contains("5 objects"), "{}", result.message);
+    }
+    assert_eq!(scene.decrypt("identity", &["--stream", "globals"]).await.unwrap(), GLOBALS);
+    assert!(scene.decrypt("identity", &["--database", "Bücher"]).await.unwrap() == scene.raw);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_done_says_why() {
+    let scene = Scene::new().await;
+    let decode = ["--level", "decode"];
+    for (result, reason, expected) in [
+        (
+            scene.verify("shop/orders/other", "identity", &[]).await.map(drop),
+            Reason::CopyNotFound,
+            "shop/orders/other",
+        ),
+        (
+            scene.verify("shop/orders/given-up", "identity", &[]).await.map(drop),
+            Reason::CopyNotFound,
+            "by alice",
+        ),
+        (
+            scene.verify("orders", "identity", &[]).await.map(drop),
+            Reason::InvalidSpec,
+            "<namespace>/<source>/<run>",
+        ),
+        (
+            scene.verify(&scene.copy, "stranger", &decode).await.map(drop),
+            Reason::WrongKey,
+            "recipients of this copy",
+        ),
+        (
+            scene.verify(&scene.copy, "volume", &decode).await.map(drop),
+            Reason::KeyMissing,
+            "neither identity nor passphrase",
+        ),
+        (
+            scene.decrypt("stranger", &["--stream", "globals"]).await.map(drop),
+            Reason::WrongKey,
+            "recipients of this copy",
+        ),
+        (
+            scene.decrypt("identity", &[]).await.map(drop),
+            Reason::DatabaseNotInCopy,
+            "globals (95 bytes), database-1 (database \"Bücher\", 3145728 bytes)",
+        ),
+    ] {
+        let failure = result.unwrap_err();
+        assert_eq!(failure.reason, reason, "{}", failure.message);
+        assert!(failure.message.contains(expected), "{}", failure.message);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_is_found_by_the_levels_that_read() {
+    let scene = Scene::new().await;
+    scene.damage("database-1/00001.zst.age");
+    assert!(scene.verify(&scene.copy, "identity", &["--level", "manifest"]).await.is_ok());
+    for level in ["digest", "decode"] {
+        let failure = scene.verify(&scene.copy, "identity", &["--level", level]).await.unwrap_err();
+        assert_eq!(failure.reason, Reason::CopyCorrupt);
+        assert!(
+            failure.message.contains("1 of 5") && failure.message.contains("database-1/00001.zst.age"),
+            "{}",
+            failure.message
+        );
+    }
+    assert_eq!(
+        scene.decrypt("identity", &["--database", "Bücher"]).await.unwrap_err().reason,
+        Reason::CopyCorrupt
+    );
+    assert_eq!(scene.decrypt("identity", &["--stream", "globals"]).await.unwrap(), GLOBALS);
+}
