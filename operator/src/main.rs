@@ -69,7 +69,9 @@ fn main() -> ExitCode {
 }
 
 fn start(config: Config) -> Result<(), Fatal> {
-    let filter = tracing_subscriber::EnvFilter::try_new(&config.log).map_err(|error| Fatal::Log(error.to_string()))?;
+    // The client logs each answer of 500 and more as an error of its own; we say what it was for, and once.
+    let filter = format!("kube_client::client::builder=off,{}", config.log);
+    let filter = tracing_subscriber::EnvFilter::try_new(filter).map_err(|error| Fatal::Log(error.to_string()))?;
     tracing_subscriber::fmt().json().flatten_event(true).with_env_filter(filter).init();
     let config = config.validated()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()

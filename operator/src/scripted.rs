@@ -12,6 +12,7 @@ pub struct Server(Handle<Request<Body>, Response<Body>>);
 pub struct Call {
     pub method: String,
     pub path: String,
+    pub query: String,
     pub body: Value,
     respond: SendResponse<Response<Body>>,
 }
@@ -32,6 +33,7 @@ impl Server {
         Call {
             method: parts.method.to_string(),
             path: parts.uri.path().to_owned(),
+            query: parts.uri.query().unwrap_or_default().to_owned(),
             body: serde_json::from_slice(&bytes).unwrap_or(Value::Null),
             respond,
         }
@@ -47,7 +49,13 @@ impl Server {
 
 impl Call {
     pub fn answer(self, code: u16, body: &Value) {
-        let bytes = serde_json::to_vec(body).expect("a JSON value can be written");
+        self.answer_lines(code, std::slice::from_ref(body));
+    }
+
+    /// Answers a watch: one event a line, and then its end.
+    pub fn answer_lines(self, code: u16, lines: &[Value]) {
+        let lines: Vec<String> = lines.iter().map(Value::to_string).collect();
+        let bytes = lines.join("\n").into_bytes();
         let response = Response::builder()
             .status(code)
             .body(Body::from(bytes))

@@ -157,7 +157,7 @@ impl Caches {
         schedules
     }
 
-    /// Runs all watches into these caches. Never returns.
+    /// Runs all watches into these caches. Returns only if one of them ended, which none should.
     pub async fn drive(&self, client: &Client, namespaces: &Namespaces) {
         let selector = format!("{}={}", job::MANAGED_BY, job::MANAGER);
         let mut watches: FuturesUnordered<std::pin::Pin<Box<dyn Future<Output = ()> + Send + '_>>> = FuturesUnordered::new();
@@ -170,7 +170,7 @@ impl Caches {
             watches.push(Box::pin(watch(client, scope.clone(), Some(&selector), &self.jobs)));
             watches.push(Box::pin(watch(client, scope, Some(&selector), &self.pods)));
         }
-        while watches.next().await.is_some() {}
+        watches.next().await;
     }
 }
 

@@ -12,7 +12,7 @@ use kube::{
     },
 };
 use serde::de::DeserializeOwned;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{Cache, Key};
 
@@ -22,6 +22,8 @@ const PAGE: u32 = 250;
 const LIFETIME: u32 = 240;
 /// How long a watch has to show what we wrote around the time of a list.
 const CONFIRMATION: Duration = Duration::from_secs(30);
+/// The waits after errors: from, to.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(800), Duration::from_secs(30));
 /// How many errors follow one another before the log warns: single ones are the API server's restarts.
 const TOLERATED: u32 = 3;
 
@@ -40,7 +42,7 @@ where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
 {
     let kind = K::kind(&()).into_owned();
-    let events = watcher::watcher(api, config).modify(prune).default_backoff();
+    let events = watcher::watcher(api, config).modify(prune);
     let mut events = pin!(events);
     let mut seen = HashSet::new();
     let mut doubtful: (Instant, Vec<Key>) = (Instant::now(), Vec::new());
@@ -59,7 +61,10 @@ where
         };
         match event {
             Ok(event) => {
-                errors = 0;
+                // An `Init` only says that a list is tried. The back-off of kube-runtime takes it for a success and never grows.
+                if !matches!(event, Event::Init) {
+                    errors = 0;
+                }
                 match event {
                     Event::Init => seen.clear(),
                     Event::InitApply(object) => {
@@ -77,15 +82,26 @@ where
             }
             Err(error) => {
                 errors = errors.saturating_add(1);
-                let error = &error as &dyn std::error::Error;
+                let error = crate::context::chain(&error);
                 if errors == TOLERATED {
                     tracing::warn!(kind, scope, error, "a watch keeps failing; it goes on with back-off");
                 } else {
                     tracing::debug!(kind, scope, error, "a watch failed and goes on");
                 }
+                sleep(backoff(errors, &kind)).await;
             }
         }
     }
+}
+
+/// The wait after so many errors one after the other; of several kinds not the same.
+fn backoff(errors: u32, kind: &str) -> Duration {
+    let (first, cap) = BACKOFF;
+    let spread = kind
+        .bytes()
+        .fold(0_u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(byte)))
+        % 400;
+    first.saturating_mul(1 << errors.saturating_sub(1).min(16)).min(cap) + Duration::from_millis(spread)
 }
 
 /// Drops what only costs memory.
@@ -116,3 +132,7 @@ where
         }
     }
 }
+
+#[cfg(test)]
+#[path = "drive_test.rs"]
+mod tests;
