@@ -233,8 +233,8 @@ fn settle(kind: &'static str, key: &Key, outcome: Result<Next, Error>, failures:
                 Next::After(wait) => Some(wait),
             }
         }
-        // Somebody wrote in between, or leadership is on its way out: both are ordinary.
-        Err(error) if error.is_conflict() || error.is_not_leading() => {
+        // Somebody wrote or deleted in between, or leadership is on its way out: all are ordinary.
+        Err(error) if error.is_conflict() || error.is_not_found() || error.is_not_leading() => {
             tracing::debug!(kind, object = %key, error = chain(&error), "reconciling again");
             let count = failures.entry(key.clone()).or_insert(0);
             Some(backoff(std::mem::replace(count, count.saturating_add(1))))
