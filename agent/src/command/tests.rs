@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::{backup, key, restore};
 use crate::config::{Invocation, Places};
 use crate::engine::postgresql::restore::receipt::{self, Identity};
-use crate::engine::postgresql::test_server::{AWKWARD, PASSWORD, TOOLS, TestServer};
+use crate::engine::postgresql::test_server::{PASSWORD, TestServer, awkward, major, tools};
 use crate::progress::Progress;
 use crate::result::Failure;
 use crate::store::memory::Memory;
@@ -52,7 +52,7 @@ impl Scene {
 
     fn places(&self) -> Places {
         Places {
-            tools: Some(TOOLS.into()),
+            tools: Some(tools().into()),
             ..Places::below(self.root.path())
         }
     }
@@ -87,7 +87,7 @@ impl Scene {
     }
 
     fn server_spec(&self) -> Value {
-        json!({"hosts": [self.server.address()], "version": 15, "credentials": {"secretName": "db"}, "tls": {"mode": "Disable"}})
+        json!({"hosts": [self.server.address()], "version": major(), "credentials": {"secretName": "db"}, "tls": {"mode": "Disable"}})
     }
 
     fn backup_task(&self, run: &str, databases: &[&str], more: &Value) -> BackupTask {
@@ -144,7 +144,7 @@ impl Scene {
     fn tool(&self, name: &str, script: &str) -> Places {
         let directory = self.root.path().join("fake");
         std::fs::create_dir_all(&directory).unwrap();
-        for real in std::fs::read_dir(TOOLS).unwrap() {
+        for real in std::fs::read_dir(tools()).unwrap() {
             let real = real.unwrap();
             let link = directory.join(real.file_name());
             if real.file_name() != name && !link.exists() {
@@ -152,7 +152,7 @@ impl Scene {
             }
         }
         let program = directory.join(name);
-        std::fs::write(&program, script.replace("$REAL", &format!("{TOOLS}/{name}"))).unwrap();
+        std::fs::write(&program, script.replace("$REAL", &format!("{}/{name}", tools()))).unwrap();
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
         Places {
             tools: Some(directory),
@@ -181,12 +181,13 @@ fn nothing() -> Value {
 async fn what_was_backed_up_and_lost_comes_back_whole_and_only_once() {
     let scene = Scene::new();
     let sql = format!(
-        "{AWKWARD}
+        "{}
         DROP ROLE IF EXISTS circle_owner; CREATE ROLE circle_owner; DROP ROLE IF EXISTS circle_reader; CREATE ROLE circle_reader;
         ALTER TABLE types OWNER TO circle_owner; GRANT SELECT ON ALL TABLES IN SCHEMA public TO circle_reader;
         ALTER DATABASE \"circle Ä\" OWNER TO circle_owner; GRANT CONNECT ON DATABASE \"circle Ä\" TO circle_reader;
         ALTER DATABASE \"circle Ä\" SET work_mem = '7MB'; ALTER ROLE circle_reader IN DATABASE \"circle Ä\" SET work_mem = '8MB';
-        ALTER DATABASE \"circle Ä\" CONNECTION LIMIT 17; COMMENT ON DATABASE \"circle Ä\" IS 'don''t lose it';"
+        ALTER DATABASE \"circle Ä\" CONNECTION LIMIT 17; COMMENT ON DATABASE \"circle Ä\" IS 'don''t lose it';",
+        awkward()
     );
     scene.server.create("circle Ä", &sql);
     let before = scene.script("circle Ä");

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use holdfast_crds::{AgentResult, Reason};
 use serde_json::{Value, json};
-use test_server::{PASSWORD, TOOLS, TestServer};
+use test_server::{PASSWORD, TestServer, major, tools};
 
 /// The directory of one test, which any user may enter.
 struct Pod(tempfile::TempDir);
@@ -61,7 +61,7 @@ impl Pod {
         for (flag, name) in places {
             agent.arg(format!("--{flag}")).arg(self.path(name));
         }
-        agent.arg("--tools").arg(TOOLS).stdout(Stdio::piped()).stderr(Stdio::piped());
+        agent.arg("--tools").arg(tools()).stdout(Stdio::piped()).stderr(Stdio::piped());
     }
 
     /// What a pod's termination message says.
@@ -78,7 +78,7 @@ impl Pod {
     }
 
     fn source(&self, server: &TestServer, databases: &[&str]) -> PathBuf {
-        let spec = json!({"postgresql": {"hosts": [server.address()], "version": 15, "credentials": {"secretName": "db"},
+        let spec = json!({"postgresql": {"hosts": [server.address()], "version": major(), "credentials": {"secretName": "db"},
             "tls": {"mode": "Disable"}, "databases": {"include": databases}}});
         let source = json!({"apiVersion": "holdfast.dev/v1alpha1", "kind": "BackupSource", "metadata": {"name": "shop", "namespace": "shop"}, "spec": spec});
         self.write("source.yaml", &source.to_string())
@@ -140,7 +140,7 @@ fn by_hand_with_the_manifests_that_kubectl_applies() {
 
     server.sql("postgres", "DROP DATABASE by_hand");
     let spec = json!({"from": {"store": {"name": "disk", "path": "shop/shop/run-1"}},
-        "to": {"postgresql": {"hosts": [server.address()], "version": 15, "credentials": {"secretName": "db"}, "tls": {"mode": "Disable"}}}});
+        "to": {"postgresql": {"hosts": [server.address()], "version": major(), "credentials": {"secretName": "db"}, "tls": {"mode": "Disable"}}}});
     let name = format!("by-hand-{}", server.port());
     let request = json!({"apiVersion": "holdfast.dev/v1alpha1", "kind": "RestoreRequest", "metadata": {"name": name, "namespace": "shop"}, "spec": spec});
     let request = pod.write("restore.yaml", &request.to_string());

@@ -185,7 +185,7 @@ impl StreamCheck for GlobalsCheck {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::postgresql::test_server::{AWKWARD, TestServer};
+    use crate::engine::postgresql::test_server::{TestServer, awkward};
 
     fn run(check: impl StreamCheck + 'static, bytes: &[u8], size: usize) -> Result<(Checked, Vec<u64>), CheckFailed> {
         let (mut check, mut borders) = (Box::new(check), Vec::new());
@@ -198,7 +198,7 @@ mod tests {
     #[test]
     fn the_index_covers_the_whole_archive() {
         let server = TestServer::shared();
-        server.create("check_awkward", AWKWARD);
+        server.create("check_awkward", &awkward());
         let bytes = server.dump("check_awkward", &[]);
         let (check, contents) = ArchiveCheck::new();
         let (checked, borders) = run(check, &bytes, 1000).unwrap();

@@ -8,14 +8,35 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
-/// Where Debian puts the tools of the version that tests run with.
-pub const TOOLS: &str = "/usr/lib/postgresql/15/bin";
+/// The tools of the version that tests run with: Debian's 15, or those in the directory that `HOLDFAST_POSTGRESQL` names.
+pub fn tools() -> &'static str {
+    static TOOLS: OnceLock<String> = OnceLock::new();
+    TOOLS.get_or_init(|| std::env::var("HOLDFAST_POSTGRESQL").unwrap_or_else(|_| "/usr/lib/postgresql/15/bin".to_owned()))
+}
+
+/// The major version of the tools.
+pub fn major() -> u32 {
+    static MAJOR: OnceLock<u32> = OnceLock::new();
+    *MAJOR.get_or_init(|| {
+        let output = Command::new(Path::new(tools()).join("pg_dump")).arg("--version").output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let version = text.split_whitespace().nth(2).unwrap();
+        version.split('.').next().unwrap().parse().unwrap()
+    })
+}
 
 /// The password of the superuser `postgres`.
 pub const PASSWORD: &str = "correct horse: battery\\staple";
 
-/// The data that everything must survive.
-pub const AWKWARD: &str = include_str!("awkward.sql");
+/// The data that everything must survive. Builds without contributed extensions do without the lines about them.
+pub fn awkward() -> String {
+    let all = include_str!("awkward.sql");
+    if TestServer::shared().sql("postgres", "SELECT count(*) FROM pg_available_extensions WHERE name = 'pg_trgm'") == "1" {
+        return all.to_owned();
+    }
+    let lines = all.lines().filter(|line| !line.contains("trgm"));
+    lines.collect::<Vec<_>>().join("\n")
+}
 
 /// A server and its directory.
 pub struct TestServer {
@@ -69,7 +90,7 @@ impl TestServer {
         lines.extend(settings.iter().map(ToString::to_string));
         let mut child = as_postgres("bash")
             .args(["-c", script])
-            .env("TOOLS", TOOLS)
+            .env("TOOLS", tools())
             .env("PASSWORD", PASSWORD)
             .env("SETTINGS", lines.join("\n"))
             .stdin(Stdio::piped())
@@ -103,7 +124,7 @@ impl TestServer {
 
     /// A tool of this version that connects here as the superuser.
     pub fn tool(&self, name: &str) -> Command {
-        let mut command = Command::new(Path::new(TOOLS).join(name));
+        let mut command = Command::new(Path::new(tools()).join(name));
         command
             .env("PGHOST", "127.0.0.1")
             .env("PGPORT", self.port.to_string())
