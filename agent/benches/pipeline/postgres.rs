@@ -19,7 +19,7 @@ use tokio_util::io::StreamReader;
 
 use crate::{
     Table, machine, pipeline, place, rounded, runtime, setting, sink,
-    test_server::{PASSWORD, TOOLS, TestServer},
+    test_server::{PASSWORD, tools, TestServer},
 };
 
 const DATABASE: &str = "bench";
@@ -49,7 +49,7 @@ pub fn server(scale: usize) -> TestServer {
 }
 
 fn dump(address: u16, arguments: &[&str]) -> Command {
-    let mut command = Command::new(Path::new(TOOLS).join("pg_dump"));
+    let mut command = Command::new(Path::new(tools()).join("pg_dump"));
     command.args(arguments).arg(DATABASE);
     command.envs([
         ("PGHOST", "127.0.0.1"),

@@ -36,11 +36,13 @@ pub async fn look(access: &Access, tools: &Tools) -> Result<Target, DatabaseErro
     let tool = tools.version("pg_restore").await?;
     let session = access.connect(Wanted::Primary).await?;
     let server = server_facts(&session).await?;
-    if tool.major < server.major {
+    // pg_restore sets what an older server does not know: from 17 on `transaction_timeout`, and that before 17 is an error.
+    let too_new = tool.major >= 17 && server.major < 17;
+    if tool.major < server.major || too_new {
         return Err(DatabaseError::Refused {
             reason: Reason::VersionUnsupported,
             message: format!(
-                "the server at {} is PostgreSQL {}, pg_restore is {}; tools of major version {} or newer are needed: set version: {} or job.image",
+                "the server at {} is PostgreSQL {}, pg_restore is {}; tools of major version {} are needed: set to.postgresql.version: {} or job.image",
                 server.host, server.version, tool.text, server.major, server.major
             ),
         });
