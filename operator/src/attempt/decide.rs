@@ -5,7 +5,7 @@ use holdfast_policy::{backoff::Backoff, name::job_name};
 use jiff::Timestamp;
 
 use super::{
-    Act, Course, DEADLINE_GRACE, Kind, LOOK_AGAIN, Plan, Rules, Sight, after, read,
+    Act, Course, DEADLINE_GRACE, Kind, LOOK_AGAIN, LOOK_SELDOM, Obstacle, Plan, Rules, Sight, after, read,
     settle::{self, Closing},
     short, written,
 };
@@ -65,7 +65,7 @@ pub(super) fn succeed(course: Course, result: AgentResult, now: Timestamp) -> Pl
     } else {
         &result.message
     };
-    let plan = end(course, result.reason, &message.to_owned(), now);
+    let plan = end(course, result.reason, message, now);
     Plan {
         found: Some(result),
         ..plan
@@ -90,9 +90,12 @@ fn before_the_first(mut course: Course, rules: &Rules<'_>, sight: &Sight) -> Pla
             end(course, Reason::Cancelled, message, sight.now)
         };
     }
-    let Some((reason, message)) = &rules.obstacle else {
+    let Some(Obstacle { reason, message, hopeless }) = &rules.obstacle else {
         return count(course, rules, sight, 1);
     };
+    if *hopeless {
+        return end(course, *reason, message, sight.now);
+    }
     let until = after(rules.created, rules.timeout.signed());
     if sight.now >= until {
         let message = format!("nothing was started within {}: {message}", rules.timeout);
@@ -152,9 +155,11 @@ fn at_work(mut course: Course, rules: &Rules<'_>, sight: &Sight) -> Plan {
                 let message = message.clone();
                 return stop(course, rules, sight, why, &message);
             }
+            let waited = now.duration_since(read(Some(&attempt.started_at)));
+            let look = after(now, (waited / 4).clamp(LOOK_AGAIN, LOOK_SELDOM));
             let message = format!("{number}: {message}");
             say(&mut course, RunPhase::Pending, *reason, message);
-            wait(course, Some(after(now, LOOK_AGAIN).min(deadline)))
+            wait(course, Some(look.min(deadline)))
         }
         Observation::Running => {
             attempt.ran = true;

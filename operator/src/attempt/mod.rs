@@ -32,8 +32,9 @@ pub const SETTLE_LIMIT: i32 = 4;
 /// How often an unknown outcome is asked for again, and for how long.
 pub const UNKNOWN_INTERVAL: SignedDuration = SignedDuration::from_hours(1);
 pub const UNKNOWN_FOR: SignedDuration = SignedDuration::from_hours(7 * 24);
-/// How soon Kubernetes is asked again why a pod does not start.
-const LOOK_AGAIN: SignedDuration = SignedDuration::from_secs(20);
+/// How soon Kubernetes is asked again why a pod does not start: at first, and after a while.
+const LOOK_AGAIN: SignedDuration = SignedDuration::from_secs(12);
+const LOOK_SELDOM: SignedDuration = SignedDuration::from_secs(60);
 /// The longest message of an attempt, in bytes.
 const MESSAGE_LIMIT: usize = 1_024;
 
@@ -65,7 +66,35 @@ pub struct Rules<'a> {
     /// When the object was made.
     pub created: Timestamp,
     /// What is in the way of the first attempt, if anything.
-    pub obstacle: Option<(Reason, String)>,
+    pub obstacle: Option<Obstacle>,
+}
+
+/// Why the first attempt cannot begin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Obstacle {
+    pub reason: Reason,
+    pub message: String,
+    /// Whether waiting cannot help: the specification itself cannot be worked with, and cannot change.
+    pub hopeless: bool,
+}
+
+impl Obstacle {
+    /// Something that may go away; it is noticed by itself.
+    pub fn passing(reason: Reason, message: impl Into<String>) -> Self {
+        Self {
+            reason,
+            message: message.into(),
+            hopeless: false,
+        }
+    }
+
+    /// Something that stays.
+    pub fn hopeless(reason: Reason, message: impl Into<String>) -> Self {
+        Self {
+            hopeless: true,
+            ..Self::passing(reason, message)
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -88,6 +88,9 @@ struct World {
     uids: u32,
 }
 
+/// What happens, the world after it, and the word of the process if it ends.
+type Outcome = (String, World, Option<(i32, String)>);
+
 impl World {
     fn new(faults: u8) -> Self {
         Self {
@@ -343,6 +346,8 @@ impl World {
             let mut world = self.clone();
             let job = world.jobs.get_mut(name).unwrap();
             let gone = job.pods.remove(index);
+            // A finaliser keeps it until the Job has counted it.
+            job.failed = true;
             if gone.alive() && gone.lost {
                 world.zombies.push(job.work.clone());
             }
@@ -397,7 +402,7 @@ impl World {
     }
 
     /// What a process may do now, and what it leaves when that ends it.
-    fn outcomes(&self, work: &Work) -> Vec<(String, Self, Option<(i32, String)>)> {
+    fn outcomes(&self, work: &Work) -> Vec<Outcome> {
         let mut all = Vec::new();
         let mut add = |what: &str, register: Register, word: Option<(i32, String)>| {
             let mut world = self.clone();
@@ -452,11 +457,12 @@ impl World {
             .values()
             .flat_map(|job| &job.pods)
             .filter_map(|pod| Some(after(pod.deleted?, GRACE)));
-        let polls = after(self.now, LOOK_AGAIN);
         let attempts = self.course.attempts.iter().filter(|attempt| attempt.finished_at.is_none());
         let settle = self.course.settle.iter().filter(|settle| settle.finished_at.is_none());
+        // A look at a Job that goes its way changes nothing.
+        let at_work = attempts.clone().next().is_some() || settle.clone().next().is_some();
         let moments = deleted
-            .chain(plan.again.filter(|again| resting && *again > polls))
+            .chain(plan.again.filter(|_| resting && !at_work))
             .chain(attempts.map(|attempt| after(read(Some(&attempt.not_after)), DEADLINE_GRACE)))
             .chain(settle.map(|settle| after(read(settle.started_at.as_deref()), SETTLE_TIMEOUT)));
         if let Some(moment) = moments.filter(|moment| *moment > self.now).min() {
@@ -547,8 +553,13 @@ impl SimulatedJob {
 }
 
 impl SimulatedPod {
+    /// Whether its process runs or may come to run.
     fn alive(&self) -> bool {
-        !matches!(self.container, Container::Ended(..))
+        match self.container {
+            Container::Unbound => self.deleted.is_none(),
+            Container::Bound | Container::Running => true,
+            Container::Ended(..) => false,
+        }
     }
 
     fn object(&self) -> Pod {
@@ -667,31 +678,30 @@ fn comes_to_rest(from: &World, rests: &mut HashSet<u64>) -> Result<(), String> {
             return Ok(());
         }
         passed.push(key);
-        match world.ordinary() {
-            Some(next) => world = next,
-            None => {
-                world.check()?;
-                if !world.course.phase.ended() {
-                    return Err(format!("stuck in {:?}: {:?}", world.course.phase, world.course));
-                }
-                if world.course.reason == Some(Reason::OutcomeUnknown) {
-                    let given_up = after(read(world.course.completion_time.as_deref()), UNKNOWN_FOR - UNKNOWN_INTERVAL);
-                    if world.now >= given_up {
-                        rests.extend(passed);
-                        return Ok(());
-                    }
-                    return Err("the outcome stays unknown although the store is back".into());
-                }
-                if (world.course.phase == RunPhase::Succeeded) != (world.register == Register::Manifest) {
-                    return Err(format!("{:?}, but the register says {:?}", world.course.phase, world.register));
-                }
-                if world.register == Register::Empty && any_ran(&world.course) {
-                    return Err("something ran and the register was left open".into());
-                }
-                rests.extend(passed);
-                return Ok(());
+        if let Some(next) = world.ordinary() {
+            world = next;
+            continue;
+        }
+        world.check()?;
+        let Course { phase, reason, .. } = world.course;
+        if !phase.ended() {
+            return Err(format!("stuck in {phase:?}: {:?}", world.course));
+        }
+        let week_over = after(read(world.course.completion_time.as_deref()), UNKNOWN_FOR - UNKNOWN_INTERVAL);
+        let given_up = reason == Some(Reason::OutcomeUnknown) && world.now >= week_over;
+        if !given_up {
+            if reason == Some(Reason::OutcomeUnknown) {
+                return Err("the outcome stays unknown although the store is back".into());
+            }
+            if (phase == RunPhase::Succeeded) != (world.register == Register::Manifest) {
+                return Err(format!("{phase:?}, but the register says {:?}", world.register));
+            }
+            if world.register == Register::Empty && any_ran(&world.course) {
+                return Err("something ran and the register was left open".into());
             }
         }
+        rests.extend(passed);
+        return Ok(());
     }
     Err(format!("does not come to rest: {:#?}", world.course))
 }

@@ -128,7 +128,7 @@ fn an_attempt_is_counted_before_its_job_is_made() {
 #[test]
 fn what_is_in_the_way_is_told_and_waited_for_as_long_as_an_attempt_may_take() {
     let rules = Rules {
-        obstacle: Some((Reason::SourceNotFound, "there is no BackupSource shop".into())),
+        obstacle: Some(Obstacle::passing(Reason::SourceNotFound, "there is no BackupSource shop")),
         ..rules()
     };
     let plan = decide(&Course::default(), &rules, &sight(at(START)));
@@ -136,6 +136,12 @@ fn what_is_in_the_way_is_told_and_waited_for_as_long_as_an_attempt_may_take() {
     assert_eq!(plan.again, Some(later(6 * 3_600)));
     let late = decide(&plan.course, &rules, &sight(later(6 * 3_600)));
     assert_eq!((told(&late), late.act), ((RunPhase::Failed, Reason::SourceNotFound), None));
+    let hopeless = Rules {
+        obstacle: Some(Obstacle::hopeless(Reason::InvalidSpec, "spec.from.store.path: found a/b/c")),
+        ..rules
+    };
+    let plan = decide(&Course::default(), &hopeless, &sight(at(START)));
+    assert_eq!((told(&plan), plan.act), ((RunPhase::Failed, Reason::InvalidSpec), None));
 }
 
 #[test]
@@ -415,7 +421,8 @@ fn an_unknown_outcome_ends_the_run_and_is_asked_for_hourly_for_a_week() {
     let ended = plan.course.completion_time.clone();
     let mut asked = 0;
     while let Some(again) = plan.again {
-        assert!(again >= after(now, UNKNOWN_INTERVAL));
+        // Status holds whole seconds.
+        assert!(again > after(now, UNKNOWN_INTERVAL - SignedDuration::from_secs(1)));
         now = again;
         plan = decide(&plan.course, &rules(), &sight(now));
         assert_eq!(plan.act, Some(Act::CreateSettle));

@@ -52,7 +52,8 @@ pub struct JobState {
     pub uid: Option<String>,
     /// Whether the Job exists and is not being deleted.
     pub live: bool,
-    /// Whether its container may have started before we hear of it: a pod is bound to a node, or there is no pod and nothing says why.
+    /// Whether its container may have started before we hear of it: a pod is bound to a node, the Job has counted one that is gone, or
+    /// there is no pod and nothing says why.
     pub bound: bool,
     pub observation: Observation,
 }
@@ -94,7 +95,7 @@ pub fn observe(job: Option<&Job>, pods: &[&Pod], events: &[Event], now: Timestam
     JobState {
         uid: job.and_then(|job| job.metadata.uid.clone()),
         live: job.is_some_and(|job| job.metadata.deletion_timestamp.is_none()),
-        bound: pods.iter().any(bound) || (pods.is_empty() && silent),
+        bound: pods.iter().any(bound) || job.and_then(finished).is_some() || (pods.is_empty() && silent),
         observation,
     }
 }
