@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Attempt, FrozenStore, JobTemplate, PostgresqlServer, Reason, RunPhase, Settle, Span,
+    document::{Sha256, canonical_bytes},
     rule::{Fixed, fixed, stays_cancelled},
     schedule::{default_attempts, default_timeout},
 };
@@ -83,6 +84,18 @@ fn rules() -> Vec<serde_json::Value> {
     );
     rules.push(stays_cancelled("request"));
     rules
+}
+
+impl RestoreRequestSpec {
+    /// SHA-256 of what a request asks for, under its name. Who finds a receipt with it in the target has nothing left to do.
+    pub fn digest(&self, namespace: &str, name: &str) -> Sha256 {
+        let asked = Self {
+            cancel: false,
+            ..self.clone()
+        };
+        let identity = serde_json::json!({"namespace": namespace, "name": name, "spec": asked});
+        Sha256::of(&canonical_bytes(&identity))
+    }
 }
 
 /// Which copy: exactly one.

@@ -84,6 +84,11 @@ impl Fake {
         self.lock().objects.get(path).cloned()
     }
 
+    /// Takes an object away, as a user does.
+    pub fn remove(&self, path: &str) {
+        self.lock().objects.remove(path);
+    }
+
     /// From now on calls such as `POST backupruns/a` fail so.
     pub fn fail(&self, call: &str, code: u16, message: &str) {
         self.lock().failures.insert(call.to_owned(), (code, message.to_owned()));

@@ -9,7 +9,7 @@ use holdfast_operator::{
     clock::ServerClock,
     config::Config,
     context::{Context, chain},
-    controller::{run as backup_run, schedule, source, store},
+    controller::{restore, run as backup_run, schedule, source, store},
     lease::Election,
     metrics::{Metrics, Objects},
     queue::{self, Queue, Reconcile},
@@ -163,6 +163,7 @@ async fn run(config: Config) -> Result<(), Fatal> {
 /// The controllers, connected with the caches.
 struct Controllers {
     runs: Queue,
+    restores: Queue,
     stores: Queue,
     schedules: Queue,
     sources: Queue,
@@ -172,11 +173,13 @@ impl Controllers {
     fn connect(context: &Context) -> Self {
         let controllers = Self {
             runs: Queue::default(),
+            restores: Queue::default(),
             stores: Queue::default(),
             schedules: Queue::default(),
             sources: Queue::default(),
         };
         backup_run::triggers(&context.caches, &controllers.runs);
+        restore::triggers(&context.caches, &controllers.restores);
         store::triggers(&context.caches, &controllers.stores);
         schedule::triggers(&context.caches, &controllers.schedules);
         source::triggers(&context.caches, &controllers.sources);
@@ -190,6 +193,13 @@ impl Controllers {
             &mut running,
             backup_run::RunController::new(context.clone()),
             self.runs,
+            context,
+            stopped,
+        );
+        spawn(
+            &mut running,
+            restore::RestoreController::new(context.clone()),
+            self.restores,
             context,
             stopped,
         );

@@ -78,9 +78,8 @@ impl RestoreArgs {
                 "spec.from names a run, which only the cluster knows; expected from.store.path, as the source's status shows it",
             ));
         };
-        let identity = serde_json::json!({"namespace": namespace, "name": name, "spec": request.spec});
         let restore = RestoreTask {
-            digest: Sha256::of(&canonical_bytes(&identity)).to_string(),
+            digest: request.spec.digest(&namespace, &name).to_string(),
             request: name,
             path: from.path.clone(),
             manifest_digest: None,

@@ -293,21 +293,18 @@ fn finish(mut course: Course, rules: &Rules<'_>, sight: &Sight, ended: End) -> P
     attempt.reason = Some(reason);
     attempt.message = Some(short(&message));
     let (number, ran) = (attempt.number, attempt.ran);
+    let again = reason.worth_retrying() && number < rules.attempts && !rules.cancel;
     match trusted {
         Some(result) if success => return succeed(course, result, now),
-        Some(result) if result.closed => {
+        // A closed register stays closed. A restore of which nothing is in place may be tried again.
+        Some(result) if result.closed && (rules.kind == Kind::Run || !again) => {
             let reason = if rules.cancel { Reason::Cancelled } else { reason };
             return end(course, reason, &told(rules, number, &message), now);
         }
+        _ if rules.cancel => return settle::close(course, rules, now, Closing::GiveUp, Reason::Cancelled, "cancelled"),
+        _ if !again => return settle::close(course, rules, now, Closing::GiveUp, reason, &told(rules, number, &message)),
         trusted => {
-            if rules.cancel {
-                return settle::close(course, rules, now, Closing::GiveUp, Reason::Cancelled, "cancelled");
-            }
-            let again = reason.worth_retrying() && number < rules.attempts;
-            if !again {
-                return settle::close(course, rules, now, Closing::GiveUp, reason, &told(rules, number, &message));
-            }
-            let in_doubt = ran && trusted.is_none_or(|result| may_have_committed(result.reason, rules.kind));
+            let in_doubt = ran && trusted.is_none_or(|result| !result.closed && may_have_committed(result.reason, rules.kind));
             if in_doubt {
                 return settle::close(course, rules, now, Closing::Ask, reason, &told(rules, number, &message));
             }

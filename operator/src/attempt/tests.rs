@@ -498,6 +498,9 @@ fn a_restore_is_settled_by_its_receipt() {
     assert!(failed.course.settle.clone().unwrap().gives_up);
     let none = settle_ends(&failed.course, &restore, word(Reason::CopyNotFound, false), later(70));
     assert_eq!(told(&none), (RunPhase::Failed, Reason::TargetNotEmpty));
+    // Nothing of it is in place: it may be tried again at once, or is over.
+    let early = attempt_ends(&counted.course, &restore, word(Reason::StoreUnreachable, true), later(60));
+    assert_eq!((told(&early), early.course.settle), ((RunPhase::Pending, Reason::BackingOff), None));
     let certain = attempt_ends(&counted.course, &restore, word(Reason::TargetNotEmpty, true), later(60));
     assert_eq!(
         (told(&certain), certain.course.settle),

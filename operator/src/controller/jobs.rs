@@ -10,6 +10,7 @@ use kube::{
 use crate::{
     context::{Context, Error},
     job::of_creation,
+    observation::controller,
     report::MANAGER,
     watch::Key,
 };
@@ -32,8 +33,7 @@ pub async fn create(context: &Context, job: Job) -> Result<Result<(), (Reason, S
             Ok(Ok(()))
         }
         Err(error) => match error.status().map(|status| (status.code, status.message.clone())) {
-            // Made before a restart, and the watch tells how far it is.
-            Some((409, _)) => Ok(Ok(())),
+            Some((409, _)) => adopt(context, &api, &key, &job).await,
             Some((403 | 422, message)) => Ok(Err((
                 of_creation(&message),
                 format!("the API server refuses the Job {}: {message}", key.name),
@@ -41,6 +41,27 @@ pub async fn create(context: &Context, job: Job) -> Result<Result<(), (Reason, S
             _ => Err(error),
         },
     }
+}
+
+/// The Job exists: made before a restart, or for another object of the same name that is gone.
+async fn adopt(context: &Context, api: &Api<Job>, key: &Key, wanted: &Job) -> Result<Result<(), (Reason, String)>, Error> {
+    let found = api
+        .get_opt(&key.name)
+        .await
+        .map_err(Error::calling(format!("read the Job {key}")))?;
+    let Some(found) = found else {
+        // It is gone by now; the next look makes it.
+        return Ok(Ok(()));
+    };
+    if controller(&found.metadata) == controller(&wanted.metadata) {
+        context.caches.jobs.wrote(found);
+        return Ok(Ok(()));
+    }
+    let message = format!(
+        "the Job {} belongs to another object, such as an earlier one of this name that is being removed; it is made once that is gone",
+        key.name
+    );
+    Ok(Err((Reason::NameTaken, message)))
 }
 
 /// Deletes a Job with its pods, if it still is the one with this UID.

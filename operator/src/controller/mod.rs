@@ -1,6 +1,8 @@
 //! One controller per kind, each a pipeline: dereference (reads) → validate (pure) → build (pure) → apply (writes) → status (writes).
 
+mod carry_out;
 mod jobs;
+pub mod restore;
 pub mod run;
 pub mod schedule;
 pub mod source;

@@ -3,7 +3,9 @@
 use holdfast_crds::{BackupRun, BackupSource, BackupSourceSpec, BackupStore, BackupStoreSpec, Encryption, FrozenRun, FrozenStore, Reason};
 use kube::ResourceExt;
 
+use super::adopt;
 use crate::{
+    attempt::Obstacle,
     controller::store::refusal,
     watch::{Caches, Key},
 };
@@ -15,14 +17,17 @@ pub struct Known {
 }
 
 /// What a run works on, or what is in the way.
-pub fn known(caches: &Caches, run: &BackupRun) -> Result<Known, (Reason, String)> {
+pub fn known(caches: &Caches, run: &BackupRun) -> Result<Known, Obstacle> {
     let namespace = run.namespace().unwrap_or_default();
     let source = caches.sources.get(&Key::new(namespace.as_str(), run.spec.source.as_str()));
     let store_name = run.spec.stores.first().map(|store| store.name.clone()).unwrap_or_default();
     let store = caches.stores.get(&Key::new(namespace.as_str(), store_name.as_str()));
     let frozen = match run.status.as_ref().and_then(|status| status.frozen.clone()) {
         Some(frozen) => frozen,
-        None => freeze(run, &store_name, source.as_deref(), store.as_deref())?,
+        None => match adopt::frozen(caches, run) {
+            Some(frozen) => frozen,
+            None => freeze(run, &store_name, source.as_deref(), store.as_deref())?,
+        },
     };
     let mut live = frozen.clone();
     if let Some(source) = source.filter(|source| source.uid().as_deref() == Some(frozen.source_uid.as_str())) {
@@ -34,23 +39,18 @@ pub fn known(caches: &Caches, run: &BackupRun) -> Result<Known, (Reason, String)
     Ok(Known { frozen, live })
 }
 
-fn freeze(
-    run: &BackupRun,
-    store_name: &str,
-    source: Option<&BackupSource>,
-    store: Option<&BackupStore>,
-) -> Result<FrozenRun, (Reason, String)> {
+fn freeze(run: &BackupRun, store_name: &str, source: Option<&BackupSource>, store: Option<&BackupStore>) -> Result<FrozenRun, Obstacle> {
     let name = &run.spec.source;
     let source = source.ok_or_else(|| {
         let message = format!("spec.source: there is no BackupSource {name} in this namespace; create it, or delete this run");
-        (Reason::SourceNotFound, message)
+        Obstacle::passing(Reason::SourceNotFound, message)
     })?;
     let store = store.ok_or_else(|| {
         let message = format!("spec.stores: there is no BackupStore {store_name} in this namespace; create it, or delete this run");
-        (Reason::StoreNotFound, message)
+        Obstacle::passing(Reason::StoreNotFound, message)
     })?;
-    if let Some(refused) = refusal(store) {
-        return Err(refused);
+    if let Some((reason, message)) = refusal(store) {
+        return Err(Obstacle::passing(reason, message));
     }
     Ok(FrozenRun {
         source_uid: source.uid().unwrap_or_default(),

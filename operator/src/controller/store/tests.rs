@@ -94,6 +94,7 @@ impl World {
         let key = Key::new("shop", job);
         let uid = self.context.caches.jobs.get(&key).and_then(|job| job.metadata.uid.clone());
         self.context.caches.jobs.deleted(&key, uid.as_deref());
+        self.fake.remove(&format!("/apis/batch/v1/namespaces/shop/jobs/{job}"));
     }
 
     fn current(&self) -> BackupStore {

@@ -1,0 +1,167 @@
+//! RestoreRequest: its attempts one after the other, until its receipt is in the target or cannot come any more.
+
+mod build;
+mod dereference;
+mod status;
+
+use std::sync::Arc;
+
+use holdfast_crds::{Reason, RestoreFrom, RestoreRequest, RestoreRequestStatus};
+use jiff::Timestamp;
+use k8s_openapi::api::batch::v1::Job;
+use kube::ResourceExt;
+
+use self::dereference::Known;
+use crate::{
+    attempt::{Course, Kind, Obstacle, Plan, Rules},
+    context::{Context, Error},
+    controller::carry_out::{Ended, Work, carry_out, created, refused, tidy},
+    job::RESTORE,
+    queue::{Next, Queue, Reconcile},
+    watch::{Cache, Caches, Change, Key},
+};
+
+/// The controller of RestoreRequests.
+pub struct RestoreController {
+    context: Arc<Context>,
+}
+
+impl RestoreController {
+    pub fn new(context: Arc<Context>) -> Self {
+        Self { context }
+    }
+}
+
+/// Connects the caches with the queue of restores.
+pub fn triggers(caches: &Arc<Caches>, queue: &Queue) {
+    caches.restores.listen({
+        let queue = queue.clone();
+        move |change| {
+            let taken = change.after.as_ref().is_some_and(|request| request.status.is_none());
+            if change.beyond_status() || taken {
+                queue.add(change.key());
+            }
+        }
+    });
+    caches.jobs.listen({
+        let queue = queue.clone();
+        move |change| owner(change, &queue)
+    });
+    caches.pods.listen({
+        let queue = queue.clone();
+        move |change| owner(change, &queue)
+    });
+    // Requests that wait for a run or a store.
+    caches.runs.listen({
+        let (queue, caches) = (queue.clone(), Arc::downgrade(caches));
+        move |change| {
+            let key = change.key();
+            let names = |from: &RestoreFrom| matches!(from, RestoreFrom::Run(run) if run.name == key.name);
+            if let Some(caches) = caches.upgrade() {
+                waiting(&caches, &key.namespace, names, &queue);
+            }
+        }
+    });
+    caches.stores.listen({
+        let (queue, caches) = (queue.clone(), Arc::downgrade(caches));
+        move |change| {
+            let key = change.key();
+            let names = |from: &RestoreFrom| matches!(from, RestoreFrom::Store(store) if store.name == key.name);
+            if let Some(caches) = caches.upgrade() {
+                waiting(&caches, &key.namespace, names, &queue);
+            }
+        }
+    });
+}
+
+fn owner<K: kube::Resource>(change: &Change<K>, queue: &Queue) {
+    let Some(object) = change.object() else { return };
+    if let Some(request) = object.labels().get(RESTORE) {
+        queue.add(Key::new(object.namespace().unwrap_or_default(), request.as_str()));
+    }
+}
+
+/// Requests are few: they are looked through.
+fn waiting(caches: &Caches, namespace: &str, names: impl Fn(&RestoreFrom) -> bool, queue: &Queue) {
+    for request in caches.restores.in_namespace(namespace) {
+        let status = request.status.as_ref();
+        let waits = status.is_none_or(|status| status.attempts.is_empty() && !status.phase.ended());
+        if waits && names(&request.spec.from) {
+            queue.add(Key::of(&*request));
+        }
+    }
+}
+
+impl Reconcile for RestoreController {
+    const KIND: &'static str = "RestoreRequest";
+
+    async fn reconcile(&self, key: &Key) -> Result<Next, Error> {
+        let context = &*self.context;
+        let Some(request) = context.caches.restores.get(key) else {
+            return Ok(Next::Change);
+        };
+        if request.metadata.deletion_timestamp.is_some() {
+            return Ok(Next::Change);
+        }
+        let work = RestoreWork {
+            known: dereference::known(&context.caches, &request),
+        };
+        let (written, next) = Box::pin(carry_out(context, &work, &*request)).await?;
+        let course = status::course(&written);
+        let ended = Ended {
+            name: key.name.as_str(),
+            uid: written.metadata.uid.as_deref(),
+            course: &course,
+        };
+        tidy(context, &key.namespace, RESTORE, &[ended]).await?;
+        Ok(next)
+    }
+}
+
+/// A restore with what it refers to.
+struct RestoreWork {
+    known: Result<Known, Obstacle>,
+}
+
+impl Work for RestoreWork {
+    type Object = RestoreRequest;
+
+    fn cache(caches: &Caches) -> &Cache<RestoreRequest> {
+        &caches.restores
+    }
+
+    fn rules<'a>(&self, request: &'a RestoreRequest) -> Rules<'a> {
+        Rules {
+            name: request.metadata.name.as_deref().unwrap_or_default(),
+            kind: Kind::Restore,
+            attempts: request.spec.attempts,
+            timeout: request.spec.timeout,
+            cancel: request.spec.cancel,
+            born_cancelled: request.spec.cancel && request.metadata.generation == Some(1),
+            created: created(&request.metadata),
+            obstacle: self.known.as_ref().err().cloned(),
+        }
+    }
+
+    fn course(&self, request: &RestoreRequest) -> Course {
+        status::course(request)
+    }
+
+    fn status(&self, request: &RestoreRequest, plan: &Plan, now: Timestamp) -> RestoreRequestStatus {
+        status::status(request, self.known.as_ref().ok(), plan, now)
+    }
+
+    fn attempt_job(&self, context: &Context, request: &RestoreRequest) -> Result<Job, (Reason, String)> {
+        build::attempt(context, request, self.known()?).map_err(|error| refused(&error))
+    }
+
+    fn settle_job(&self, context: &Context, request: &RestoreRequest) -> Result<Job, (Reason, String)> {
+        build::settle(context, request, self.known()?).map_err(|error| refused(&error))
+    }
+}
+
+impl RestoreWork {
+    fn known(&self) -> Result<&Known, (Reason, String)> {
+        self.known.as_ref().map_err(|obstacle| (obstacle.reason, obstacle.message.clone()))
+    }
+}
