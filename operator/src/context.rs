@@ -96,17 +96,60 @@ impl Error {
     }
 }
 
-/// An error with all its causes in one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
+/// An error with all its causes in one line. Of a refusal by the API server it has what the server said, and not its debug form.
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = String::new();
+    let mut cause = Some(error);
     while let Some(error) = cause {
-        let next = error.to_string();
+        let call = error.downcast_ref::<kube::Error>();
+        let status = match call.or_else(|| error.downcast_ref::<Box<kube::Error>>().map(|call| &**call)) {
+            Some(kube::Error::Api(status)) => Some(status),
+            _ => None,
+        };
+        let next = status.map_or_else(|| error.to_string(), |status| format!("{} ({})", status.message, status.code));
         // Some errors already quote their cause.
-        if !text.contains(&next) {
+        if text.is_empty() {
+            text = next;
+        } else if !text.contains(&next) {
             text = format!("{text}: {next}");
         }
-        cause = error.source();
+        cause = if status.is_some() { None } else { error.source() };
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+
+    use super::*;
+
+    fn refused(code: u16, message: &str) -> Error {
+        let status = Status::failure(message, "Reason").with_code(code);
+        Error::calling("create the Job shop/a-b1")(kube::Error::Api(status.boxed()))
+    }
+
+    #[test]
+    fn an_error_says_what_was_done_and_what_the_server_said() {
+        let error = refused(500, "etcd has no leader");
+        assert_eq!(chain(&error), "create the Job shop/a-b1: etcd has no leader (500)");
+        let silent = Error::calling("read the run shop/a")(kube::Error::Service(NotLeading.into()));
+        assert!(chain(&silent).starts_with("read the run shop/a: "), "{}", chain(&silent));
+        assert!(silent.is_not_leading());
+    }
+
+    #[test]
+    fn classes() {
+        for (error, class) in [
+            (refused(500, "x"), Class::Transient),
+            (refused(403, "x"), Class::Transient),
+            (refused(409, "x"), Class::Transient),
+            (refused(422, "x"), Class::Structural),
+            (Error::Deadline(Duration::from_secs(60)), Class::Transient),
+            (Error::Structural("x".to_owned()), Class::Structural),
+        ] {
+            assert_eq!(error.class(), class, "{error}");
+        }
+        assert!(refused(409, "x").is_conflict() && refused(404, "x").is_not_found());
+    }
 }
