@@ -1,21 +1,16 @@
 //! A PostgreSQL server and an S3 server as pods, and the objects of Holdfast that use them.
 
-use std::process::Stdio;
-
+use crate::sandbox::{Sandbox, unique};
 use anyhow::{Context, Result, ensure};
 use holdfast_crds::{BackupRun, BackupStore, RestoreRequest, RunPhase};
 use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Condition};
 use kube::ResourceExt;
-use tokio::{
-    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
-    process::{Child, ChildStdin, Command},
-};
-
-use crate::sandbox::{Sandbox, kubectl, unique};
 
 /// What fills a database with every kind of thing.
 pub const DATA: &str = include_str!("../demo/data.sql");
 const CHECKSUMS: &str = include_str!("../demo/checksums.sql");
+/// Name of the session that holds a lock.
+const HOLDER: &str = "holder";
 const POSTGRES_15: &str = "docker.io/library/postgres:15";
 
 /// A key pair made for these tests alone.
@@ -306,53 +301,61 @@ impl Database<'_> {
         self.sql(database, CHECKSUMS).await
     }
 
-    /// Locks a table against everybody until it is released, so that a dump waits.
+    /// Locks a table against everybody until it is released, so that a dump waits. The session runs in the pod by itself: it outlives a
+    /// kubelet that is restarted.
     ///
     /// # Errors
     /// What psql says.
-    pub async fn hold_lock(&self, database: &str, table: &str) -> Result<HeldLock> {
-        let mut session = Command::new(kubectl())
-            .args(["exec", "-i", "-n", &self.sandbox.namespace, self.name, "--"])
-            .args(["psql", "-XqAt", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", database])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()?;
-        let mut input = session.stdin.take().context("stdin")?;
-        input
-            .write_all(format!("begin;\nlock table {table} in access exclusive mode;\n\\echo locked\n").as_bytes())
-            .await?;
-        let mut lines = BufReader::new(session.stdout.take().context("stdout")?).lines();
-        ensure!(
-            lines.next_line().await?.as_deref() == Some("locked"),
-            "table {table} could not be locked"
+    pub async fn hold_lock(&self, database: &str, table: &str) -> Result<HeldLock<'_>> {
+        let session = format!(
+            "nohup psql -Xq -1 -U postgres -d {database} -c 'set application_name = {HOLDER}' \
+             -c 'lock table {table} in access exclusive mode' -c 'select pg_sleep(1800)' > /dev/null 2>&1 &"
         );
-        Ok(HeldLock { session, input })
+        self.sandbox.exec(self.name, &["sh", "-c", &session], "").await?;
+        self.until_sql(&format!(
+            "select from pg_locks join pg_stat_activity using (pid) where application_name = '{HOLDER}' and mode = 'AccessExclusiveLock' and granted"
+        ))
+        .await?;
+        Ok(HeldLock {
+            sandbox: self.sandbox,
+            server: self.name,
+        })
+    }
+
+    /// Returns when a query gives a row.
+    async fn until_sql(&self, query: &str) -> Result<()> {
+        let wait = format!(
+            "do $$ begin for i in 1..1200 loop
+            if exists ({query}) then return; end if;
+            perform pg_sleep(0.1); perform pg_stat_clear_snapshot(); end loop;
+            raise exception 'no row after two minutes'; end $$"
+        );
+        self.sql("postgres", &wait).await.map(drop)
     }
 
     /// Returns when a session waits for a table's lock.
     async fn dump_waits(&self) -> Result<()> {
-        let wait = "do $$ begin for i in 1..1200 loop
-            if exists (select from pg_stat_activity where wait_event_type = 'Lock' and query ilike 'lock table%') then return; end if;
-            perform pg_sleep(0.1); perform pg_stat_clear_snapshot(); end loop;
-            raise exception 'no dump waits for a lock'; end $$";
-        self.sql("postgres", wait).await.map(drop)
+        self.until_sql("select from pg_stat_activity where wait_event_type = 'Lock' and query ilike 'lock table%'")
+            .await
     }
 }
 
-/// A lock that is held until it is released or dropped.
-pub struct HeldLock {
-    session: Child,
-    input: ChildStdin,
+/// A lock that is held until it is released.
+pub struct HeldLock<'a> {
+    sandbox: &'a Sandbox,
+    server: &'static str,
 }
 
-impl HeldLock {
+impl HeldLock<'_> {
     /// # Errors
     /// If the session ended before.
-    pub async fn release(mut self) -> Result<()> {
-        self.input.write_all(b"rollback;\n").await?;
-        drop(self.input);
-        ensure!(self.session.wait().await?.success(), "the session with the lock failed");
+    pub async fn release(self) -> Result<()> {
+        let end = format!("select pg_terminate_backend(pid) from pg_stat_activity where application_name = '{HOLDER}'");
+        let ended = self
+            .sandbox
+            .exec(self.server, &["psql", "-XqAt", "-U", "postgres", "-d", "postgres", "-c", &end], "")
+            .await?;
+        ensure!(ended.trim() == "t", "the session with the lock was not there: {ended:?}");
         Ok(())
     }
 }

@@ -89,7 +89,7 @@ fn a_namespace_deleted_in_mid_run_is_gone_within_a_minute_and_the_data_stays() {
             })
             .await?;
         sandbox.back_up("first", "shop").await?;
-        let lock = database.hold_lock("shop", "documents").await?;
+        let _lock = database.hold_lock("shop", "documents").await?;
         sandbox.start_run("second", "shop", "").await?;
         sandbox.dumping("second", &database).await?;
         let namespaces: Api<Namespace> = Api::all(sandbox.client.clone());
@@ -98,7 +98,6 @@ fn a_namespace_deleted_in_mid_run_is_gone_within_a_minute_and_the_data_stays() {
         tokio::time::timeout(std::time::Duration::from_secs(60), gone)
             .await
             .context("the namespace is still there after a minute")??;
-        drop(lock);
         let path = format!("/data/backups/e2e/catalog/{}/shop/first/outcome.json", sandbox.namespace);
         let outcome: serde_json::Value = serde_json::from_str(&store.exec("s3", &["cat", &path], "").await?)?;
         ensure!(outcome["manifest"].is_object(), "{outcome}");
