@@ -31,7 +31,7 @@ fn registered() -> BTreeSet<String> {
             let name = path.file_name().unwrap().to_string_lossy().into_owned();
             if path.is_dir() {
                 folders.push(path);
-            } else if name.ends_with(".rs") && !name.ends_with("_test.rs") && name != "tests.rs" {
+            } else if path.extension().is_some_and(|extension| extension == "rs") && !name.ends_with("_test.rs") && name != "tests.rs" {
                 let text = fs::read_to_string(&path).unwrap();
                 let source = text.split("#[cfg(test)]").next().unwrap();
                 found.extend(names(source, "\""));
