@@ -34,6 +34,18 @@ struct State {
     calls: Vec<String>,
     /// Codes and messages that calls get instead of an answer.
     failures: BTreeMap<String, (u16, String)>,
+    /// How many calls there were, and what happens to one of them.
+    count: usize,
+    fault: Option<(usize, Fault)>,
+}
+
+/// What happens to one call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// It is refused with this code and changes nothing.
+    Refused(u16),
+    /// It is applied, but its answer is lost.
+    AnswerLost,
 }
 
 impl Fake {
@@ -41,16 +53,22 @@ impl Fake {
     pub fn start(now: &str) -> (Self, Arc<Context>) {
         let fake = Self::default();
         now.clone_into(&mut fake.lock().now);
+        let context = fake.connect(now);
+        (fake, context)
+    }
+
+    /// The context of controllers that have just been started and know nothing. It is `now` there.
+    pub fn connect(&self, now: &str) -> Arc<Context> {
         let (service, mut handle) = mock::pair::<Request<Body>, Response<Body>>();
         handle.allow(u64::MAX);
-        let server = fake.clone();
+        let server = self.clone();
         tokio::spawn(async move {
             while let Some((request, respond)) = handle.next_request().await {
                 let (parts, body) = request.into_parts();
                 let bytes = body.collect_bytes().await.unwrap();
                 let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
                 let query = parts.uri.query().unwrap_or_default();
-                let (code, answer) = server.lock().answer(parts.method.as_str(), parts.uri.path(), query, &body);
+                let (code, answer) = server.lock().faulty_answer(parts.method.as_str(), parts.uri.path(), query, &body);
                 let answer = Body::from(serde_json::to_vec(&answer).unwrap());
                 respond.send_response(Response::builder().status(code).body(answer).unwrap());
             }
@@ -58,7 +76,7 @@ impl Fake {
         let client = Client::new(service, "default");
         let clock = ServerClock::default();
         clock.observe(now.parse().unwrap());
-        let context = Context {
+        Arc::new(Context {
             cluster: "cluster".to_owned(),
             image: "holdfast:1".to_owned(),
             client: client.clone(),
@@ -66,8 +84,26 @@ impl Fake {
             caches: Arc::new(Caches::new(&Namespaces::default())),
             report: Report::new(client, clock, "pod"),
             metrics: Metrics::new().unwrap(),
-        };
-        (fake, Arc::new(context))
+        })
+    }
+
+    /// Every object of a resource, as in `jobs`.
+    pub fn all<K: serde::de::DeserializeOwned>(&self, resource: &str) -> Vec<K> {
+        let state = self.lock();
+        let objects = state.objects.iter().filter(|(path, _)| path.rsplit('/').nth(1) == Some(resource));
+        objects.map(|(_, object)| serde_json::from_value(object.clone()).unwrap()).collect()
+    }
+
+    /// What happens to the call of this number, counted from 1 from now on.
+    pub fn fault(&self, fault: Option<(usize, Fault)>) {
+        let mut state = self.lock();
+        state.count = 0;
+        state.fault = fault;
+    }
+
+    /// How many calls there were since [`Fake::fault`], without Events.
+    pub fn count(&self) -> usize {
+        self.lock().count
     }
 
     /// Puts an object there as a user does, and gives it as a watch shows it.
@@ -122,6 +158,38 @@ impl Fake {
 }
 
 impl State {
+    fn faulty_answer(&mut self, method: &str, path: &str, query: &str, body: &Value) -> (u16, Value) {
+        // Events are help, not state: whether they arrive changes nothing.
+        self.count += usize::from(!path.contains("/events"));
+        let fault = self.fault.filter(|(number, _)| *number == self.count && !path.contains("/events"));
+        match fault {
+            Some((_, Fault::Refused(code))) => refusal(code, "refused by the test"),
+            Some((_, Fault::AnswerLost)) => {
+                self.answer(method, path, query, body);
+                refusal(504, "the answer was lost by the test")
+            }
+            None => self.answer(method, path, query, body),
+        }
+    }
+
+    /// The objects right under a path that have the labels of the query's selector.
+    fn list(&self, path: &str, query: &str) -> Value {
+        let query = query.replace("%3D", "=").replace("%2C", ",").replace("%2F", "/");
+        let selector = query
+            .split('&')
+            .find_map(|part| part.strip_prefix("labelSelector="))
+            .unwrap_or_default();
+        let wanted: Vec<_> = selector.split(',').filter_map(|part| part.split_once('=')).collect();
+        let items: Vec<_> = self
+            .objects
+            .iter()
+            .filter(|(held, _)| held.strip_prefix(path).is_some_and(|rest| rest.starts_with('/')))
+            .filter(|(_, object)| wanted.iter().all(|(key, value)| object["metadata"]["labels"][key] == *value))
+            .map(|(_, object)| object)
+            .collect();
+        json!({"apiVersion": "v1", "kind": "List", "metadata": {}, "items": items})
+    }
+
     fn answer(&mut self, method: &str, path: &str, query: &str, body: &Value) -> (u16, Value) {
         let (path, subresource) = match path.strip_suffix("/status") {
             Some(object) => (object, "/status"),
@@ -156,6 +224,7 @@ impl State {
                 (201, object)
             }
             ("GET", Some(object)) => (200, object),
+            ("GET", None) if path.ends_with("/pods") => (200, self.list(&path, query)),
             ("GET", None) if resource == "namespaces" || path.ends_with("/events") => {
                 (200, json!({"apiVersion": "v1", "kind": "EventList", "metadata": {}, "items": []}))
             }

@@ -7,3 +7,6 @@ pub mod run;
 pub mod schedule;
 pub mod source;
 pub mod store;
+
+#[cfg(test)]
+mod carry_out_tests;

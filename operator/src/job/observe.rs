@@ -221,11 +221,7 @@ fn combined(states: Vec<PodState>) -> Observation {
     }
     // Kubernetes may start two pods for one Job. Success of one decides; else the other may still succeed; else a doubt
     // about one is a doubt about all.
-    let succeeded = |end: &End| {
-        end.result
-            .as_ref()
-            .is_some_and(|result| result.reason.class() == Class::Fine)
-    };
+    let succeeded = |end: &End| end.result.as_ref().is_some_and(|result| result.reason.class() == Class::Fine);
     let rank = |end: &End| match (succeeded(end), &end.result, end.ran) {
         (true, ..) => 0,
         (_, None, true) => 1,
