@@ -139,7 +139,7 @@ fn the_operator_may_do_this_and_no_more() {
         &["patch"],
     );
     add("holdfast.dev", &["backupruns"], &["get", "create", "delete"]);
-    add("batch", &["jobs"], &["list", "watch", "create", "delete"]);
+    add("batch", &["jobs"], &["get", "list", "watch", "create", "delete"]);
     add("", &["pods"], &["list", "watch"]);
     add("", &["events"], &["list"]);
     add("events.k8s.io", &["events"], &["create"]);
