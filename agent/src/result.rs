@@ -1,5 +1,6 @@
 //! How a command ends: one result, one message, one exit code.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use holdfast_crds::document::{Committed, DocumentError};
@@ -125,11 +126,11 @@ pub fn summarise(committed: &Committed, version_id: Option<String>, notes: &[Str
     let contents = &manifest.contents;
     let tables = || contents.databases.iter().flat_map(|database| &database.tables);
     let counted = tables().map(|table| table.rows).sum::<Option<u64>>();
-    let left_out = contents
-        .not_copied
-        .iter()
-        .filter(|left| left.why != "template")
-        .map(|left| format!("{}: {}", left.name, left.why));
+    let mut left_out = BTreeMap::<&str, Vec<&str>>::new();
+    for left in contents.not_copied.iter().filter(|left| left.why != "template") {
+        left_out.entry(&left.why).or_default().push(&left.name);
+    }
+    let left_out = left_out.into_iter().map(|(why, names)| format!("{why}: {}", names.join(", ")));
     let structure = manifest
         .streams
         .iter()

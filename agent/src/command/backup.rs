@@ -16,7 +16,7 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::key::{self, SealedKey};
-use super::place;
+use super::{history, place};
 use crate::config::{Invocation, Places, random_hex, read_document, read_task};
 use crate::engine::postgresql::source::Source;
 use crate::engine::streaming::{Aborted, Finished, Found, Streaming, Wanted};
@@ -248,7 +248,8 @@ impl Job<'_> {
                 "every database that was to be copied vanished while the run was at work",
             ));
         }
-        let notes = found.notes.clone();
+        let mut notes = found.notes.clone();
+        notes.extend(history::changes(self.store, &self.run, &contents).await);
         let manifest = self.manifest(found, engine_name, contents, streams, encryption, started);
         self.commit(Committed::new(manifest, stored), pinned, &notes).await
     }

@@ -1,6 +1,7 @@
 //! The commands of the agent. Each reads like a recipe; this file is how all of them begin and end.
 
 pub mod backup;
+mod history;
 pub mod copy;
 pub mod decrypt;
 pub mod install;

@@ -429,7 +429,7 @@ impl Job<'_> {
                 .map_err(|error| of_database(restoring(error.into())))?;
             drop(inside);
             notes.extend(
-                load::set_properties(&target.session, &one.side, &properties)
+                load::set_properties(&target.session, &one.side, &properties, &one.database.encoding)
                     .await
                     .map_err(|error| of_database(restoring(error.into())))?,
             );

@@ -200,7 +200,7 @@ async fn what_was_backed_up_and_lost_comes_back_whole_and_only_once() {
         (1, true, &vec!["circle Ä".to_owned()])
     );
     assert_eq!(copy.rows, Some(2 + 8 + 2000 + 17 + 300 + 3 + 30 + 100));
-    assert!(copy.notes.iter().any(|note| note == "postgres: not included"), "{:?}", copy.notes);
+    assert!(copy.notes.iter().any(|note| note.starts_with("not included: ")), "{:?}", copy.notes);
     assert_eq!(scene.memory.open_uploads(), 0);
 
     scene.server.sql("postgres", "DROP DATABASE \"circle Ä\"");
@@ -701,4 +701,193 @@ async fn a_passphrase_is_applied_by_the_init_container_and_nothing_is_said_of_no
         .1;
     let globals = String::from_utf8(zstd::decode_all(&globals[..]).unwrap()).unwrap();
     assert!(globals.contains("CREATE ROLE postgres") && !globals.contains("SCRAM"), "{globals}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restore_that_is_asked_to_stop_drops_what_it_made() {
+    let scene = Scene::new();
+    scene.server.create("halted", "CREATE TABLE t AS SELECT 1 AS id");
+    scene
+        .backup("pod-1", &scene.backup_task("run-1", &["halted"], &nothing()))
+        .await
+        .unwrap();
+    scene.server.sql("postgres", "DROP DATABASE halted");
+    // It loads nothing and waits.
+    let places = scene.tool(
+        "pg_restore",
+        "#!/bin/bash\n[ \"$1\" = --version ] && exec $REAL --version\ncat > /dev/null\nexec sleep 1000\n",
+    );
+    let request = scene.restore_task("r", "run-1", &nothing());
+    let invocation = Invocation {
+        places,
+        ..scene.invocation("pod-halt", Action::Restore(request.clone()))
+    };
+    let store = scene.store();
+    let stop = async {
+        while scene.beside("pod-halt").is_empty() {
+            tokio::task::yield_now().await;
+        }
+        invocation.cancel.cancel();
+    };
+    let started = std::time::Instant::now();
+    let (result, ()) = tokio::join!(restore::run_with(&invocation, &request, &store), stop);
+    let (why, _, closed) = reason(result);
+    assert_eq!((why, closed), (Reason::Interrupted, true));
+    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+    assert_eq!(
+        (scene.beside("pod-halt"), scene.databases("halted")),
+        (String::new(), String::new())
+    );
+    scene.restore("pod-next", &request).await.unwrap();
+    assert_eq!(scene.server.sql("halted", "SELECT count(*) FROM t"), "1");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_user_who_is_no_superuser_restores_what_is_his() {
+    let scene = Scene::new();
+    let role = "limited";
+    scene.server.sql(
+        "postgres",
+        "DROP DATABASE IF EXISTS managed WITH (FORCE); DROP DATABASE IF EXISTS managed_new WITH (FORCE);",
+    );
+    scene.server.sql(
+        "postgres",
+        "DO $$ BEGIN IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'limited') THEN EXECUTE 'DROP OWNED BY limited CASCADE'; END IF; END $$; \
+         DROP ROLE IF EXISTS limited; CREATE ROLE limited LOGIN CREATEDB PASSWORD 'p';",
+    );
+    scene.server.sql("postgres", "CREATE DATABASE managed OWNER limited");
+    let extension = if awkward().contains("pg_trgm") {
+        "CREATE EXTENSION pg_trgm; COMMENT ON EXTENSION pg_trgm IS 'mine';"
+    } else {
+        ""
+    };
+    let sql = format!(
+        "SET ROLE {role}; {extension} CREATE TABLE t AS SELECT 1 AS id; CREATE SCHEMA s; CREATE VIEW s.v AS SELECT * FROM t; COMMENT ON TABLE t IS 'x';"
+    );
+    scene.server.sql("managed", &sql);
+    write(&scene.places().login.join("username"), role);
+    write(&scene.places().login.join("password"), "p");
+    let task = scene.backup_task("run-1", &["managed"], &nothing());
+    let result = scene.backup("pod-1", &task).await.unwrap();
+    assert!(
+        result
+            .copy
+            .unwrap()
+            .notes
+            .iter()
+            .any(|note| note.contains("may not read pg_authid"))
+    );
+    let request = scene.restore_task("r", "run-1", &json!({"select": {"rename": {"managed": "managed_new"}}}));
+    let (why, message, _) = reason(scene.restore("pod-2", &request).await);
+    assert_eq!(why, Reason::DatabasePermissionDenied);
+    assert!(
+        message.contains("GRANT CREATE ON DATABASE \"postgres\" TO \"limited\""),
+        "{message}"
+    );
+    scene.server.sql("postgres", "GRANT CREATE ON DATABASE postgres TO limited");
+    // Tables of receipts that another user made are his alone: this one needs them too.
+    scene.server.sql(
+        "postgres",
+        "CREATE SCHEMA IF NOT EXISTS holdfast; GRANT ALL ON SCHEMA holdfast TO limited; GRANT ALL ON ALL TABLES IN SCHEMA holdfast TO limited;",
+    );
+    let result = scene.restore("pod-2", &request).await.unwrap();
+    assert_eq!(result.reason, Reason::Succeeded, "{}", result.message);
+    let owners = "SELECT pg_get_userbyid(datdba), (SELECT pg_get_userbyid(relowner) FROM pg_class WHERE relname = 't') FROM pg_database WHERE datname = 'managed_new'";
+    assert_eq!(scene.server.sql("managed_new", owners), "limited|limited");
+    scene.server.sql(
+        "postgres",
+        "DROP DATABASE managed; DROP DATABASE managed_new; DROP OWNED BY limited;",
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_in_another_encoding_comes_back_with_its_names_and_comments() {
+    let scene = Scene::new();
+    scene.server.sql("postgres", "DROP DATABASE IF EXISTS latin WITH (FORCE)");
+    scene.server.sql(
+        "postgres",
+        "CREATE DATABASE latin TEMPLATE template0 ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C'",
+    );
+    scene.server.sql(
+        "latin",
+        "SET client_encoding = 'UTF8'; CREATE TABLE \"größe\" (t text); INSERT INTO \"größe\" VALUES ('ä'), ('Ã©'); COMMENT ON DATABASE latin IS 'für später';",
+    );
+    let before = scene.server.sql(
+        "latin",
+        "SET client_encoding = 'UTF8'; SELECT md5(string_agg(t, ',')) FROM \"größe\"",
+    );
+    scene
+        .backup("pod-1", &scene.backup_task("run-1", &["latin"], &nothing()))
+        .await
+        .unwrap();
+    scene.server.sql("postgres", "DROP DATABASE latin");
+    let result = scene
+        .restore("pod-2", &scene.restore_task("r", "run-1", &nothing()))
+        .await
+        .unwrap()
+        .restored
+        .unwrap();
+    assert_eq!((result.tables, result.rows, &result.skipped), (1, 2, &vec![]));
+    assert_eq!(
+        scene.server.sql(
+            "latin",
+            "SET client_encoding = 'UTF8'; SELECT md5(string_agg(t, ',')) FROM \"größe\""
+        ),
+        before
+    );
+    let comment = "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = 'latin'";
+    assert_eq!(scene.server.sql("postgres", comment), "für später");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_new_gone_or_left_out_since_the_last_copy_is_told() {
+    let scene = Scene::new();
+    for database in ["told_a", "told_b", "told_c"] {
+        scene.server.create(database, "CREATE TABLE t ()");
+    }
+    let first = scene
+        .backup("pod-1", &scene.backup_task("run-1", &["told_a", "told_b"], &nothing()))
+        .await
+        .unwrap();
+    assert!(first.copy.unwrap().notes.iter().all(|note| !note.contains("since")));
+    scene.server.sql("postgres", "DROP DATABASE told_b");
+    let mut task = scene.backup_task("run-2", &["told_*"], &nothing());
+    task.spec.postgresql.as_mut().unwrap().databases.exclude = vec!["told_a".to_owned()];
+    let notes = scene.backup("pod-2", &task).await.unwrap().copy.unwrap().notes;
+    assert!(notes.contains(&"new since run-1: told_c".to_owned()), "{notes:?}");
+    assert!(notes.contains(&"gone since run-1: told_b".to_owned()), "{notes:?}");
+    assert!(notes.contains(&"excluded: told_a".to_owned()), "{notes:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_maintenance_database_is_left_as_it_is_where_the_copy_of_it_holds_nothing() {
+    let scene = Scene::new();
+    scene.server.create("all_of_it", "CREATE TABLE t AS SELECT 1 AS id");
+    // A restore has left its receipt there.
+    scene.server.sql("postgres", "CREATE SCHEMA IF NOT EXISTS holdfast");
+    scene
+        .backup("pod-1", &scene.backup_task("run-1", &["postgres", "all_of_it"], &nothing()))
+        .await
+        .unwrap();
+    scene.server.sql("postgres", "DROP DATABASE all_of_it");
+    let restored = scene
+        .restore("pod-2", &scene.restore_task("r", "run-1", &nothing()))
+        .await
+        .unwrap()
+        .restored
+        .unwrap();
+    assert_eq!(restored.database_names, ["all_of_it"]);
+    assert!(
+        restored
+            .skipped
+            .iter()
+            .any(|note| note.starts_with("database postgres holds nothing")),
+        "{:?}",
+        restored.skipped
+    );
+    let alone = json!({"select": {"databases": ["postgres"]}});
+    assert_eq!(
+        reason(scene.restore("pod-3", &scene.restore_task("alone", "run-1", &alone)).await).0,
+        Reason::DatabaseNotInCopy
+    );
 }

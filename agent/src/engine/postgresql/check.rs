@@ -2,16 +2,27 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use holdfast_crds::document::{EntryKind, Table};
+use holdfast_crds::document::EntryKind;
 
 use super::archive::{ArchiveError, Block, BlockKind, Entry as TocEntry, Event, Keep, Reader, Summary};
 use crate::pipeline::check::{CheckFailed, Checked, Entry, StreamCheck};
+
+/// A table in an archive. Names are in the encoding of the database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TableData {
+    /// Its schema.
+    pub schema: Vec<u8>,
+    /// Its name.
+    pub name: Vec<u8>,
+    /// Its rows; `None` where they are compressed.
+    pub rows: Option<u64>,
+}
 
 /// What an archive holds, known once it has ended well.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct ArchiveContents {
     /// Every table whose rows are in the archive, in its order.
-    pub tables: Vec<Table>,
+    pub tables: Vec<TableData>,
     /// Number of large objects; `None` where the format is not known.
     pub large_objects: Option<u64>,
     /// Why nothing is known, where the format is not.
@@ -99,9 +110,9 @@ impl StreamCheck for ArchiveCheck {
                     BlockKind::LargeObjects => {
                         contents.large_objects = contents.large_objects.zip(block.count).map(|(sum, count)| sum + count);
                     }
-                    BlockKind::TableData => contents.tables.push(Table {
-                        schema: text(entry.namespace.as_deref()),
-                        name: text(entry.tag.as_deref()),
+                    BlockKind::TableData => contents.tables.push(TableData {
+                        schema: entry.namespace.clone().unwrap_or_default(),
+                        name: entry.tag.clone().unwrap_or_default(),
                         rows: block.count,
                     }),
                 }
@@ -132,10 +143,6 @@ impl StreamCheck for ArchiveCheck {
         *shared.lock().unwrap_or_else(PoisonError::into_inner) = contents;
         Ok(Checked { entries, opaque })
     }
-}
-
-fn text(bytes: Option<&[u8]>) -> String {
-    String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned()
 }
 
 /// What `pg_dumpall` writes last.
@@ -212,8 +219,8 @@ mod tests {
         assert_eq!(end, bytes.len() as u64);
         let contents = contents.lock().unwrap().clone();
         assert_eq!(contents.large_objects, Some(3));
-        let secrets = contents.tables.iter().find(|table| table.name == "secrets").unwrap();
-        assert_eq!((secrets.schema.as_str(), secrets.rows), ("public", Some(100)));
+        let secrets = contents.tables.iter().find(|table| table.name == b"secrets").unwrap();
+        assert_eq!((secrets.schema.as_slice(), secrets.rows), (&b"public"[..], Some(100)));
         let error = run(ArchiveCheck::new().0, &bytes[..bytes.len() - 1], 1000).unwrap_err();
         assert_eq!(error.offset, bytes.len() as u64 - 1);
     }

@@ -395,6 +395,26 @@ impl Session {
         Ok(rows.collect())
     }
 
+    /// A text of an archive, which is in the encoding of the database that it is of. What the server cannot convert is shown as it is, with
+    /// marks in place of what is no UTF-8.
+    pub async fn decode(&self, bytes: &[u8], encoding: &str) -> String {
+        let lossy = || String::from_utf8_lossy(bytes).into_owned();
+        if bytes.is_ascii() || matches!(encoding, "" | "UTF8" | "SQL_ASCII") {
+            return lossy();
+        }
+        let hex = bytes
+            .iter()
+            .fold(String::with_capacity(2 * bytes.len()), |text, byte| text + &format!("{byte:02x}"));
+        let sql = format!("SELECT convert_from(decode('{hex}', 'hex'), {})", literal(encoding));
+        match self.row("convert a text of the archive", &sql).await {
+            Ok(row) => row.text(0),
+            Err(error) => {
+                tracing::debug!(%error, encoding, "a text of the archive could not be converted");
+                lossy()
+            }
+        }
+    }
+
     /// Whether the server only replays what another writes.
     pub async fn is_standby(&self) -> Result<bool, DatabaseError> {
         Ok(self

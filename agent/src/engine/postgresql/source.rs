@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::PoisonError;
 use std::time::Duration;
 
-use holdfast_crds::document::{self, Contents, Database, NotCopied, Server, StreamKind};
+use holdfast_crds::document::{self, Contents, Database, NotCopied, Server, StreamKind, Table};
 use holdfast_crds::{PostgresqlSource, Reason};
 
+use super::check::TableData;
 use super::connect::{Access, ServerFiles, Session, Wanted as WantedServer};
 use super::dump::{Dump, GLOBALS_STREAM, end_sessions, stream_name};
 use super::error::DatabaseError;
@@ -60,6 +61,27 @@ impl Source {
         self.access
             .connect_again(&self.found()?.server.host, &self.access.maintenance_database)
             .await
+    }
+
+    /// Tables by names that people can read.
+    async fn decoded(&self, tables: Vec<TableData>, encoding: &str) -> Result<Vec<Table>, DatabaseError> {
+        let plain = |table: &TableData| encoding == "UTF8" || table.schema.is_ascii() && table.name.is_ascii();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        if tables.iter().all(plain) {
+            let tables = tables.iter().map(|table| Table {
+                schema: text(&table.schema),
+                name: text(&table.name),
+                rows: table.rows,
+            });
+            return Ok(tables.collect());
+        }
+        let session = self.maintenance().await?;
+        let mut decoded = Vec::with_capacity(tables.len());
+        for TableData { schema, name, rows } in tables {
+            let (schema, name) = (session.decode(&schema, encoding).await, session.decode(&name, encoding).await);
+            decoded.push(Table { schema, name, rows });
+        }
+        Ok(decoded)
     }
 
     /// Whether an error came only because the database was dropped or renamed; then that is noted.
@@ -185,6 +207,7 @@ impl Streaming for Source {
         if let Some(unknown) = &found.unknown {
             tracing::warn!(database, unknown, "the archive was not understood");
         }
+        let tables = self.decoded(found.tables, &facts.encoding).await?;
         self.databases.push(Database {
             name: database.clone(),
             stream: wanted.name.clone(),
@@ -193,7 +216,7 @@ impl Streaming for Source {
             encoding: facts.encoding,
             settings: facts.settings,
             extensions: facts.extensions,
-            tables: found.tables,
+            tables,
             large_objects: found.large_objects,
         });
         Ok(Finished::Whole)

@@ -66,13 +66,38 @@ impl TestServer {
 
     /// Starts a server with more lines of configuration. A shell keeps it, and ends it when our end of its stdin closes, however we end.
     pub fn start(settings: &[&str]) -> Self {
+        Self::start_as("", settings)
+    }
+
+    /// Starts a standby that follows another server.
+    pub fn standby_of(primary: &Self, settings: &[&str]) -> Self {
+        Self::start_as(&primary.port.to_string(), settings)
+    }
+
+    /// Ends the server at once, as a crash does.
+    pub fn crash(&self) {
+        let data = self.directory.join("data");
+        let stopped = as_postgres(&format!("{}/pg_ctl", tools()))
+            .arg("-D")
+            .arg(data)
+            .args(["-m", "immediate", "stop"])
+            .output()
+            .unwrap();
+        assert!(stopped.status.success(), "{}", String::from_utf8_lossy(&stopped.stderr));
+    }
+
+    fn start_as(primary: &str, settings: &[&str]) -> Self {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let script = r#"
             set -eu
             directory=$(mktemp -d /tmp/holdfast-postgres.XXXXXX)
             trap 'rm -rf "$directory"' EXIT
             printf '%s' "$PASSWORD" > "$directory/password"
-            "$TOOLS/initdb" -D "$directory/data" -U postgres -A scram-sha-256 --pwfile "$directory/password" -E UTF8 --locale=C.UTF-8 -N > "$directory/initdb.log" 2>&1
+            if [ -n "$PRIMARY" ]; then
+                PGPASSWORD=$PASSWORD "$TOOLS/pg_basebackup" -h 127.0.0.1 -p "$PRIMARY" -U postgres -D "$directory/data" -R -X stream -c fast
+            else
+                "$TOOLS/initdb" -D "$directory/data" -U postgres -A scram-sha-256 --pwfile "$directory/password" -E UTF8 --locale=C.UTF-8 -N > "$directory/initdb.log" 2>&1
+            fi
             cat >> "$directory/data/postgresql.conf" <<< "$SETTINGS"
             "$TOOLS/pg_ctl" -D "$directory/data" -w -t 60 -l "$directory/server.log" start > "$directory/start.log" 2>&1 || { cat "$directory/server.log" >&2; exit 1; }
             echo "$directory"
@@ -92,6 +117,7 @@ impl TestServer {
             .args(["-c", script])
             .env("TOOLS", tools())
             .env("PASSWORD", PASSWORD)
+            .env("PRIMARY", primary)
             .env("SETTINGS", lines.join("\n"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -171,12 +171,17 @@ pub async fn check(inside: &Session, copied: &Database) -> Result<Counted, Datab
 
 /// Brings back what `pg_restore` leaves to others: owner, limit, comment, grants and settings of the database. What the user may not set,
 /// or what this server does not know, is told.
-pub async fn set_properties(session: &Session, side: &str, properties: &DatabaseProperties) -> Result<Vec<String>, DatabaseError> {
+pub async fn set_properties(
+    session: &Session,
+    side: &str,
+    properties: &DatabaseProperties,
+    encoding: &str,
+) -> Result<Vec<String>, DatabaseError> {
     let mut notes = Vec::new();
     for statement in &properties.statements {
         // A grantor's SET SESSION AUTHORIZATION is about no database: it is replayed as it stands.
         let sql = for_database(statement, side).unwrap_or_else(|| statement.clone());
-        let sql = String::from_utf8_lossy(&sql).into_owned();
+        let sql = session.decode(&sql, encoding).await;
         match session.run("bring back the database's properties", &sql).await {
             Err(DatabaseError::Server { code, message, .. }) if matches!(code.as_str(), "42501" | "42704" | "22023" | "0A000") => {
                 notes.push(format!("left out: {}: {message}", String::from_utf8_lossy(statement)));

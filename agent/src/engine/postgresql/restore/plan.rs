@@ -206,14 +206,15 @@ pub fn properties(toc: &Toc) -> DatabaseProperties {
 /// Whether the archive holds anything that somebody made in the database. What restores keep for themselves does not count.
 pub fn has_user_objects(toc: &Toc) -> bool {
     let own = |entry: &Entry| {
+        let tag = entry.tag.as_deref().unwrap_or_default();
+        // Both schemas, and what is granted on or said about them.
         let schema =
-            entry.namespace.as_deref() == Some(b"holdfast") || entry.tag.as_deref() == Some(b"holdfast") && entry.kind() == b"SCHEMA";
+            entry.kind() == b"SCHEMA" && matches!(tag, b"public" | b"holdfast") || matches!(tag, b"SCHEMA public" | b"SCHEMA holdfast");
         let session = matches!(
             entry.kind(),
             b"ENCODING" | b"STDSTRINGS" | b"SEARCHPATH" | b"DATABASE" | b"DATABASE PROPERTIES"
         );
-        let public = entry.tag.as_deref() == Some(b"SCHEMA public") || entry.tag.as_deref() == Some(b"public") && entry.kind() == b"SCHEMA";
-        schema || session || public || is_of_database(entry)
+        schema || session || entry.namespace.as_deref() == Some(b"holdfast") || is_of_database(entry)
     };
     toc.entries.iter().any(|entry| !own(entry))
 }
