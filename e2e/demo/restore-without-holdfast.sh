@@ -10,6 +10,8 @@
 set -euo pipefail
 from=$1 copy=$2 database=$3 identity=$4 to=$5
 umask 077
+# Debian's rclone cannot work with it; `rclone --ca-cert` says the same.
+unset AWS_CA_BUNDLE
 mkdir -p "$to"
 
 # 1. What the copy holds, and where.
