@@ -19,7 +19,7 @@ use tokio_util::io::StreamReader;
 
 use crate::{
     Table, machine, pipeline, place, rounded, runtime, setting, sink,
-    test_server::{PASSWORD, tools, TestServer},
+    test_server::{PASSWORD, TestServer, tools},
 };
 
 const DATABASE: &str = "bench";

@@ -1,9 +1,9 @@
 //! The commands of the agent. Each reads like a recipe; this file is how all of them begin and end.
 
 pub mod backup;
-mod history;
 pub mod copy;
 pub mod decrypt;
+mod history;
 pub mod install;
 pub mod key;
 pub mod place;

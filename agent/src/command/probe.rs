@@ -34,14 +34,18 @@ pub struct ProbeArgs {
 impl ProbeArgs {
     /// The task: read, or made from the manifest.
     pub fn task(&self) -> Result<Task, Failure> {
-        let Some(store) = &self.store else { return read_task(&self.places.task) };
+        let Some(store) = &self.store else {
+            return read_task(&self.places.task);
+        };
         let store: BackupStore = read_document("the BackupStore", store)?;
         Ok(Task {
             version: TASK_VERSION,
             cluster: self.cluster.clone(),
             namespace: store.metadata.namespace.clone().unwrap_or_else(|| "default".to_owned()),
             store: freeze(store),
-            action: Action::Probe(ProbeTask { now: Timestamp::now().to_string() }),
+            action: Action::Probe(ProbeTask {
+                now: Timestamp::now().to_string(),
+            }),
         })
     }
 }
@@ -49,10 +53,19 @@ impl ProbeArgs {
 /// Tries the task's store. A store that is refused is a result with all that was found, not a failure of the command.
 pub async fn run(invocation: &Invocation, task: &ProbeTask) -> Result<AgentResult, Failure> {
     let invalid = |message: String| Failure::new(Reason::InvalidSpec, message);
-    let Task { cluster, namespace, store, .. } = &invocation.task;
-    let now: Timestamp = task.now.parse().map_err(|error| invalid(format!("the task's probe.now is {:?}, expected RFC 3339: {error}", task.now)))?;
+    let Task {
+        cluster, namespace, store, ..
+    } = &invocation.task;
+    let now: Timestamp = task
+        .now
+        .parse()
+        .map_err(|error| invalid(format!("the task's probe.now is {:?}, expected RFC 3339: {error}", task.now)))?;
     // By hand there is no UID.
-    let uid = if store.uid.is_empty() { invocation.pod.to_string() } else { store.uid.clone() };
+    let uid = if store.uid.is_empty() {
+        invocation.pod.to_string()
+    } else {
+        store.uid.clone()
+    };
     let probe = Probe {
         uid: Label::new("store uid", uid).map_err(|error| invalid(error.to_string()))?,
         cluster: cluster.clone(),
@@ -89,31 +102,50 @@ mod tests {
             version: TASK_VERSION,
             cluster: "cluster-a".into(),
             namespace: "shop".into(),
-            store: holdfast_crds::FrozenStore { name: "local".into(), uid: uid.into(), spec },
-            action: Action::Probe(ProbeTask { now: Timestamp::now().to_string() }),
+            store: holdfast_crds::FrozenStore {
+                name: "local".into(),
+                uid: uid.into(),
+                spec,
+            },
+            action: Action::Probe(ProbeTask {
+                now: Timestamp::now().to_string(),
+            }),
         }
     }
 
     async fn probed(root: &Path, task: Task) -> Result<AgentResult, Failure> {
-        let Action::Probe(probe) = task.action.clone() else { unreachable!() };
+        let Action::Probe(probe) = task.action.clone() else {
+            unreachable!()
+        };
         run(&Invocation::new(task, Places::below(root)).unwrap(), &probe).await
     }
 
     #[tokio::test]
     async fn a_volume_is_tried_and_claimed() {
         let root = tempfile::tempdir().unwrap();
-        let missing = probed(root.path(), task("u-1", &serde_json::json!({"claimName": "c"}))).await.unwrap_err();
+        let missing = probed(root.path(), task("u-1", &serde_json::json!({"claimName": "c"})))
+            .await
+            .unwrap_err();
         assert_eq!(missing.reason, Reason::BucketNotFound, "{missing:?}");
         std::fs::create_dir_all(Places::below(root.path()).store_volume).unwrap();
         for uid in ["u-1", ""] {
-            let result = probed(root.path(), task(uid, &serde_json::json!({"claimName": "c", "path": "a"}))).await.unwrap();
+            let result = probed(root.path(), task(uid, &serde_json::json!({"claimName": "c", "path": "a"})))
+                .await
+                .unwrap();
             assert_eq!(result.reason, Reason::Succeeded, "{result:#?}");
             assert_eq!(result.probe.unwrap().owner.as_deref(), Some("cluster-a"));
         }
-        let foreign = Task { cluster: "cluster-b".into(), ..task("u-1", &serde_json::json!({"claimName": "c", "path": "a"})) };
+        let foreign = Task {
+            cluster: "cluster-b".into(),
+            ..task("u-1", &serde_json::json!({"claimName": "c", "path": "a"}))
+        };
         let result = probed(root.path(), foreign).await.unwrap();
         assert_eq!(result.reason, Reason::StoreForeign);
-        assert!(result.message.starts_with("Owner: ") && result.message.contains("cluster-a"), "{}", result.message);
+        assert!(
+            result.message.starts_with("Owner: ") && result.message.contains("cluster-a"),
+            "{}",
+            result.message
+        );
         assert!(result.to_termination_message().len() <= 4096);
     }
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use holdfast_crds::document::{Checked, Committed, Database, EntryKind, RunPath, Sha256, Stream, StreamKind, canonical_bytes};
+use holdfast_crds::document::{Checked, Committed, Database, EntryKind, RunPath, Stream, StreamKind};
 use holdfast_crds::{
     Action, AgentResult, BackupStore, MissingRoles, Reason, RestoreFrom, RestoreRequest, RestoreSelection, RestoreSummary, RestoreTask,
     RestoreTo, TASK_VERSION, Task,

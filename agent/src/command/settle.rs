@@ -45,8 +45,14 @@ pub async fn run_with(invocation: &Invocation, task: &SettleTask, store: &Store)
         return Ok(plain(Reason::CopyNotFound, message));
     }
     let holder = format!("{}/{}", invocation.task.namespace, invocation.task.store.name);
-    let pinned = store.claim(&invocation.task.cluster, &holder).await.map_err(|error| Failure::new(error.reason(), error.to_string()))?;
-    let abandonment = Abandonment { reason: task.reason.to_string(), message: crate::result::shorten(&task.message, 1024) };
+    let pinned = store
+        .claim(&invocation.task.cluster, &holder)
+        .await
+        .map_err(|error| Failure::new(error.reason(), error.to_string()))?;
+    let abandonment = Abandonment {
+        reason: task.reason.to_string(),
+        message: crate::result::shorten(&task.message, 1024),
+    };
     match store.settle(&run, Some((&invocation.pod, abandonment, &pinned))).await? {
         Settled::Decided(decided) => Ok(told(store, &run, &decided).await),
         Settled::Open => Err(Failure::new(Reason::InternalError, "the register is still empty")),
@@ -59,19 +65,27 @@ async fn told(store: &Store, run: &RunPath, decided: &Decided) -> AgentResult {
         Decision::Committed(copy) => AgentResult {
             closed: true,
             copy: Some(summarise(copy, decided.version.clone(), &[])),
-            ..plain(Reason::AlreadyDone, format!("the copy was committed by pod {} at {}", outcome.by, outcome.at))
+            ..plain(
+                Reason::AlreadyDone,
+                format!("the copy was committed by pod {} at {}", outcome.by, outcome.at),
+            )
         },
         Decision::Abandoned(Abandonment { reason, message }) => {
             clear(store, run).await;
             let message = format!("the run was given up by pod {} at {}: {reason}: {message}", outcome.by, outcome.at);
-            AgentResult { closed: true, ..plain(Reason::Abandoned, message) }
+            AgentResult {
+                closed: true,
+                ..plain(Reason::Abandoned, message)
+            }
         }
     }
 }
 
 /// Nothing of an abandoned run can become a copy: its open uploads only cost.
 async fn clear(store: &Store, run: &RunPath) {
-    let Ok(data) = run.data().trim_end_matches('/').parse::<StorePath>() else { return };
+    let Ok(data) = run.data().trim_end_matches('/').parse::<StorePath>() else {
+        return;
+    };
     match tokio::time::timeout(CLEAR_WITHIN, store.abort_leftovers(&data, Duration::ZERO)).await {
         Ok(Ok(0)) | Err(_) => {}
         Ok(Ok(aborted)) => tracing::info!(aborted, "uploads of the run were aborted"),
@@ -90,12 +104,22 @@ mod tests {
     const PLACE: &str = "catalog/shop/db/db-1/outcome.json";
 
     fn settle(gives_up: bool) -> SettleTask {
-        SettleTask { run: "db-1".into(), source: "db".into(), gives_up, reason: Reason::NodeLost, message: "its node is gone".into() }
+        SettleTask {
+            run: "db-1".into(),
+            source: "db".into(),
+            gives_up,
+            reason: Reason::NodeLost,
+            message: "its node is gone".into(),
+        }
     }
 
     async fn settled(store: &Store, task: &SettleTask) -> Result<AgentResult, Failure> {
         let spec = serde_json::json!({"volume": {"claimName": "c"}, "encryption": {"none": {}}});
-        let store_object = FrozenStore { name: "local".into(), uid: "u".into(), spec: serde_json::from_value(spec).unwrap() };
+        let store_object = FrozenStore {
+            name: "local".into(),
+            uid: "u".into(),
+            spec: serde_json::from_value(spec).unwrap(),
+        };
         let root = tempfile::tempdir().unwrap();
         let invocation = Invocation::new(
             Task {
@@ -129,10 +153,18 @@ mod tests {
         // The pod that was thought dead comes back.
         let store = store(&memory);
         let pinned = store.claim("a", "shop/local").await.unwrap();
-        let mut zombie: Outcome = store.outcome(&RunPath::new("shop", "db", "db-1").unwrap()).await.unwrap().unwrap().outcome;
+        let mut zombie: Outcome = store
+            .outcome(&RunPath::new("shop", "db", "db-1").unwrap())
+            .await
+            .unwrap()
+            .unwrap()
+            .outcome;
         zombie.nonce = "zombie".into();
         zombie.by = Label::new("pod", "zombie").unwrap();
-        let decided = store.commit(&zombie, &pinned, store.now().unwrap() + Duration::from_secs(60)).await.unwrap();
+        let decided = store
+            .commit(&zombie, &pinned, store.now().unwrap() + Duration::from_secs(60))
+            .await
+            .unwrap();
         assert!(!decided.ours);
     }
 
