@@ -290,11 +290,10 @@ impl Job<'_> {
         let path = self.run.pod(self.invocation.pod.clone()).key(1);
         let held = match self.store.create(&StorePath::from(&path), sealed.clone().into()).await? {
             Created::Ours(held) => held,
+            // The name holds this pod's UID: nobody else writes there.
             Created::Theirs(_) => {
-                return Err(Failure::new(
-                    Reason::Tampered,
-                    format!("{path} exists already, although its name holds this pod's UID"),
-                ));
+                let message = format!("the store holds other bytes at {path} than those that were sent");
+                return Err(Failure::new(Reason::ChecksumMismatch, message));
             }
         };
         let object = StoredObject {

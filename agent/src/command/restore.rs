@@ -21,7 +21,7 @@ use crate::engine::postgresql::archive::{Keep, Reader, Toc};
 use crate::engine::postgresql::connect::{Access, Wanted};
 use crate::engine::postgresql::restore::load::{self, LoadError};
 use crate::engine::postgresql::restore::plan::{Lacking, adapt, has_user_objects, lacking, properties};
-use crate::engine::postgresql::restore::receipt::{self, Identity};
+use crate::engine::postgresql::restore::receipt::{self, Identity, Receipt};
 use crate::engine::postgresql::restore::roles;
 use crate::engine::postgresql::restore::swap::{Ready, Swapped, swap};
 use crate::engine::postgresql::restore::target::{self, Target, check_name, drop_database, old_name, side_name};
@@ -103,18 +103,19 @@ impl RestoreArgs {
 
 /// Opens the store, and restores.
 pub async fn run(invocation: &Invocation, task: &RestoreTask) -> Result<AgentResult, Failure> {
-    let store = place::open(invocation, Patience::RUN)?;
+    let store = place::open(invocation, Patience::RUN).map_err(certain)?;
     run_with(invocation, task, &store).await
 }
 
-/// Restores from an open store.
+/// Restores from an open store. What fails before the target is touched is certain for ever.
 pub async fn run_with(invocation: &Invocation, task: &RestoreTask, store: &Store) -> Result<AgentResult, Failure> {
-    let not_after = time("notAfter", &task.not_after)?;
-    let tools = invocation.tools()?;
+    let not_after = time("notAfter", &task.not_after).map_err(certain)?;
+    let access = access(invocation, task).map_err(certain)?;
+    let tools = invocation.tools().map_err(certain)?;
     let scratch = tools.scratch.clone();
     let stop = invocation.cancel.child_token();
     let job = Job {
-        access: access(invocation, task)?,
+        access,
         tools,
         identity: identity(invocation, task),
         stop: stop.clone(),
@@ -127,6 +128,11 @@ pub async fn run_with(invocation: &Invocation, task: &RestoreTask, store: &Store
         tracing::debug!(%error, "the scratch directory was not removed");
     }
     result
+}
+
+/// A failure of an attempt that has put nothing in place and cannot any more.
+fn certain(failure: Failure) -> Failure {
+    Failure { closed: true, ..failure }
 }
 
 /// Answers for a restore whose end is in doubt, by its receipt.
@@ -208,18 +214,16 @@ impl Job<'_> {
     async fn attempt(&self) -> Result<AgentResult, Failure> {
         let progress = &self.invocation.progress;
         progress.enter("receipt", &self.task.request);
-        let target = or_stopped(&self.stop, async { Ok(target::look(&self.access, &self.tools).await?) }).await?;
-        let leftovers = receipt::leftovers(&target.session, &self.identity).await?;
-        receipt::clean(&target.session, &leftovers).await?;
-        if let Some(receipt) = receipt::find(&target.session, &self.identity.digest).await? {
+        let target = or_stopped(&self.stop, async { Ok(target::look(&self.access, &self.tools).await?) })
+            .await
+            .map_err(certain)?;
+        if let Some(receipt) = self.receipt(&target).await.map_err(certain)? {
             return Ok(done(
                 Reason::AlreadyDone,
                 "the target holds this request's receipt: nothing was done again",
                 receipt.summary,
             ));
         }
-        // From here on a failure is final for this attempt: nothing of it is in place.
-        let certain = |failure: Failure| Failure { closed: true, ..failure };
         progress.enter("copy", &self.task.path);
         let copy = or_stopped(&self.stop, self.copy()).await.map_err(certain)?;
         let reader = or_stopped(&self.stop, self.reader(&copy)).await.map_err(certain)?;
@@ -229,12 +233,21 @@ impl Job<'_> {
         or_stopped(&self.stop, digests(&plan, &reader)).await.map_err(certain)?;
 
         progress.enter("prepare", "");
-        receipt::begin(&target.session, &self.identity).await?;
+        receipt::begin(&target.session, &self.identity)
+            .await
+            .map_err(|error| certain(error.into()))?;
         let result = or_stopped(&self.stop, self.restore(&copy, &reader, &target, &plan)).await;
         match result {
             Ok(result) => Ok(result),
             Err(failure) => Err(self.give_up(failure, &target, &plan).await),
         }
+    }
+
+    /// Clears what ended attempts of this request left, and looks for its receipt.
+    async fn receipt(&self, target: &Target) -> Result<Option<Receipt>, Failure> {
+        let leftovers = receipt::leftovers(&target.session, &self.identity).await?;
+        receipt::clean(&target.session, &leftovers).await?;
+        Ok(receipt::find(&target.session, &self.identity.digest).await?)
     }
 
     /// The copy's manifest, out of the register.

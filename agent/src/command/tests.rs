@@ -18,6 +18,7 @@ use crate::engine::postgresql::restore::receipt::{self, Identity};
 use crate::engine::postgresql::test_server::{PASSWORD, TestServer, awkward, major, tools};
 use crate::progress::Progress;
 use crate::result::Failure;
+use crate::store::faulty::{Fault, Faulty};
 use crate::store::memory::Memory;
 use crate::store::{Patience, Store};
 
@@ -890,4 +891,78 @@ async fn the_maintenance_database_is_left_as_it_is_where_the_copy_of_it_holds_no
         reason(scene.restore("pod-3", &scene.restore_task("alone", "run-1", &alone)).await).0,
         Reason::DatabaseNotInCopy
     );
+}
+
+/// F02, F30, F34: a run is tried once and its calls to the store are counted; then for each call it is tried again with each fault in it,
+/// and after it once more by another pod with empty memory. The end is the same as without a fault: one outcome, and all that it names.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_happens_at_any_call_to_the_store_the_next_attempt_ends_with_one_whole_copy() {
+    let mut scene = Scene::new();
+    scene
+        .server
+        .create("every_call", "CREATE TABLE t AS SELECT generate_series(1, 100) AS id");
+    let archive = scene.root.path().join("archive");
+    std::fs::write(&archive, scene.server.dump("every_call", &[])).unwrap();
+    let version = "[ \"$1\" = --version ] && exec $REAL --version";
+    let places = scene.tool("pg_dump", &format!("#!/bin/sh\n{version}\nexec cat {}\n", archive.display()));
+    let mut task = scene.backup_task("run-1", &["every_call"], &nothing());
+    task.spec.postgresql.as_mut().unwrap().globals = holdfast_crds::Globals::Skip;
+    let soon = Patience {
+        total: Duration::from_millis(500),
+        first: Duration::from_millis(1),
+        longest: Duration::from_millis(5),
+        rotation: Duration::ZERO,
+    };
+    let run = RunPath::new("shop", "shop", "run-1").unwrap();
+    let attempt = async |scene: &Scene, pod: &str, store: &Store| {
+        let invocation = Invocation {
+            places: places.clone(),
+            ..scene.invocation(pod, Action::Backup(task.clone()))
+        };
+        backup::run_with(&invocation, &task, store).await
+    };
+    let counting = Faulty::none(scene.memory.clone());
+    attempt(&scene, "pod-0", &Store::new(counting.clone(), soon, 2)).await.unwrap();
+    let calls = counting.calls();
+    assert!(calls.len() > 10, "{calls:?}");
+    for (index, call) in calls.iter().enumerate() {
+        for fault in [
+            Fault::CrashBefore,
+            Fault::CrashAfter,
+            Fault::Before(Fault::slow_down()),
+            Fault::Before(Fault::reset()),
+            Fault::After(Fault::reset()),
+            Fault::Flip,
+            Fault::Break,
+        ] {
+            let told = format!("{fault:?} at {call:?}");
+            scene.memory = Memory::new();
+            let first = attempt(
+                &scene,
+                "pod-1",
+                &Store::new(Faulty::at(scene.memory.clone(), index, fault), soon, 2),
+            )
+            .await;
+            let store = scene.store();
+            let second = attempt(&scene, "pod-2", &store)
+                .await
+                .unwrap_or_else(|failure| panic!("{told}: {failure:?}"));
+            assert!(second.closed, "{told}");
+            if let Ok(first) = first {
+                assert_eq!(second.reason, Reason::AlreadyDone, "{told}");
+                assert_eq!(first.copy.unwrap().manifest_digest, second.copy.unwrap().manifest_digest, "{told}");
+            }
+            assert_eq!(scene.memory.versions_of(&run.outcome().to_string()), 1, "{told}");
+            let decided = store.outcome(&run).await.unwrap().unwrap();
+            let objects = scene.memory.objects();
+            for stored in decided.outcome.committed().unwrap().stored() {
+                assert_eq!(
+                    holdfast_crds::document::Sha256::of(&objects[&stored.path]),
+                    stored.sha256,
+                    "{told}: {}",
+                    stored.path
+                );
+            }
+        }
+    }
 }

@@ -100,7 +100,15 @@ impl Store {
         }
     }
 
+    /// What cannot be read is read once more: a bit that flipped on the way is no reason to give a run up.
     async fn read_owner(&self, epoch: u64) -> Result<Pinned, OwnerError> {
+        match self.read_owner_once(epoch).await {
+            Err(OwnerError::Document(_) | OwnerError::Unreadable { .. }) => self.read_owner_once(epoch).await,
+            read => read,
+        }
+    }
+
+    async fn read_owner_once(&self, epoch: u64) -> Result<Pinned, OwnerError> {
         let path = StorePath::from(&ObjectPath::Owner { epoch });
         let held = self
             .read(&path, LIMIT)

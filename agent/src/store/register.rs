@@ -130,8 +130,15 @@ impl Decided {
 }
 
 impl Store {
-    /// What the register of `run` says; `None` if nothing was decided.
+    /// What the register of `run` says; `None` if nothing was decided. What cannot be read is read once more: a bit may have flipped on the way.
     pub async fn outcome(&self, run: &RunPath) -> Result<Option<Decided>, RegisterError> {
+        match self.outcome_once(run).await {
+            Err(RegisterError::Document { .. }) => self.outcome_once(run).await,
+            read => read,
+        }
+    }
+
+    async fn outcome_once(&self, run: &RunPath) -> Result<Option<Decided>, RegisterError> {
         let found = self.read(&StorePath::from(&run.outcome()), MAX_DOCUMENT).await;
         let found = found.map_err(|source| RegisterError::Store {
             run: run.to_string(),
@@ -183,7 +190,17 @@ impl Store {
             .await;
         match created {
             Ok(Created::Ours(held)) => Decided::read(run, &held, true),
-            Ok(Created::Theirs(held)) => Decided::read(run, &held, false),
+            Ok(Created::Theirs(held)) => match Decided::read(run, &held, false) {
+                // Nobody else has our nonce: what was read back is ours, and was damaged on the way.
+                Ok(theirs) if theirs.outcome.nonce != outcome.nonce => Ok(theirs),
+                damaged => match self.outcome(run).await? {
+                    Some(again) => Ok(Decided {
+                        ours: again.outcome == *outcome,
+                        ..again
+                    }),
+                    None => damaged,
+                },
+            },
             Err(StoreError::Cancelled) => Err(in_time().err().unwrap_or(RegisterError::Store {
                 run: run.to_string(),
                 source: StoreError::Cancelled,

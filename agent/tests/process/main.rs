@@ -293,6 +293,70 @@ fn no_secret_is_in_arguments_or_environment_and_a_killed_tool_is_a_failure() {
     holder.wait().unwrap();
 }
 
+/// Reads the log until a phase begins.
+fn wait_for_phase(agent: &mut Child, phase: &str) {
+    let mut log = BufReader::new(agent.stdout.take().unwrap());
+    let mut line = String::new();
+    while log.read_line(&mut line).unwrap() > 0 {
+        let told: Value = serde_json::from_str(&line).unwrap();
+        if told["message"] == "phase" && told["phase"] == phase {
+            return;
+        }
+        line.clear();
+    }
+    panic!("phase {phase} never began");
+}
+
+#[test]
+fn a_restore_that_is_killed_at_any_moment_is_done_once_by_the_next_pod() {
+    let (server, pod) = (TestServer::shared(), Pod::new());
+    server.create("killed_restore", "CREATE TABLE t AS SELECT generate_series(1, 1000) AS id");
+    assert!(done(&mut pod.backup(server, "run-1", &["killed_restore"])).status.success());
+    let spec = json!({"from": {"store": {"name": "disk", "path": "shop/shop/run-1"}},
+        "to": {"postgresql": {"hosts": [server.address()], "version": major(), "credentials": {"secretName": "db"}, "tls": {"mode": "Disable"}}}});
+    for (number, phase) in ["receipt", "preflight", "digests", "prepare", "load", "check", "swap"]
+        .into_iter()
+        .enumerate()
+    {
+        // An empty database of that name is there: it is closed and renamed away in the swap.
+        server.sql("postgres", "DROP DATABASE IF EXISTS killed_restore WITH (FORCE)");
+        server.sql("postgres", "CREATE DATABASE killed_restore");
+        let name = format!("killed-{number}-{}", server.port());
+        let request = json!({"apiVersion": "holdfast.dev/v1alpha1", "kind": "RestoreRequest", "metadata": {"name": name, "namespace": "shop"}, "spec": spec});
+        let request = pod.write("restore.yaml", &request.to_string());
+        let restore = |uid: &str| {
+            pod.write("pod-uid", uid);
+            let mut agent = pod.agent("restore");
+            agent.arg("--store").arg(pod.store()).arg("--request").arg(&request);
+            agent
+        };
+        let mut agent = restore(&format!("killed-{number}")).spawn().unwrap();
+        wait_for_phase(&mut agent, phase);
+        agent.kill().unwrap();
+        agent.wait().unwrap();
+        // The server notices at its own pace that the pod's session is gone; a pod that comes too early leaves the remains to the next.
+        let alive = format!("SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'holdfast killed-{number}%'");
+        while server.sql("postgres", &alive) != "0" {
+            std::thread::yield_now();
+        }
+        let output = done(&mut restore(&format!("next-{number}")));
+        let (reason, log) = (pod.result().reason, String::from_utf8_lossy(&output.stdout).into_owned());
+        assert!(
+            matches!(reason, Reason::Succeeded | Reason::AlreadyDone),
+            "killed in {phase}: {log}"
+        );
+        assert_eq!(
+            server.sql("killed_restore", "SELECT count(*), sum(id) FROM t"),
+            "1000|500500",
+            "killed in {phase}"
+        );
+        let left = "SELECT string_agg(datname, ' ') FROM pg_database WHERE datname ~ '^holdfast-(killed|next)-'";
+        assert_eq!(server.sql("postgres", left), "", "killed in {phase}: {log}");
+        let noted = "SELECT count(*) FROM holdfast.attempts WHERE pod ~ '^(killed|next)-'";
+        assert_eq!(server.sql("postgres", noted), "0", "killed in {phase}");
+    }
+}
+
 /// Pods run as a uid that no image knows. Nothing but what `install` brings may be needed.
 #[test]
 fn an_unknown_uid_can_back_up_and_restore() {

@@ -178,6 +178,16 @@ pub async fn set_properties(
     encoding: &str,
 ) -> Result<Vec<String>, DatabaseError> {
     let mut notes = Vec::new();
+    // The owner first, as pg_restore does: what follows counts from what he may by himself.
+    if let Some(owner) = properties.owner.as_deref().filter(|owner| *owner != session.user) {
+        let sql = format!("ALTER DATABASE {} OWNER TO {}", identifier(side), identifier(owner));
+        match session.run("give the database to its owner", &sql).await {
+            Err(DatabaseError::Server { code, message, .. }) if code == "42501" => {
+                notes.push(format!("owner {owner} of the database: {message}"));
+            }
+            result => result?,
+        }
+    }
     for statement in &properties.statements {
         // A grantor's SET SESSION AUTHORIZATION is about no database: it is replayed as it stands.
         let sql = for_database(statement, side).unwrap_or_else(|| statement.clone());
@@ -190,14 +200,5 @@ pub async fn set_properties(
         }
     }
     session.run("end the grantor's part", "RESET SESSION AUTHORIZATION").await?;
-    if let Some(owner) = properties.owner.as_deref().filter(|owner| *owner != session.user) {
-        let sql = format!("ALTER DATABASE {} OWNER TO {}", identifier(side), identifier(owner));
-        match session.run("give the database to its owner", &sql).await {
-            Err(DatabaseError::Server { code, message, .. }) if code == "42501" => {
-                notes.push(format!("owner {owner} of the database: {message}"));
-            }
-            result => result?,
-        }
-    }
     Ok(notes)
 }
