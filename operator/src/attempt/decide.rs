@@ -203,7 +203,7 @@ fn stop(mut course: Course, rules: &Rules<'_>, sight: &Sight, otherwise: Reason,
         uid: sight.attempt.uid.clone(),
     });
     let message = format!("stopping attempt {}: {text}", attempt.number);
-    let phase = if attempt.ran { RunPhase::Running } else { RunPhase::Pending };
+    let phase = course.phase;
     say(&mut course, phase, reason, message);
     Plan {
         course,

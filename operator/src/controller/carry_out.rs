@@ -4,7 +4,11 @@ use std::sync::Arc;
 
 use holdfast_crds::{Reason, RunPhase};
 use jiff::Timestamp;
-use k8s_openapi::{NamespaceResourceScope, api::batch::v1::Job, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use k8s_openapi::{
+    NamespaceResourceScope,
+    api::{batch::v1::Job, core::v1::Pod},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
 use kube::{Resource, core::object::HasStatus};
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -216,7 +220,7 @@ pub async fn tidy(context: &Context, namespace: &str, label: &str, ended: &[Ende
             let succeeded = course.phase == RunPhase::Succeeded && course.attempts.last() == Some(attempt);
             // Times of one form sort as they follow one another.
             let newest = failed.as_ref().is_none_or(|(before, _)| *before <= finished);
-            if !succeeded && newest && has_ended(&job) {
+            if !succeeded && newest && has_ended(context, &job) {
                 failed = Some((finished, key));
             }
             surplus.push(job);
@@ -226,14 +230,20 @@ pub async fn tidy(context: &Context, namespace: &str, label: &str, ended: &[Ende
     jobs::remove(context, &surplus, &keep).await
 }
 
-/// Whether the Job makes no more pods.
-fn has_ended(job: &Job) -> bool {
+/// Whether nothing of the Job runs or will: it says so, or is about to, since all of its pods have ended.
+fn has_ended(context: &Context, job: &Job) -> bool {
     let conditions = job.status.as_ref().and_then(|status| status.conditions.as_ref());
-    conditions.into_iter().flatten().any(|condition| {
+    let counted = conditions.into_iter().flatten().any(|condition| {
         condition.status == "True"
             && matches!(
                 condition.type_.as_str(),
                 "Complete" | "Failed" | "FailureTarget" | "SuccessCriteriaMet"
             )
-    })
+    });
+    let pods = context.caches.pods_of(&Key::of(job));
+    let over = |pod: &Pod| {
+        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+        matches!(phase, Some("Succeeded" | "Failed")) && pod.metadata.deletion_timestamp.is_none()
+    };
+    counted || (!pods.is_empty() && pods.iter().all(|pod| over(pod)))
 }

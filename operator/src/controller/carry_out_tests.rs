@@ -461,6 +461,23 @@ async fn the_last_failed_attempt_of_a_source_stays_for_its_log() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_failed_attempt_stays_also_before_its_job_is_counted() {
+    let mut world = World::run(1);
+    drive(&mut world, |world, job, look| {
+        if look == 1 {
+            world.word(job, Reason::DatabaseLoginFailed, true);
+            let path = format!("{JOBS}/{job}");
+            let mut object = world.fake.get(&path).unwrap();
+            object["status"] = json!({"active": 1});
+            world.fake.put::<Value>(&path, object);
+        }
+    })
+    .await;
+    rest(&mut world).await;
+    assert_eq!(world.jobs(), ["now-b1"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_lost_status_is_found_in_the_jobs() {
     let mut world = World::run(3);
     world.reconcile().await.unwrap();
