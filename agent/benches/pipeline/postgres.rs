@@ -9,7 +9,7 @@ use std::{
 
 use holdfast_agent::{
     engine::postgresql::check::ArchiveCheck,
-    pipeline::{check::Opaque, pool::Pool},
+    pipeline::{Pipe, check::Opaque, pool::Pool},
     store::{
         Patience, Store,
         volume::{Volume, VolumeConfig},
@@ -23,6 +23,8 @@ use crate::{
 };
 
 const DATABASE: &str = "bench";
+/// Where no control group can be made.
+const NO_GROUP: &str = "none";
 
 /// A server with the tables of pgbench and one of documents.
 pub fn server(scale: usize) -> TestServer {
@@ -77,8 +79,9 @@ fn dump_through(port: u16, folder: &Path, pool: Pool) -> (u64, u64) {
             .spawn()
             .unwrap();
         let (check, _contents) = ArchiveCheck::new();
+        let out = Pipe::new(child.stdout.take().unwrap());
         let stored = pipeline
-            .store_stream(&place("database-1", true), child.stdout.take().unwrap(), Box::new(check))
+            .store_stream(&place("database-1", true), out, Box::new(check))
             .await
             .unwrap();
         assert!(child.wait().await.unwrap().success());
@@ -159,7 +162,7 @@ pub fn d8(table: &mut Table, server: &TestServer) {
         );
         String::from_utf8(output.stdout).unwrap().trim().parse::<u64>().unwrap()
     };
-    let at = group.as_ref().map_or("-".to_owned(), |group| group.display().to_string());
+    let at = group.as_ref().map_or(NO_GROUP.to_owned(), |group| group.display().to_string());
     let peak = child(&[at.clone(), "dump".to_owned(), server.port().to_string()]);
     table.figure("d8: peak RSS of the agent in MiB, pg_dump beside it", rounded(peak as f64 / 1024.0));
     let gib = setting("HOLDFAST_BENCH_GIB", 8);
@@ -180,7 +183,7 @@ pub fn d8_child(arguments: &[String]) {
     let [group, work, rest @ ..] = arguments else {
         unreachable!("d8 gives a group and a work")
     };
-    if group != "-" {
+    if group != NO_GROUP {
         fs::write(Path::new(group).join("cgroup.procs"), std::process::id().to_string()).unwrap();
     }
     let pool = Pool::for_memory_limit(Some(64 << 20), 1);

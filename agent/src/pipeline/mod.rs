@@ -6,6 +6,7 @@ pub mod frame;
 mod index;
 pub mod key;
 mod open;
+mod pipe;
 pub mod pool;
 mod seal;
 mod upload;
@@ -14,6 +15,7 @@ mod write;
 
 pub use index::{Index, IndexError};
 pub use open::{CopyReader, OpenError, RawStream};
+pub use pipe::Pipe;
 pub use seal::Sealing;
 pub use verify::{Level, Report, verify};
 pub use write::{Counters, Pipeline, StoredStream, WriteError};

@@ -9,6 +9,7 @@ use super::connect::{Access, Host, Session, literal};
 use super::error::DatabaseError;
 use super::preflight::GlobalsPlan;
 use super::tool::{Running, Tools};
+use crate::pipeline::Pipe;
 use crate::pipeline::check::StreamCheck;
 
 /// The name of the stream with the globals.
@@ -17,7 +18,7 @@ pub const GLOBALS_STREAM: &str = "globals";
 /// A tool that writes a stream.
 pub struct Dump {
     running: Running,
-    stdout: Option<ChildStdout>,
+    stdout: Option<Pipe<ChildStdout>>,
     /// What the stream is.
     pub kind: StreamKind,
     check: Option<Box<dyn StreamCheck>>,
@@ -66,7 +67,7 @@ impl Dump {
         contents: Option<SharedContents>,
     ) -> Result<Self, DatabaseError> {
         let mut running = Running::start(tool, command.stdout(std::process::Stdio::piped()))?;
-        let stdout = running.take_stdout();
+        let stdout = running.take_stdout().map(Pipe::new);
         Ok(Self {
             running,
             stdout,
@@ -77,7 +78,7 @@ impl Dump {
     }
 
     /// The stream and its check, once.
-    pub fn take_stream(&mut self) -> Option<(ChildStdout, Box<dyn StreamCheck>)> {
+    pub fn take_stream(&mut self) -> Option<(Pipe<ChildStdout>, Box<dyn StreamCheck>)> {
         self.stdout.take().zip(self.check.take())
     }
 
