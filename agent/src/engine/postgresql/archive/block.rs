@@ -2,7 +2,7 @@
 
 use super::ArchiveError;
 use super::primitive::Number;
-use super::toc::malformed;
+use super::toc_reader::malformed;
 
 /// What a block holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 
 use super::block::{Block, BlockKind, BlockReader};
-use super::toc::{Compression, Keep, Progress, Toc, TocReader, Version, malformed};
+use super::toc::{Compression, Keep, Toc, Version};
+use super::toc_reader::{Progress, TocReader, malformed};
 use super::{ArchiveError, Entry};
 
 /// What a stream was, once it has ended well.

@@ -19,6 +19,7 @@ mod block;
 mod grammar;
 mod primitive;
 mod toc;
+mod toc_reader;
 mod write;
 
 #[cfg(test)]
