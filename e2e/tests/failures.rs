@@ -339,9 +339,9 @@ fn a_corrupted_part_stops_a_restore_before_it_writes() {
         sandbox.back_up("first", "shop").await?;
         database.sql("postgres", "drop database shop").await?;
         // One byte in the middle of the largest part, as a failing disk would change it: the size stays.
-        let damage = "f=$(find /data/backups/e2e/data -type f -name '*.zst' -size +100k | head -1); test -n \"$f\"; \
-            b=$(dd if=\"$f\" bs=1 skip=60000 count=1 2>/dev/null | od -An -tu1); \
-            printf \"\\\\$(printf %o $(( (b + 1) % 256 )))\" | dd of=\"$f\" bs=1 seek=60000 conv=notrunc 2>/dev/null";
+        let damage = "f=$(find /data/backups/e2e/data -type f -name '0*.zst' -exec ls -S {} + | head -1); at=$(($(stat -c %s \"$f\") / 2)); \
+            b=$(dd if=\"$f\" bs=1 skip=$at count=1 2>/dev/null | od -An -tu1); \
+            printf \"\\\\$(printf %o $(((b + 1) % 256)))\" | dd of=\"$f\" bs=1 seek=$at conv=notrunc 2>/dev/null";
         sandbox.exec("s3", &["sh", "-ec", damage], "").await?;
         sandbox.request_restore("back", "first", "shop", "").await?;
         let status = sandbox.restore_ended("back", 200).await?.status.context("status")?;

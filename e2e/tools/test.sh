@@ -55,11 +55,12 @@ lint() {
 
 # All tests are built as one selection of packages, so that dependencies are compiled with one set of features.
 run_tests() { cargo test --workspace --locked --no-fail-fast "$@"; }
-targets() { # PATTERN: the files' names as arguments of cargo test
-  local file
-  for file in */tests/*.rs; do
+targets() { # PATTERN of files: their names as arguments of cargo test
+  local file name
+  for file in */tests/*.rs */tests/*/main.rs; do
+    name=${file%/main.rs}
     # shellcheck disable=SC2053  # a pattern
-    [[ $file != $1 ]] || printf -- '--test %s ' "$(basename "$file" .rs)"
+    [[ $file != $1 ]] || printf -- '--test %s ' "$(basename "$name" .rs)"
   done
 }
 
