@@ -307,9 +307,10 @@ impl Database<'_> {
     /// # Errors
     /// What psql says.
     pub async fn hold_lock(&self, database: &str, table: &str) -> Result<HeldLock<'_>> {
+        // Whoever loses its parent in a container becomes a child of the server there, which takes a child's exit code for a crash.
         let session = format!(
-            "nohup psql -Xq -1 -U postgres -d {database} -c 'set application_name = {HOLDER}' \
-             -c 'lock table {table} in access exclusive mode' -c 'select pg_sleep(1800)' > /dev/null 2>&1 &"
+            "(psql -Xq -1 -U postgres -d {database} -c 'set application_name = {HOLDER}' \
+             -c 'lock table {table} in access exclusive mode' -c 'select pg_sleep(1800)'; exit 0) > /dev/null 2>&1 < /dev/null &"
         );
         self.sandbox.exec(self.name, &["sh", "-c", &session], "").await?;
         self.until_sql(&format!(
