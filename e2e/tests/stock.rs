@@ -28,11 +28,9 @@ fn a_copy_is_restored_without_holdfast() {
             .stdout(Stdio::piped())
             .kill_on_drop(true)
             .spawn()?;
-        let line = BufReader::new(forward.stdout.take().context("stdout")?)
-            .lines()
-            .next_line()
-            .await?
-            .context("kubectl port-forward ended")?;
+        // Kept open: a forwarder that can no longer say what it does ends.
+        let mut lines = BufReader::new(forward.stdout.take().context("stdout")?).lines();
+        let line = lines.next_line().await?.context("kubectl port-forward ended")?;
         let port = line
             .split("127.0.0.1:")
             .nth(1)
