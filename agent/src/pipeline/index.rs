@@ -8,6 +8,8 @@ use std::{
 use holdfast_crds::document::{FORMAT, IndexEntry, IndexFrame, IndexHeader, IndexLine, Label, Stream, canonical_bytes};
 
 use super::check::Entry;
+use super::frame::FRAME;
+use super::pool::SLAB;
 
 /// The longest line that a reader accepts, in bytes.
 const MAX_LINE: u64 = 64 << 10;
@@ -28,6 +30,8 @@ pub enum IndexError {
     Line { line: u64, problem: String },
     #[error("read the index: it says {field} {found}, the manifest says {expected}")]
     Contradicts { field: String, found: u64, expected: u64 },
+    #[error("read the index: it says {field} {found}, expected at most {most}")]
+    TooLarge { field: String, found: u32, most: u64 },
     #[error("read the index: {0}")]
     Io(#[from] io::Error),
 }
@@ -119,6 +123,8 @@ impl Index {
             let (mut stored, mut raw, mut count) = (0u64, 0u64, 0u64);
             while let Some(frame) = frames.next_if(|frame| frame.part == number) {
                 expect(&format!("offset of a frame in part {number}"), frame.offset, stored)?;
+                at_most("raw bytes of a frame", frame.raw, FRAME)?;
+                at_most("stored bytes of a frame", frame.stored, FRAME + SLAB)?;
                 stored += u64::from(frame.stored);
                 raw += u64::from(frame.raw);
                 count += 1;
@@ -166,6 +172,20 @@ fn expect(field: &str, found: u64, expected: u64) -> Result<(), IndexError> {
             field: field.to_owned(),
             found,
             expected,
+        })
+    }
+}
+
+/// What is larger than any writer makes it has no room in the pool.
+fn at_most(field: &str, found: u32, most: usize) -> Result<(), IndexError> {
+    let most = most as u64;
+    if u64::from(found) <= most {
+        Ok(())
+    } else {
+        Err(IndexError::TooLarge {
+            field: field.to_owned(),
+            found,
+            most,
         })
     }
 }
@@ -313,7 +333,7 @@ mod tests {
             bytes
         };
         assert!(Index::read(&manifest, &lines(&|_| ())[..]).is_ok());
-        let changes: [Change<'_>; 7] = [
+        let changes: [Change<'_>; 9] = [
             &|frames| frames.truncate(2),
             &|frames| *frames = frames[1..].to_vec(),
             &|frames| frames[1].offset += 1,
@@ -321,6 +341,8 @@ mod tests {
             &|frames| frames[2].stored += 1,
             &|frames| frames[2].part = 3,
             &|frames| frames.swap(0, 1),
+            &|frames| frames[0].raw = (4 << 20) + 1,
+            &|frames| frames[0].stored = 5 << 20,
         ];
         for (number, change) in changes.iter().enumerate() {
             assert!(Index::read(&manifest, &lines(change)[..]).is_err(), "change {number} was accepted");

@@ -1,13 +1,16 @@
 //! The way of the bytes: reader → structure check → BLAKE3 → zstd frames → age → SHA-256 → parts of a store; and back.
 
 pub mod check;
+mod decode;
 mod fetch;
 pub mod frame;
 mod index;
 pub mod key;
 mod open;
+mod part;
 mod pipe;
 pub mod pool;
+mod read;
 mod seal;
 mod upload;
 mod verify;

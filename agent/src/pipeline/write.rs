@@ -3,33 +3,31 @@
 use std::{
     future::pending,
     io::{self, Write},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
 
 use holdfast_crds::Reason;
-use holdfast_crds::document::{self, IndexFrame, IndexObject, Label, ObjectPath, Part, RawDigest, StoredObject, StreamKind, StreamPath};
+use holdfast_crds::document::{self, IndexObject, Label, ObjectPath, Part, RawDigest, StoredObject, StreamKind, StreamPath};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt},
-    runtime::Handle,
+    io::AsyncRead,
     sync::{Semaphore, mpsc},
-    task::{JoinError, JoinHandle, spawn_blocking},
+    task::{JoinError, spawn_blocking},
     time::timeout,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     check::{CheckFailed, Checked, StreamCheck},
-    frame::{BORDER_FRAME, FRAME, PackedFrame, Packers, RawFrame, SLACK_SLABS},
+    frame::Packers,
     index::Index,
-    pool::{Budget, Pool, SLAB, Share, Slab, available_threads},
-    seal::{SealWriter, Sealing},
-    upload::{self, ObjectWriter, Written, stored_object},
+    part::{Objects, PartDraft, SealError, Sealer, UploadTask},
+    pool::{Pool, Share, available_threads},
+    read::Reading,
+    seal::Sealing,
+    upload::{self, Written, stored_object},
 };
-use crate::store::{Store, StoreError, StorePath, Stored};
+use crate::store::{Store, StoreError, Stored};
 
 /// Parts are this large, in stored bytes, as long as they are few.
 const SMALL_PART: u64 = 256 << 20;
@@ -316,38 +314,6 @@ impl Pipeline {
     }
 }
 
-/// What is needed to begin an object.
-struct Objects {
-    store: Store,
-    sealing: Sealing,
-    budget: Budget,
-    piece: usize,
-    counter: Arc<AtomicU64>,
-    cancel: CancellationToken,
-    tracker: TaskTracker,
-}
-
-type UploadTask = JoinHandle<Result<Stored, StoreError>>;
-
-impl Objects {
-    fn begin(&self, path: &ObjectPath) -> Result<(ObjectWriter, UploadTask), WriteError> {
-        let at: StorePath = path
-            .to_string()
-            .parse()
-            .map_err(|source: crate::store::InvalidPath| store_failed(path, source.into()))?;
-        let part = self.store.write_part(at);
-        let (writer, upload) = upload::begin(
-            part,
-            self.budget.clone(),
-            self.piece,
-            Arc::clone(&self.counter),
-            self.cancel.clone(),
-        );
-        let task = self.tracker.spawn(upload.run());
-        Ok((writer, task))
-    }
-}
-
 /// Waits for the store's confirmation of all parts, in order; the first failure ends it.
 async fn confirmed(mut uploads: mpsc::UnboundedReceiver<(ObjectPath, UploadTask)>) -> Result<Vec<Stored>, WriteError> {
     let mut stored = Vec::new();
@@ -365,267 +331,18 @@ fn uploaded(path: &ObjectPath, joined: Result<Result<Stored, StoreError>, JoinEr
     }
 }
 
-fn store_failed(path: &ObjectPath, source: StoreError) -> WriteError {
+pub(super) fn store_failed(path: &ObjectPath, source: StoreError) -> WriteError {
     WriteError::Store {
         path: path.to_string(),
         source,
     }
 }
 
-fn fault(error: &JoinError, stage: &'static str) -> WriteError {
+pub(super) fn fault(error: &JoinError, stage: &'static str) -> WriteError {
     if error.is_panic() {
         WriteError::Fault(stage)
     } else {
         WriteError::Cancelled
-    }
-}
-
-type PackTask = JoinHandle<io::Result<PackedFrame>>;
-
-/// Reads, checks, hashes and cuts.
-struct Reading<'a> {
-    budget: Budget,
-    frames: mpsc::Sender<PackTask>,
-    packers: Packers,
-    threads: Arc<Semaphore>,
-    counters: &'a Counters,
-}
-
-impl Reading<'_> {
-    async fn run(self, mut reader: impl AsyncRead + Unpin, mut check: Box<dyn StreamCheck>) -> Result<(RawDigest, Checked), WriteError> {
-        let mut hasher = blake3::Hasher::new();
-        let mut total = 0u64;
-        let mut borders = Vec::new();
-        // What followed a border in the buffer in which it was found.
-        let mut rest = Vec::with_capacity(SLAB);
-        let mut frame = self.new_frame().await?;
-        let mut filling = self.take().await?;
-        loop {
-            let spare = filling.spare();
-            let count = reader.read(spare).await.map_err(WriteError::Read)?;
-            if count == 0 {
-                break;
-            }
-            borders.clear();
-            check.feed(&spare[..count], &mut borders)?;
-            hasher.update(&spare[..count]);
-            filling.advance(count);
-            total += count as u64;
-            self.counters.raw.fetch_add(count as u64, Ordering::Relaxed);
-            let held = frame.raw + filling.as_ref().len();
-            if let Some(after) = cut(&borders, total, count, held) {
-                let keep = filling.as_ref().len() - after;
-                rest.clear();
-                rest.extend_from_slice(&filling.as_ref()[keep..]);
-                filling.truncate(keep);
-                push(&mut frame, filling);
-                self.pack(frame).await?;
-                frame = self.new_frame().await?;
-                filling = self.take().await?;
-                filling.fill(&rest);
-            } else if held == FRAME {
-                push(&mut frame, filling);
-                self.pack(frame).await?;
-                frame = self.new_frame().await?;
-                filling = self.take().await?;
-            } else if filling.is_full() {
-                push(&mut frame, filling);
-                filling = self.take().await?;
-            }
-        }
-        push(&mut frame, filling);
-        // An empty stream is one empty frame: what is stored is never nothing.
-        if frame.raw > 0 || total == 0 {
-            self.pack(frame).await?;
-        }
-        let checked = check.finish()?;
-        Ok((
-            RawDigest {
-                bytes: total,
-                blake3: hasher.finalize().into(),
-            },
-            checked,
-        ))
-    }
-
-    async fn take(&self) -> Result<Slab, WriteError> {
-        self.budget.take().await.map_err(|_| WriteError::Cancelled)
-    }
-
-    async fn new_frame(&self) -> Result<RawFrame, WriteError> {
-        let mut slack = Vec::with_capacity(FRAME / SLAB + SLACK_SLABS);
-        for _ in 0..SLACK_SLABS {
-            slack.push(self.take().await?);
-        }
-        Ok(RawFrame {
-            slabs: Vec::with_capacity(FRAME / SLAB),
-            slack,
-            raw: 0,
-        })
-    }
-
-    /// Hands a frame to a thread; the frames keep their order.
-    async fn pack(&self, frame: RawFrame) -> Result<(), WriteError> {
-        let permit = Arc::clone(&self.threads).acquire_owned().await.map_err(|_| WriteError::Cancelled)?;
-        let packers = self.packers.clone();
-        let task = spawn_blocking(move || {
-            let _permit = permit;
-            packers.pack(frame)
-        });
-        if self.frames.send(task).await.is_err() {
-            // The next stage has failed and says why.
-            pending::<()>().await;
-        }
-        Ok(())
-    }
-}
-
-fn push(frame: &mut RawFrame, slab: Slab) {
-    frame.raw += slab.as_ref().len();
-    if !slab.as_ref().is_empty() {
-        frame.slabs.push(slab);
-    }
-}
-
-/// How many of the bytes read last belong to the next frame, if the frame ends at a border in them. `total` and `held` include them.
-fn cut(borders: &[u64], total: u64, count: usize, held: usize) -> Option<usize> {
-    borders.iter().find_map(|border| {
-        let after = usize::try_from(total.checked_sub(*border)?).ok()?;
-        (after <= count && held - after >= BORDER_FRAME).then_some(after)
-    })
-}
-
-enum SealError {
-    /// The upload behind it has ended, and says why.
-    Ended,
-    Failed(WriteError),
-}
-
-impl From<io::Error> for SealError {
-    fn from(error: io::Error) -> Self {
-        if upload::is_ended(&error) {
-            Self::Ended
-        } else {
-            Self::Failed(WriteError::Seal(error))
-        }
-    }
-}
-
-/// Encrypts frames in order and cuts the stream into parts, in one thread.
-struct Sealer {
-    objects: Objects,
-    place: StreamPath,
-    part_bytes: fn(u32) -> u64,
-    open_parts: Arc<Semaphore>,
-    begun: mpsc::UnboundedSender<(ObjectPath, UploadTask)>,
-    open: Option<(SealWriter<ObjectWriter>, PartDraft)>,
-    parts: Vec<PartDraft>,
-    frames: Vec<IndexFrame>,
-}
-
-/// A part whose bytes are counted while it grows.
-struct PartDraft {
-    number: u32,
-    path: ObjectPath,
-    decrypted: u64,
-    raw: u64,
-    frames: u64,
-    written: Written,
-}
-
-impl PartDraft {
-    fn into_part(self) -> Part {
-        let Written { bytes, sha256 } = self.written;
-        Part {
-            object: self.path.to_string(),
-            bytes,
-            sha256,
-            decrypted_bytes: self.decrypted,
-            raw_bytes: self.raw,
-            frames: self.frames,
-        }
-    }
-}
-
-impl Sealer {
-    fn run(mut self, mut packed: mpsc::Receiver<PackTask>) -> Result<(Vec<PartDraft>, Vec<IndexFrame>), SealError> {
-        let runtime = Handle::current();
-        while let Some(task) = packed.blocking_recv() {
-            let frame = match runtime.block_on(task) {
-                Ok(Ok(frame)) => frame,
-                Ok(Err(error)) => return Err(SealError::Failed(WriteError::Compress(error))),
-                Err(error) => return Err(SealError::Failed(fault(&error, "compression"))),
-            };
-            self.add(frame, &runtime)?;
-        }
-        self.finish_part()?;
-        Ok((self.parts, self.frames))
-    }
-
-    fn add(&mut self, frame: PackedFrame, runtime: &Handle) -> Result<(), SealError> {
-        let (writer, draft) = if let Some(open) = &mut self.open {
-            open
-        } else {
-            let open = self.begin_part(runtime)?;
-            self.open.insert(open)
-        };
-        for slab in frame.slabs {
-            writer.write_all(slab.as_ref())?;
-        }
-        self.frames.push(IndexFrame {
-            part: draft.number,
-            offset: draft.decrypted,
-            stored: frame.stored,
-            raw: frame.raw,
-            blake3: frame.blake3,
-        });
-        draft.decrypted += u64::from(frame.stored);
-        draft.raw += u64::from(frame.raw);
-        draft.frames += 1;
-        if draft.decrypted >= (self.part_bytes)(draft.number) {
-            self.finish_part()?;
-        }
-        Ok(())
-    }
-
-    fn begin_part(&self, runtime: &Handle) -> Result<(SealWriter<ObjectWriter>, PartDraft), SealError> {
-        let number = u32::try_from(self.parts.len() + 1).map_err(|_| io::Error::other("a stream has too many parts"))?;
-        let path = self.place.part(number);
-        let permit = runtime
-            .block_on(Arc::clone(&self.open_parts).acquire_owned())
-            .map_err(|_| SealError::Ended)?;
-        let (writer, task) = self.objects.begin(&path).map_err(SealError::Failed)?;
-        let task = self.objects.tracker.spawn_on(
-            async move {
-                let _permit = permit;
-                task.await.map_err(|_| StoreError::Cancelled)?
-            },
-            runtime,
-        );
-        self.begun.send((path.clone(), task)).map_err(|_| SealError::Ended)?;
-        let nothing = Written {
-            bytes: 0,
-            sha256: document::Sha256([0; 32]),
-        };
-        Ok((
-            self.objects.sealing.begin(writer)?,
-            PartDraft {
-                number,
-                path,
-                decrypted: 0,
-                raw: 0,
-                frames: 0,
-                written: nothing,
-            },
-        ))
-    }
-
-    fn finish_part(&mut self) -> Result<(), SealError> {
-        if let Some((writer, mut draft)) = self.open.take() {
-            draft.written = writer.finish()?.finish()?;
-            self.parts.push(draft);
-        }
-        Ok(())
     }
 }
 
