@@ -57,7 +57,7 @@ pub enum WriteError {
     Store { path: String, source: StoreError },
     #[error("a thread of the pipeline ended by a fault in {0}; this is a defect of Holdfast")]
     Fault(&'static str),
-    #[error("the run was cancelled")]
+    #[error("it was stopped before the stream had ended")]
     Cancelled,
 }
 

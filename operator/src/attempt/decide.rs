@@ -237,7 +237,8 @@ fn missing(mut course: Course, rules: &Rules<'_>, sight: &Sight, late: bool) -> 
         };
         return finish(course, rules, sight, gone);
     }
-    if !rules.cancel && !late {
+    let hopeless = matches!(&sight.refused, Some((Reason::InvalidSpec, _)));
+    if !rules.cancel && !late && !hopeless {
         if let Some((reason, message)) = &sight.refused {
             let message = format!("attempt {} of {}: {message}", attempt.number, rules.attempts);
             say(&mut course, RunPhase::Pending, *reason, message);
@@ -252,7 +253,7 @@ fn missing(mut course: Course, rules: &Rules<'_>, sight: &Sight, late: bool) -> 
             found: None,
         };
     }
-    // Was it made and lost before we saw it? Only the API server's refusal rules that out.
+    // Was it made and lost before we saw it? Only a refusal rules that out.
     let (reason, message) = match &sight.refused {
         _ if rules.cancel => (Reason::Cancelled, "cancelled".to_owned()),
         Some(refused) => refused.clone(),

@@ -322,6 +322,16 @@ fn a_job_that_the_api_server_refuses_is_told_and_tried_again() {
     assert!(!plan.course.attempts[0].ran);
     let later_on = decide(&plan.course, &rules(), &sight(later(30)));
     assert!(!later_on.course.attempts[0].ran);
+    // What it works on is frozen: a Job that cannot be stays so.
+    let invalid = Sight {
+        refused: Some((Reason::InvalidSpec, "the task has 300000 bytes".into())),
+        ..sight(later(1))
+    };
+    let plan_invalid = decide(&counted, &rules(), &invalid);
+    assert_eq!(
+        (told(&plan_invalid), plan_invalid.act),
+        ((RunPhase::Failed, Reason::InvalidSpec), None)
+    );
     let cancelled = Rules { cancel: true, ..rules() };
     assert_eq!(
         told(&decide(&plan.course, &cancelled, &sight(later(40)))),

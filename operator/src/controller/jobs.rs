@@ -34,7 +34,12 @@ pub async fn create(context: &Context, job: Job) -> Result<Result<(), (Reason, S
         }
         Err(error) => match error.status().map(|status| (status.code, status.message.clone())) {
             Some((409, _)) => adopt(context, &api, &key, &job).await,
-            Some((403 | 422, message)) => Ok(Err((
+            // What cannot be a Job was shaped so by the specification.
+            Some((422, message)) => Ok(Err((
+                Reason::InvalidSpec,
+                format!("the API server finds the Job {} invalid: {message}; correct spec.job", key.name),
+            ))),
+            Some((403, message)) => Ok(Err((
                 of_creation(&message),
                 format!("the API server refuses the Job {}: {message}", key.name),
             ))),
