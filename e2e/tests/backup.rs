@@ -7,7 +7,6 @@ use holdfast_e2e::{
     sandbox::{self, Sandbox},
 };
 use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
-use kube::{ResourceExt, api::ListParams};
 
 /// Fills a database, copies it, drops it, restores it, and compares.
 async fn restored_is_equal(sandbox: &Sandbox, encryption: &str) -> Result<()> {
@@ -173,40 +172,6 @@ fn no_secret_is_seen_anywhere() {
                 ensure!(!line.contains("not-to-be-seen"), "{what} show a secret: {line}");
             }
         }
-        Ok(())
-    });
-}
-
-#[test]
-fn only_the_last_failed_job_of_a_source_is_kept() {
-    sandbox::run("kept-failed", |sandbox| async move {
-        sandbox.postgres("shop").await?;
-        sandbox.s3().await?;
-        sandbox.store("{none: {}}").await?;
-        sandbox.source("shop", "databases: {include: [not_there]}").await?;
-        for name in ["one", "two"] {
-            sandbox.start_run(name, "shop", "").await?;
-            let run = sandbox.run_ended(name, 120).await?;
-            ensure!(
-                run.status.as_ref().is_some_and(|status| status.reason == Some(Reason::NoDatabases)),
-                "{:?}",
-                run.status
-            );
-        }
-        let kept = |jobs: &[Job]| jobs.len() == 1 && jobs[0].labels().get("holdfast.dev/run").is_some_and(|run| run == "two");
-        sandbox
-            .until_list::<Job>(
-                "holdfast.dev/source=shop,holdfast.dev/purpose=backup",
-                60,
-                "only the last failed one",
-                kept,
-            )
-            .await?;
-        let pods = sandbox
-            .api::<Pod>()
-            .list(&ListParams::default().labels("holdfast.dev/run=two,holdfast.dev/purpose=backup"))
-            .await?;
-        ensure!(pods.items.len() == 1, "the pod of the last failed Job is kept for its log");
         Ok(())
     });
 }
