@@ -165,6 +165,19 @@ spec:
         .await
     }
 
+    /// A database `shop` with a table of so many rows, the S3 server, the store `offsite`, unencrypted, and the source `shop`.
+    ///
+    /// # Errors
+    /// If one of them does not become ready.
+    pub async fn prepared(&self, rows: u64) -> Result<Database<'_>> {
+        let database = self.postgres("shop").await?;
+        database.fill("shop", rows).await?;
+        self.s3().await?;
+        self.store("{none: {}}").await?;
+        self.source("shop", "databases: {include: [shop]}").await?;
+        Ok(database)
+    }
+
     /// Starts a run by hand, with `more` as YAML for its spec.
     ///
     /// # Errors

@@ -1,27 +1,15 @@
 //! Deleting Kubernetes objects deletes no data, blocks nothing, and starts nothing twice.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, ensure};
 use holdfast_crds::{BackupRun, BackupSchedule, Reason, RunPhase};
-use holdfast_e2e::{
-    fixture::Database,
-    sandbox::{self, Sandbox},
-};
+use holdfast_e2e::sandbox::{self, Sandbox};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, ResourceExt, api::ListParams, runtime::wait::await_condition};
-
-async fn prepared(sandbox: &Sandbox) -> Result<Database<'_>> {
-    let database = sandbox.postgres("shop").await?;
-    database.fill("shop", 100).await?;
-    sandbox.s3().await?;
-    sandbox.store("{none: {}}").await?;
-    sandbox.source("shop", "databases: {include: [shop]}").await?;
-    Ok(database)
-}
 
 #[test]
 fn a_deleted_schedule_leaves_its_runs_and_copies() {
     sandbox::run("schedule-deleted", |sandbox| async move {
-        prepared(&sandbox).await?;
+        sandbox.prepared(100).await?;
         sandbox
             .apply(
                 r#"
@@ -108,7 +96,7 @@ fn a_namespace_deleted_in_mid_run_is_gone_within_a_minute_and_the_data_stays() {
 #[test]
 fn a_run_that_lost_its_status_starts_nothing_again() {
     sandbox::run("status-lost", |sandbox| async move {
-        let database = prepared(&sandbox).await?;
+        let database = sandbox.prepared(100).await?;
         let first = sandbox.back_up("first", "shop").await?;
         let parts = "find /data/backups/e2e/data -type f | sort | md5sum";
         let before = sandbox.exec("s3", &["sh", "-c", parts], "").await?;
@@ -137,7 +125,7 @@ fn a_run_that_lost_its_status_starts_nothing_again() {
 #[test]
 fn a_run_by_hand_with_a_taken_name_is_the_run_that_is_there() {
     sandbox::run("same-name", |sandbox| async move {
-        prepared(&sandbox).await?;
+        sandbox.prepared(100).await?;
         sandbox.back_up("first", "shop").await?;
         sandbox.start_run("first", "shop", "").await?;
         let runs = sandbox.api::<BackupRun>().list(&ListParams::default()).await?;

@@ -3,21 +3,11 @@
 use anyhow::{Context, Result, ensure};
 use holdfast_crds::{BackupRun, BackupStore, Reason, RestoreRequest, RunPhase};
 use holdfast_e2e::{
-    fixture::{Database, IDENTITY, OTHER_IDENTITY, RECIPIENT, condition},
+    fixture::{IDENTITY, OTHER_IDENTITY, RECIPIENT, condition},
     sandbox::{self, Sandbox},
 };
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
-
-/// A small database, a store and a source.
-async fn prepared(sandbox: &Sandbox) -> Result<Database<'_>> {
-    let database = sandbox.postgres("shop").await?;
-    database.fill("shop", 100).await?;
-    sandbox.s3().await?;
-    sandbox.store("{none: {}}").await?;
-    sandbox.source("shop", "databases: {include: [shop]}").await?;
-    Ok(database)
-}
 
 /// A run shows this reason while or after it fails, with a message that holds each of `words`.
 async fn shows(sandbox: &Sandbox, run: &str, seconds: u64, reason: Reason, words: &[&str]) -> Result<BackupRun> {
@@ -36,7 +26,7 @@ async fn shows(sandbox: &Sandbox, run: &str, seconds: u64, reason: Reason, words
 #[test]
 fn a_wrong_password_fails_with_its_reason() {
     sandbox::run("wrong-password", |sandbox| async move {
-        let database = prepared(&sandbox).await?;
+        let database = sandbox.prepared(100).await?;
         database.sql("postgres", "alter role postgres password 'another'").await?;
         sandbox.start_run("first", "shop", "").await?;
         let run = sandbox.run_ended("first", 120).await?;
@@ -88,7 +78,7 @@ fn a_database_that_is_down_is_tried_again_and_then_copied() {
 #[test]
 fn a_missing_secret_is_named_and_the_run_goes_on_once_it_exists() {
     sandbox::run("secret", |sandbox| async move {
-        let database = prepared(&sandbox).await?;
+        let database = sandbox.prepared(100).await?;
         sandbox.kubectl(&["delete", "secret", "shop"]).await?;
         sandbox.start_run("first", "shop", "").await?;
         let run = shows(&sandbox, "first", 45, Reason::SecretNotFound, &["\"shop\""]).await?;
@@ -106,7 +96,7 @@ fn a_missing_secret_is_named_and_the_run_goes_on_once_it_exists() {
 #[test]
 fn a_missing_key_of_a_secret_is_named() {
     sandbox::run("secret-key", |sandbox| async move {
-        let database = prepared(&sandbox).await?;
+        let database = sandbox.prepared(100).await?;
         sandbox.kubectl(&["delete", "secret", "shop"]).await?;
         sandbox
             .secret_of("shop", &format!("username: postgres, passwort: {}", database.password))
@@ -146,7 +136,7 @@ fn a_wrong_bucket_makes_the_store_not_ready() {
 #[test]
 fn a_killed_pg_dump_is_a_failure_and_tried_again() {
     sandbox::run("kill-dump", |sandbox| async move {
-        let database = prepared(&sandbox).await?;
+        let database = sandbox.prepared(100).await?;
         let lock = database.hold_lock("shop", "documents").await?;
         sandbox.start_run("first", "shop", "").await?;
         let pod = sandbox.dumping("first", &database).await?;
@@ -176,7 +166,7 @@ fn a_killed_pg_dump_is_a_failure_and_tried_again() {
 #[test]
 fn a_locked_table_fails_as_lock_timeout() {
     sandbox::run("locked", |sandbox| async move {
-        let database = prepared(&sandbox).await?;
+        let database = sandbox.prepared(100).await?;
         sandbox.source("shop", "databases: {include: [shop]}\n    lockTimeout: 3s").await?;
         let lock = database.hold_lock("shop", "documents").await?;
         sandbox.start_run("first", "shop", "attempts: 1").await?;
@@ -192,7 +182,7 @@ fn a_locked_table_fails_as_lock_timeout() {
 #[test]
 fn a_quota_that_refuses_the_pod_is_told() {
     sandbox::run("quota", |sandbox| async move {
-        prepared(&sandbox).await?;
+        sandbox.prepared(100).await?;
         sandbox
             .apply("apiVersion: v1\nkind: ResourceQuota\nmetadata: {name: tight}\nspec: {hard: {pods: '2'}}\n")
             .await?;
@@ -208,7 +198,7 @@ fn a_quota_that_refuses_the_pod_is_told() {
 #[test]
 fn a_limit_range_that_refuses_the_pod_is_told() {
     sandbox::run("limits", |sandbox| async move {
-        prepared(&sandbox).await?;
+        sandbox.prepared(100).await?;
         sandbox
             .apply("apiVersion: v1\nkind: LimitRange\nmetadata: {name: tight}\nspec: {limits: [{type: Container, max: {memory: 32Mi}}]}\n")
             .await?;
@@ -222,7 +212,7 @@ fn a_limit_range_that_refuses_the_pod_is_told() {
 #[test]
 fn an_admission_policy_that_refuses_the_pod_is_told() {
     sandbox::run("admission", |sandbox| async move {
-        prepared(&sandbox).await?;
+        sandbox.prepared(100).await?;
         let name = &sandbox.namespace;
         let policy = format!(
             r#"
@@ -261,7 +251,7 @@ spec:
 #[test]
 fn an_image_that_cannot_be_pulled_is_named() {
     sandbox::run("image", |sandbox| async move {
-        prepared(&sandbox).await?;
+        sandbox.prepared(100).await?;
         sandbox.source_with("shop", "", "job: {image: 'localhost/not/there:1'}").await?;
         sandbox.start_run("first", "shop", "").await?;
         shows(&sandbox, "first", 60, Reason::ImagePullFailed, &["localhost/not/there:1"]).await?;
@@ -272,7 +262,7 @@ fn an_image_that_cannot_be_pulled_is_named() {
 #[test]
 fn a_pod_that_no_node_can_take_is_told() {
     sandbox::run("unschedulable", |sandbox| async move {
-        prepared(&sandbox).await?;
+        sandbox.prepared(100).await?;
         sandbox
             .source_with("shop", "", "job: {nodeSelector: {disk: none-has-this}}")
             .await?;
@@ -296,7 +286,7 @@ fn a_pod_that_no_node_can_take_is_told() {
 #[test]
 fn a_wrong_key_stops_a_restore_before_the_target_is_touched() {
     sandbox::run("wrong-key", |sandbox| async move {
-        let database = prepared(&sandbox).await?;
+        let database = sandbox.prepared(100).await?;
         sandbox.secret_of("other", &format!("identity: {OTHER_IDENTITY}")).await?;
         sandbox.secret_of("right", &format!("identity: {IDENTITY}")).await?;
         sandbox
@@ -335,7 +325,7 @@ fn a_wrong_key_stops_a_restore_before_the_target_is_touched() {
 #[test]
 fn a_corrupted_part_stops_a_restore_before_it_writes() {
     sandbox::run("corrupt", |sandbox| async move {
-        let database = prepared(&sandbox).await?;
+        let database = sandbox.prepared(100).await?;
         sandbox.back_up("first", "shop").await?;
         database.sql("postgres", "drop database shop").await?;
         // One byte in the middle of the largest part, as a failing disk would change it: the size stays.
@@ -360,7 +350,7 @@ fn a_corrupted_part_stops_a_restore_before_it_writes() {
 #[test]
 fn a_database_with_data_is_never_restored_over() {
     sandbox::run("not-empty", |sandbox| async move {
-        let database = prepared(&sandbox).await?;
+        let database = sandbox.prepared(100).await?;
         sandbox.back_up("first", "shop").await?;
         database
             .sql("shop", "create table later (id integer); insert into later values (7)")
@@ -389,7 +379,7 @@ fn a_database_with_data_is_never_restored_over() {
 #[test]
 fn a_request_that_is_made_again_does_nothing() {
     sandbox::run("again", |sandbox| async move {
-        let database = prepared(&sandbox).await?;
+        let database = sandbox.prepared(100).await?;
         sandbox.back_up("first", "shop").await?;
         database.sql("postgres", "drop database shop").await?;
         sandbox.request_restore("back", "first", "shop", "").await?;

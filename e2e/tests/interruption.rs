@@ -3,21 +3,11 @@
 use anyhow::{Context, Result, ensure};
 use holdfast_crds::{BackupRun, Reason, RunPhase};
 use holdfast_e2e::{
-    fixture::Database,
     operator::script,
     sandbox::{self, Sandbox},
 };
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::{Api, ResourceExt, api::PostParams};
-
-async fn prepared(sandbox: &Sandbox, rows: u64) -> Result<Database<'_>> {
-    let database = sandbox.postgres("shop").await?;
-    database.fill("shop", rows).await?;
-    sandbox.s3().await?;
-    sandbox.store("{none: {}}").await?;
-    sandbox.source("shop", "databases: {include: [shop]}").await?;
-    Ok(database)
-}
 
 /// How many registers of the run exist in the store, and what the one says.
 async fn register(sandbox: &Sandbox, run: &str) -> Result<String> {
@@ -38,7 +28,7 @@ async fn succeeded(sandbox: &Sandbox, run: &str, seconds: u64) -> Result<BackupR
 #[test]
 fn the_s3_server_is_killed_in_mid_upload_and_comes_back() {
     sandbox::run("s3-killed", |sandbox| async move {
-        let database = prepared(&sandbox, 1_000_000).await?;
+        let database = sandbox.prepared(1_000_000).await?;
         let before = database.checksums("shop").await?;
         sandbox.start_run("first", "shop", "").await?;
         let kill = "until find /data/backups/.sgwtmp -type f -size +1M 2>/dev/null | grep -q .; do :; done; kill -9 -1 2>/dev/null; kill 1";
@@ -62,7 +52,7 @@ fn the_s3_server_is_killed_in_mid_upload_and_comes_back() {
 #[test]
 fn the_agents_pod_is_deleted_in_mid_run() {
     sandbox::run("pod-deleted", |sandbox| async move {
-        let database = prepared(&sandbox, 100).await?;
+        let database = sandbox.prepared(100).await?;
         let lock = database.hold_lock("shop", "documents").await?;
         sandbox.start_run("first", "shop", "").await?;
         let pod = sandbox.dumping("first", &database).await?;
@@ -121,7 +111,7 @@ fn message(pod: &Pod) -> Option<String> {
 #[test]
 fn two_pods_of_one_job_give_one_outcome() {
     sandbox::run("two-pods", |sandbox| async move {
-        let database = prepared(&sandbox, 100).await?;
+        let database = sandbox.prepared(100).await?;
         let lock = database.hold_lock("shop", "documents").await?;
         sandbox.start_run("first", "shop", "").await?;
         let pod = sandbox.dumping("first", &database).await?;
@@ -154,7 +144,7 @@ fn two_pods_of_one_job_give_one_outcome() {
 #[test]
 fn a_zombie_cannot_commit_after_its_run_was_given_up() {
     sandbox::run("zombie", |sandbox| async move {
-        let database = prepared(&sandbox, 100).await?;
+        let database = sandbox.prepared(100).await?;
         let lock = database.hold_lock("shop", "documents").await?;
         sandbox.start_run("first", "shop", "").await?;
         let pod = sandbox.dumping("first", &database).await?;
@@ -188,7 +178,7 @@ fn a_zombie_cannot_commit_after_its_run_was_given_up() {
 #[test]
 fn a_kubelet_that_restarts_in_mid_run_changes_nothing() {
     sandbox::run_alone("kubelet", |sandbox| async move {
-        let database = prepared(&sandbox, 100).await?;
+        let database = sandbox.prepared(100).await?;
         let lock = database.hold_lock("shop", "documents").await?;
         sandbox.start_run("first", "shop", "").await?;
         let pod = sandbox.dumping("first", &database).await?;
@@ -222,7 +212,7 @@ fn a_node_that_is_lost_in_mid_run_does_not_stop_the_run() {
 
 async fn node_is_lost(sandbox: &Sandbox, nodes: &Api<Node>) -> Result<()> {
     // Database and store on the node that stays, the agent on the one that is lost.
-    let database = prepared(sandbox, 100).await?;
+    let database = sandbox.prepared(100).await?;
     nodes.cordon("node1").await?;
     nodes.uncordon("node2").await?;
     let lock = database.hold_lock("shop", "documents").await?;
@@ -250,7 +240,7 @@ async fn node_is_lost(sandbox: &Sandbox, nodes: &Api<Node>) -> Result<()> {
 #[test]
 fn a_deleted_job_is_noticed_and_the_run_goes_on() {
     sandbox::run("job-deleted", |sandbox| async move {
-        let database = prepared(&sandbox, 100).await?;
+        let database = sandbox.prepared(100).await?;
         let lock = database.hold_lock("shop", "documents").await?;
         sandbox.start_run("first", "shop", "").await?;
         let pod = sandbox.dumping("first", &database).await?;

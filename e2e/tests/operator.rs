@@ -5,21 +5,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use holdfast_crds::{BackupRun, BackupSchedule, BackupSource, RunPhase};
 use holdfast_e2e::{
-    fixture::{Database, condition},
+    fixture::condition,
     operator::{Operator, script},
     sandbox::{self, Sandbox},
 };
 use k8s_openapi::api::batch::v1::Job;
 use kube::{ResourceExt, api::ListParams};
-
-async fn prepared(sandbox: &Sandbox) -> Result<Database<'_>> {
-    let database = sandbox.postgres("shop").await?;
-    database.fill("shop", 100).await?;
-    sandbox.s3().await?;
-    sandbox.store("{none: {}}").await?;
-    sandbox.source("shop", "databases: {include: [shop]}").await?;
-    Ok(database)
-}
 
 async fn succeeded_at_once(sandbox: &Sandbox, run: &str) -> Result<()> {
     let status = sandbox.run_ended(run, 300).await?.status.context("status")?;
@@ -34,7 +25,7 @@ async fn succeeded_at_once(sandbox: &Sandbox, run: &str) -> Result<()> {
 fn the_operator_is_killed_at_five_moments_of_a_run() {
     sandbox::run_alone("killed", |sandbox| async move {
         let operator = Operator::new(sandbox.client.clone());
-        let database = prepared(&sandbox).await?;
+        let database = sandbox.prepared(100).await?;
         let kill = || async { operator.kill(&operator.pod_names().await?).await };
 
         // 1. Right after the run was made.
@@ -106,7 +97,7 @@ fn the_other_replica_takes_over_from_a_killed_leader() {
     sandbox::run_alone("leader", |sandbox| async move {
         let operator = Operator::new(sandbox.client.clone());
         operator.until_ready(2).await?;
-        prepared(&sandbox).await?;
+        sandbox.prepared(100).await?;
         let leader = operator.leader().await?;
         operator.kill(std::slice::from_ref(&leader)).await?;
         sandbox.start_run("first", "shop", "").await?;
@@ -120,7 +111,7 @@ fn the_other_replica_takes_over_from_a_killed_leader() {
 fn ticks_that_passed_while_the_operator_was_down_are_caught_up_once() {
     sandbox::run_alone("ticks", |sandbox| async move {
         let operator = Operator::new(sandbox.client.clone());
-        prepared(&sandbox).await?;
+        sandbox.prepared(100).await?;
         sandbox
             .apply(
                 r#"
@@ -162,7 +153,7 @@ spec: {sources: {names: [shop]}, stores: [{name: offsite}], triggers: [{name: mi
 fn a_run_goes_on_while_the_chart_is_upgraded() {
     sandbox::run_alone("upgrade", |sandbox| async move {
         let operator = Operator::new(sandbox.client.clone());
-        let database = prepared(&sandbox).await?;
+        let database = sandbox.prepared(100).await?;
         let lock = database.hold_lock("shop", "documents").await?;
         sandbox.start_run("first", "shop", "").await?;
         sandbox.dumping("first", &database).await?;
@@ -183,7 +174,7 @@ fn a_run_goes_on_while_the_chart_is_upgraded() {
 #[test]
 fn an_idle_operator_is_silent() {
     sandbox::run_alone("idle", |sandbox| async move {
-        prepared(&sandbox).await?;
+        sandbox.prepared(100).await?;
         sandbox.back_up("first", "shop").await?;
         sandbox
             .until_list::<Job>("holdfast.dev/run=first", 60, "empty", <[Job]>::is_empty)
@@ -232,7 +223,7 @@ fn an_idle_operator_is_silent() {
 #[test]
 fn the_operator_connects_to_nothing_but_the_api_server() {
     sandbox::run("sockets", |sandbox| async move {
-        prepared(&sandbox).await?;
+        sandbox.prepared(100).await?;
         sandbox.back_up("first", "shop").await?;
         let mut seen = 0;
         for process in std::fs::read_dir("/proc")?.flatten() {
@@ -259,7 +250,7 @@ fn the_operator_connects_to_nothing_but_the_api_server() {
 #[test]
 fn the_objects_of_a_schedule_say_how_it_is() {
     sandbox::run("says", |sandbox| async move {
-        prepared(&sandbox).await?;
+        sandbox.prepared(100).await?;
         sandbox
             .apply(
                 "apiVersion: holdfast.dev/v1alpha1\nkind: BackupSchedule\nmetadata: {name: wrong}\nspec: {sources: {names: [shop]}, stores: [{name: offsite}], triggers: [{name: never, cron: '61 * * * *'}]}\n",
