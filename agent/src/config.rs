@@ -224,6 +224,7 @@ pub fn for_command(expected: &str, task: Task) -> Result<Task, Failure> {
         Action::Settle(_) => "settle",
         Action::Restore(_) => "restore",
         Action::SettleRestore(_) => "settle-restore",
+        Action::Keep(_) => "keep",
     };
     if found == expected {
         return Ok(task);

@@ -103,6 +103,7 @@ pub fn plain(reason: Reason, message: impl Into<String>) -> AgentResult {
         copy: None,
         probe: None,
         restored: None,
+        kept: None,
     }
 }
 

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{CopySummary, ProbeReport, Reason, RestoreSummary};
+use crate::{CopySummary, KeepSummary, ProbeReport, Reason, RestoreSummary};
 
 /// The longest termination message that Kubernetes keeps, in bytes.
 pub const RESULT_LIMIT: usize = 4_096;
@@ -34,6 +34,9 @@ pub struct AgentResult {
     pub probe: Option<ProbeReport>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restored: Option<RestoreSummary>,
+    /// What a keeper did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<KeepSummary>,
 }
 
 impl AgentResult {

@@ -7,7 +7,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Reason, Span};
+use crate::{Reason, Retention, Span};
 
 /// When copies of which sources are made, and where they go.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -35,9 +35,9 @@ use crate::{Reason, Span};
 pub struct BackupScheduleSpec {
     /// Which sources of this namespace.
     pub sources: SourceSelection,
-    /// Where the copies go. This version takes one store.
+    /// Where the copies go, and how long they stay there. This version takes one store.
     #[schemars(length(min = 1, max = 1), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
-    pub stores: Vec<StoreReference>,
+    pub stores: Vec<ScheduleStore>,
     /// When.
     #[schemars(length(min = 1, max = 8), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub triggers: Vec<Trigger>,
@@ -83,6 +83,25 @@ pub enum SourceSelection {
     Names(#[schemars(length(min = 1, max = 1000), inner(length(min = 1, max = 63)), extend("x-kubernetes-list-type" = "set"))] Vec<String>),
     /// Labels that a source must all have.
     MatchLabels(#[schemars(extend("minProperties" = 1, "maxProperties" = 16))] BTreeMap<String, String>),
+}
+
+/// A store of the same namespace, and how long this schedule's copies are kept in it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ScheduleStore {
+    /// Name of a BackupStore.
+    #[schemars(length(min = 1, max = 63))]
+    pub name: String,
+    /// How long copies are kept. By default every copy is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention: Option<Retention>,
+}
+
+impl ScheduleStore {
+    /// The store as a run names it.
+    pub fn reference(&self) -> StoreReference {
+        StoreReference { name: self.name.clone() }
+    }
 }
 
 /// A store of the same namespace.

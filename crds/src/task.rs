@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{BackupSourceSpec, BackupType, FrozenStore, MissingRoles, Reason, RestoreSelection, RestoreTo, Tick};
+use crate::{BackupSourceSpec, BackupType, FrozenStore, KeepTask, MissingRoles, Reason, RestoreSelection, RestoreTo, Tick};
 
 /// The version of [`Task`] and [`crate::AgentResult`] that operator and agent must agree on.
 pub const TASK_VERSION: u32 = 1;
@@ -72,6 +72,8 @@ pub enum Action {
     Restore(RestoreTask),
     /// Reads the receipt of a restore in its target.
     SettleRestore(RestoreTask),
+    /// Looks after the store.
+    Keep(Box<KeepTask>),
 }
 
 /// Tries a store.

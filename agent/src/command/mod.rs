@@ -169,6 +169,7 @@ async fn dispatch(invocation: Arc<Invocation>) -> Result<AgentResult, Failure> {
         Action::SettleRestore(task) => restore::settle(&invocation, task).await,
         Action::Probe(task) => probe::run(&invocation, task).await,
         Action::Settle(task) => settle::run(&invocation, task).await,
+        Action::Keep(_) => Err(Failure::new(Reason::InvalidSpec, "this agent has no keeper yet")),
     }
 }
 

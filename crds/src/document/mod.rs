@@ -7,14 +7,17 @@
 //! - What a reader cannot read, it never deletes.
 
 mod digest;
+mod hold;
 mod index;
 mod manifest;
 mod outcome;
 mod owner;
 mod path;
+mod record;
 mod version;
 
 pub use digest::{Blake3, InvalidDigest, Sha256};
+pub use hold::{HoldFact, HoldRecord, HoldScope};
 pub use index::{IndexEntry, IndexFrame, IndexHeader, IndexLine};
 pub use manifest::{
     Checked, Contents, Database, Durations, Encryption, Engine, EntryKind, Extension, IndexObject, Manifest, Method, NotCopied, Parent,
@@ -23,6 +26,7 @@ pub use manifest::{
 pub use outcome::{Abandonment, ChecksumAlgorithm, Committed, Confirmed, Decision, Outcome, OutcomeWire, StoredObject};
 pub use owner::Owner;
 pub use path::{InvalidPath, Label, ObjectPath, PodPath, RunPath, StreamPath};
+pub use record::{Acceptance, Fact, Record, ScheduleName, SourceFact, SourceRecord, Ulid, VerifyLevel};
 pub use version::{FORMAT, FormatVersion};
 
 use serde::Serialize;

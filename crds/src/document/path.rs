@@ -5,6 +5,8 @@ use std::{borrow::Cow, fmt, str::FromStr};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
+use super::Ulid;
+
 /// Why a text is no name or path of a store.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidPath {
@@ -43,6 +45,11 @@ impl Label {
 
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// A word of ours, which is a label.
+    pub(super) fn known(word: &'static str) -> Self {
+        Self(word.to_owned())
     }
 }
 
@@ -217,7 +224,16 @@ pub enum ObjectPath {
     /// `catalog/<namespace>/<source>/<run>/outcome.json`
     Outcome { run: RunPath },
     /// `catalog/<namespace>/<source>/<run>/<ulid>-<what>.json`
-    Record { run: RunPath, ulid: String, what: Label },
+    Record { run: RunPath, ulid: Ulid, what: Label },
+    /// `catalog/<namespace>/<source>/<ulid>-<what>.json`
+    SourceRecord {
+        namespace: Label,
+        source: Label,
+        ulid: Ulid,
+        what: Label,
+    },
+    /// `holds/<hold id>/<ulid>-<what>.json`
+    Hold { hold: Label, ulid: Ulid, what: Label },
     /// `catalog/<namespace>/<source>/<run>/key-<pod uid>-<n>.age`
     Key { pod: PodPath, number: u32 },
     /// `data/<namespace>/<source>/<run>/<pod uid>/<stream>/<part>.zst.age`, without `.age` where nothing is encrypted
@@ -234,6 +250,13 @@ impl fmt::Display for ObjectPath {
             Self::Probe { store, name } => write!(f, "probe/{store}/{name}"),
             Self::Outcome { run } => write!(f, "catalog/{run}/outcome.json"),
             Self::Record { run, ulid, what } => write!(f, "catalog/{run}/{ulid}-{what}.json"),
+            Self::SourceRecord {
+                namespace,
+                source,
+                ulid,
+                what,
+            } => write!(f, "catalog/{namespace}/{source}/{ulid}-{what}.json"),
+            Self::Hold { hold, ulid, what } => write!(f, "holds/{hold}/{ulid}-{what}.json"),
             Self::Key { pod, number } => write!(f, "catalog/{}/key-{}-{number}.age", pod.run, pod.pod),
             Self::Part { stream, number } => write!(f, "{}{}/{number:05}.{}", stream.pod.data(), stream.stream, suffix(stream)),
             Self::Index { stream } => write!(f, "{}{}/index.{}", stream.pod.data(), stream.stream, suffix(stream)),
@@ -272,18 +295,25 @@ impl FromStr for ObjectPath {
                         number: number.parse().map_err(|_| unknown())?,
                     }
                 } else {
-                    let (ulid, what) = file
-                        .strip_suffix(".json")
-                        .and_then(|name| name.split_once('-'))
-                        .ok_or_else(unknown)?;
-                    if ulid.len() != 26 || !ulid.bytes().all(|byte| byte.is_ascii_digit() || byte.is_ascii_uppercase()) {
-                        return Err(unknown());
-                    }
-                    Self::Record {
-                        run,
-                        ulid: ulid.to_owned(),
-                        what: Label::new("record", what)?,
-                    }
+                    let (ulid, what) = record_name(file).ok_or_else(unknown)?;
+                    Self::Record { run, ulid, what }
+                }
+            }
+            ["catalog", namespace, source, file] => {
+                let (ulid, what) = record_name(file).ok_or_else(unknown)?;
+                Self::SourceRecord {
+                    namespace: Label::new("namespace", namespace)?,
+                    source: Label::new("source", source)?,
+                    ulid,
+                    what,
+                }
+            }
+            ["holds", hold, file] => {
+                let (ulid, what) = record_name(file).ok_or_else(unknown)?;
+                Self::Hold {
+                    hold: Label::new("hold", hold)?,
+                    ulid,
+                    what,
                 }
             }
             ["data", namespace, source, run, pod, stream, file] => {
@@ -302,4 +332,10 @@ impl FromStr for ObjectPath {
         };
         if path.to_string() == text { Ok(path) } else { Err(unknown()) }
     }
+}
+
+/// `<ulid>-<what>.json`.
+fn record_name(file: &str) -> Option<(Ulid, Label)> {
+    let (ulid, what) = file.strip_suffix(".json")?.split_once('-')?;
+    Some((ulid.parse().ok()?, Label::new("record", what).ok()?))
 }

@@ -292,10 +292,27 @@ fn paths_are_parsed_back_to_what_they_were() {
         (
             ObjectPath::Record {
                 run: run(),
-                ulid: "01JD5Z6V7W8X9Y0Z1A2B3C4D5E".into(),
+                ulid: "01JD5Z6V7W8X9Y0Z1A2B3C4D5E".parse().unwrap(),
                 what: label("removed"),
             },
             format!("catalog/{base}/01JD5Z6V7W8X9Y0Z1A2B3C4D5E-removed.json"),
+        ),
+        (
+            ObjectPath::SourceRecord {
+                namespace: label("shop"),
+                source: label("orders"),
+                ulid: "01JD5Z6V7W8X9Y0Z1A2B3C4D5E".parse().unwrap(),
+                what: label("policy"),
+            },
+            "catalog/shop/orders/01JD5Z6V7W8X9Y0Z1A2B3C4D5E-policy.json".to_owned(),
+        ),
+        (
+            ObjectPath::Hold {
+                hold: label("htax-0123456789abcdef"),
+                ulid: "01JD5Z6V7W8X9Y0Z1A2B3C4D5E".parse().unwrap(),
+                what: label("place"),
+            },
+            "holds/htax-0123456789abcdef/01JD5Z6V7W8X9Y0Z1A2B3C4D5E-place.json".to_owned(),
         ),
     ];
     for (path, text) in table {
@@ -370,6 +387,9 @@ fn schemas_are_those_of_the_documents() {
         ("manifest", schemars::schema_for!(Manifest)),
         ("index-line", schemars::schema_for!(IndexLine)),
         ("owner", schemars::schema_for!(Owner)),
+        ("record", schemars::schema_for!(Record)),
+        ("source-record", schemars::schema_for!(SourceRecord)),
+        ("hold-record", schemars::schema_for!(HoldRecord)),
     ];
     for (name, schema) in schemas {
         let expected = format!("{}\n", serde_json::to_string_pretty(&schema).unwrap());
@@ -385,4 +405,43 @@ fn schemas_are_those_of_the_documents() {
             file.display()
         );
     }
+}
+
+#[test]
+fn ulids_sort_as_their_times_do() {
+    let at = |text: &str| text.parse::<jiff::Timestamp>().unwrap();
+    let early = Ulid::new(at("2026-11-20T22:00:00Z"), [255; 10]);
+    let late = Ulid::new(at("2026-11-20T22:00:00.001Z"), [0; 10]);
+    assert!(early < late);
+    assert_eq!(early.as_str().parse::<Ulid>().unwrap(), early);
+    assert_eq!(Ulid::new(at("1969-01-01T00:00:00Z"), [0; 10]).as_str(), "0".repeat(26));
+    for text in [
+        "",
+        "01JD5Z6V7W8X9Y0Z1A2B3C4D5",
+        "01JD5Z6V7W8X9Y0Z1A2B3C4D5U",
+        "81JD5Z6V7W8X9Y0Z1A2B3C4D5E",
+        "01jd5z6v7w8x9y0z1a2b3c4d5e",
+    ] {
+        assert!(text.parse::<Ulid>().unwrap_err().contains("expected a ULID"), "{text}");
+    }
+}
+
+#[test]
+fn a_record_in_another_place_is_refused() {
+    let ulid: Ulid = "01JD5Z6V7W8X9Y0Z1A2B3C4D5E".parse().unwrap();
+    let at = "2026-11-20T22:00:00Z".parse().unwrap();
+    let record = Record::new(run(), ulid.clone(), label("pod"), at, None, Fact::Held { hold: label("tax") });
+    let place = record.path();
+    assert_eq!(Record::from_bytes(&place, &record.to_bytes()).unwrap(), record);
+    let other = ObjectPath::Record {
+        run: run(),
+        ulid: ulid.clone(),
+        what: label("mark"),
+    };
+    let error = Record::from_bytes(&other, &record.to_bytes()).unwrap_err();
+    assert!(matches!(error, DocumentError::Contradicts { .. }), "{error}");
+    let unknown = br#"{"version":"1.3","runKey":"shop/orders/r","ulid":"01JD5Z6V7W8X9Y0Z1A2B3C4D5E","by":"p","at":"2026-11-20T22:00:00Z","fact":{"blessed":{}}}"#;
+    assert!(matches!(Record::from_bytes(&place, unknown), Err(DocumentError::Malformed { .. })));
+    let newer = br#"{"version":"2.0"}"#;
+    assert!(matches!(Record::from_bytes(&place, newer), Err(DocumentError::NewerVersion { .. })));
 }

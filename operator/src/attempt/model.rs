@@ -630,6 +630,7 @@ fn word(reason: Reason, closed: bool) -> (i32, String) {
         copy,
         probe: None,
         restored: None,
+        kept: None,
     };
     (reason.exit_code().into(), result.to_termination_message())
 }

@@ -63,6 +63,7 @@ fn word(reason: Reason, closed: bool) -> Observation {
         copy,
         probe: None,
         restored: None,
+        kept: None,
     };
     Observation::Ended(End {
         reason,

@@ -187,7 +187,7 @@ fn written(task: &Task) -> Result<String, BuildError> {
 fn template(request: &JobRequest<'_>) -> JobTemplate {
     let store = request.task.store.spec.job.clone().unwrap_or_default();
     match request.task.action {
-        Action::Probe(_) | Action::Settle(_) => store,
+        Action::Probe(_) | Action::Settle(_) | Action::Keep(_) => store,
         Action::Backup(_) | Action::Restore(_) | Action::SettleRestore(_) => {
             let mut own = request.template.cloned().unwrap_or_default();
             let under = |below: BTreeMap<String, String>, above: BTreeMap<String, String>| below.into_iter().chain(above).collect();
@@ -214,7 +214,7 @@ fn image(request: &JobRequest<'_>, template: &JobTemplate) -> Result<(String, bo
         Action::Restore(restore) | Action::SettleRestore(restore) => match &restore.to {
             RestoreTo::Postgresql(server) => Some(postgresql_image(server)),
         },
-        Action::Settle(_) | Action::Probe(_) => None,
+        Action::Settle(_) | Action::Probe(_) | Action::Keep(_) => None,
     };
     Ok(match template.image.clone().or(engine) {
         Some(image) => {
@@ -243,7 +243,7 @@ fn labels(task: &Task) -> BTreeMap<String, String> {
     let (kind, name, source) = match &task.action {
         Action::Backup(backup) => (RUN, &backup.run, Some(backup.source.as_str())),
         Action::Settle(settle) => (RUN, &settle.run, Some(settle.source.as_str())),
-        Action::Probe(_) => (STORE, &task.store.name, None),
+        Action::Probe(_) | Action::Keep(_) => (STORE, &task.store.name, None),
         Action::Restore(restore) | Action::SettleRestore(restore) => (RESTORE, &restore.request, restore.path.split('/').nth(1)),
     };
     let mut labels = BTreeMap::from([

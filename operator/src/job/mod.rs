@@ -36,10 +36,19 @@ pub enum Purpose {
     Restore,
     /// Asks the target for the receipt of a restore.
     SettleRestore,
+    /// Looks after a store.
+    Keep,
 }
 
 impl Purpose {
-    pub const ALL: &[Self] = &[Self::Backup, Self::Settle, Self::Probe, Self::Restore, Self::SettleRestore];
+    pub const ALL: &[Self] = &[
+        Self::Backup,
+        Self::Settle,
+        Self::Probe,
+        Self::Restore,
+        Self::SettleRestore,
+        Self::Keep,
+    ];
 
     /// The agent's subcommand, and the value of the label [`PURPOSE`].
     pub const fn as_str(self) -> &'static str {
@@ -49,6 +58,7 @@ impl Purpose {
             Self::Probe => "probe",
             Self::Restore => "restore",
             Self::SettleRestore => "settle-restore",
+            Self::Keep => "keep",
         }
     }
 
@@ -60,6 +70,7 @@ impl Purpose {
             Action::Probe(_) => Self::Probe,
             Action::Restore(_) => Self::Restore,
             Action::SettleRestore(_) => Self::SettleRestore,
+            Action::Keep(_) => Self::Keep,
         }
     }
 }

@@ -172,13 +172,13 @@ pub fn for_task(task: &Task) -> Vec<Placed> {
         Action::Restore(restore) | Action::SettleRestore(restore) => match &restore.to {
             RestoreTo::Postgresql(server) => Some(server),
         },
-        Action::Settle(_) | Action::Probe(_) => None,
+        Action::Settle(_) | Action::Probe(_) | Action::Keep(_) => None,
     };
     let mut volumes = match &task.action {
         // The receipt lies in the target.
         Action::SettleRestore(_) => Vec::new(),
         Action::Restore(_) => store(task, true),
-        Action::Backup(_) | Action::Settle(_) | Action::Probe(_) => store(task, false),
+        Action::Backup(_) | Action::Settle(_) | Action::Probe(_) | Action::Keep(_) => store(task, false),
     };
     volumes.extend(database.into_iter().flat_map(database_secrets));
     volumes

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use holdfast_crds::{BackupRun, BackupRunSpec, BackupSchedule, BackupType, Tick};
+use holdfast_crds::{BackupRun, BackupRunSpec, BackupSchedule, BackupType, ScheduleStore, Tick};
 use holdfast_policy::tick::Firing;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt;
@@ -30,7 +30,7 @@ pub fn run(schedule: &BackupSchedule, firing: &Firing<'_, BackupType>) -> Backup
         spec: BackupRunSpec {
             source,
             type_: firing.trigger.kind,
-            stores: schedule.spec.stores.clone(),
+            stores: schedule.spec.stores.iter().map(ScheduleStore::reference).collect(),
             attempts: schedule.spec.attempts,
             timeout: schedule.spec.timeout,
             cancel: false,

@@ -77,6 +77,7 @@ impl World {
             copy: None,
             probe: serde_json::from_value(json!({"checks": checks})).unwrap(),
             restored: None,
+            kept: None,
         };
         let terminated = json!({"exitCode": reason.exit_code(), "message": result.to_termination_message()});
         self.pod(

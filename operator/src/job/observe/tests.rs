@@ -61,6 +61,7 @@ fn result(reason: Reason, closed: bool) -> String {
         copy: None,
         probe: None,
         restored: None,
+        kept: None,
     };
     result.to_termination_message()
 }

@@ -1,0 +1,325 @@
+//! What the operator tells a keeper, and what the keeper reports. The keeper decides on what it reads in the store; this only says which
+//! policies, holds and acknowledgements apply.
+
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Reason, Retention,
+    document::{Acceptance, HoldScope, Label, RunPath, ScheduleName, Sha256},
+};
+
+/// The most schedules, sources and holds that one keeper is told of.
+pub const KEEP_LIMIT: usize = 1_000;
+
+/// How long after its start a keeper may still delete, by the store's clock: then every keeper that is older than a hold is harmless.
+pub const KEEP_DELETES_FOR: std::time::Duration = std::time::Duration::from_secs(600);
+
+/// Looks after a store: inventory, retention, holds, locks.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct KeepTask {
+    /// The API server's time when the task was made.
+    #[schemars(with = "String", extend("format" = "date-time"))]
+    pub now: Timestamp,
+    /// Nothing is written or deleted: the report tells what would be.
+    #[serde(default)]
+    pub preview: bool,
+    /// For a preview: as if it were then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    pub preview_at: Option<Timestamp>,
+    /// The schedules that write to this store.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub schedules: Vec<KeepSchedule>,
+    /// What is known of sources, beyond what the store says.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<KeepSource>,
+    /// Holds that are objects now. Holds whose objects are gone stay in force by their records.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub holds: Vec<KeepHold>,
+    /// Floors of the policies that apply to namespaces of this store.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub floors: Vec<KeepFloor>,
+    /// Copies that a restore in flight reads.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub in_use: Vec<RunPath>,
+}
+
+/// A schedule's rules for this store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct KeepSchedule {
+    pub schedule: ScheduleName,
+    pub time_zone: String,
+    pub retention: Retention,
+    /// The longest time between two ticks of its full trigger, in seconds: the health gate counts in it.
+    pub interval_seconds: u64,
+}
+
+/// What the operator knows of a source.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct KeepSource {
+    pub namespace: Label,
+    pub source: Label,
+    /// How many copies the last pass left.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copies: Option<u64>,
+    /// Whether its protection ended on purpose.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retired: Option<Said>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub accepted: Vec<Accepted>,
+}
+
+/// Who says something, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Said {
+    pub who: String,
+    pub why: String,
+}
+
+/// What a person accepted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Accepted {
+    pub what: Acceptance,
+    #[serde(flatten)]
+    pub said: Said,
+}
+
+/// A hold object.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct KeepHold {
+    /// See [`hold_id`].
+    pub id: Label,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    pub name: String,
+    pub placed_by: String,
+    pub reason: String,
+    pub scope: HoldScope,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    pub until: Option<Timestamp>,
+    /// Set once it is being released.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub release: Option<KeepRelease>,
+}
+
+/// The release of a hold.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct KeepRelease {
+    pub released_by: String,
+    pub reason: String,
+    /// The end of the cool-off.
+    #[schemars(with = "String", extend("format" = "date-time"))]
+    pub effective_at: Timestamp,
+}
+
+/// A floor of a compliance policy: what is below it stays.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct KeepFloor {
+    /// Name of the policy.
+    pub policy: String,
+    /// The namespaces that it applies to now.
+    pub namespaces: Vec<Label>,
+    /// Every copy stays so long after its tick.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention_seconds: Option<u64>,
+    /// So many good full copies of each source stay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub good_copies: Option<u32>,
+}
+
+/// The id of a hold: the same object has the same id in every cluster, so that a hold that is applied again in a new cluster is the hold
+/// that the store knows. `<name, 40>-<16 of the SHA-256 of namespace/name>`.
+pub fn hold_id(namespace: Option<&str>, name: &str) -> Label {
+    let digest = Sha256::of(format!("{}/{name}", namespace.unwrap_or_default()).as_bytes()).to_string();
+    let plain: String = name
+        .chars()
+        .map(|c| if c.is_ascii_lowercase() || c.is_ascii_digit() { c } else { '-' })
+        .take(40)
+        .collect();
+    let id = format!("h{}-{}", plain.trim_end_matches('-'), &digest[..16]);
+    Label::new("hold", id).expect("it begins with a letter, ends with a digit of the digest and has at most 58 of a-z, 0-9 and -")
+}
+
+/// The end of a pass, in the termination message. The report itself is in the log: lines that are a [`KeepLine`] each, in order.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct KeepSummary {
+    /// How many lines of the log are of the report.
+    pub lines: u64,
+    /// SHA-256 of these lines, each with its line feed: who reads the log reads exactly these.
+    pub sha256: String,
+    pub sources: i64,
+    pub copies: i64,
+    pub bytes: i64,
+    pub marked: i64,
+    pub removed: i64,
+    pub held: i64,
+    pub blocked: i64,
+    pub findings: i64,
+    /// The store's clock at the beginning: holds that are older than this were seen.
+    pub started_at: String,
+    /// Epoch of the store's owner that it worked in.
+    pub epoch: i64,
+    /// What could not be done at all, such as setting legal holds; at most 4.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
+}
+
+/// What a line of the report begins with in the log.
+pub const KEEP_LINE: &str = "holdfast-report ";
+
+/// A line of the report.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum KeepLine {
+    Source(SourceReport),
+    Hold(HoldReport),
+    Finding(StoreFinding),
+    /// Only in previews: what becomes of one copy, and why.
+    Copy(CopyReport),
+}
+
+/// What a store has of a source.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SourceReport {
+    pub namespace: String,
+    pub source: String,
+    /// Committed copies that are not removed.
+    pub copies: i64,
+    /// … of which good and full.
+    pub good: i64,
+    /// Bytes of all copies.
+    pub bytes: i64,
+    pub held: i64,
+    pub marked: i64,
+    /// Removed in this pass.
+    pub removed: i64,
+    /// Recovery points (RFC 3339, UTC) of the newest and the oldest good copy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub newest: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oldest: Option<String>,
+    /// Why nothing of this source is removed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blocked: Option<Blocked>,
+    /// The newest ten copies.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 10))]
+    pub newest_copies: Vec<CopyReport>,
+    /// Slots that no good copy has, such as `2026-W48 (weekly)`; at most 10.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 10))]
+    pub empty_slots: Vec<String>,
+}
+
+/// Why retention stands still.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Blocked {
+    pub reason: Reason,
+    /// What was found and what a person can do, with the digest that an approval names.
+    #[schemars(length(max = 512))]
+    pub message: String,
+}
+
+/// One copy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CopyReport {
+    /// The run's name.
+    pub run: String,
+    #[serde(rename = "type")]
+    pub type_: String,
+    /// RFC 3339, UTC.
+    pub recovery_point: String,
+    pub bytes: i64,
+    pub state: CopyState,
+    /// Kept at least until then (RFC 3339, UTC), where a time can be told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept_until: Option<String>,
+    /// The store itself refuses to delete it until then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub locked_until: Option<String>,
+    /// Why it is kept, or why it goes.
+    #[schemars(length(max = 256))]
+    pub why: String,
+    /// SHA-256 of the manifest's canonical bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manifest_digest: Option<String>,
+}
+
+/// What becomes of a copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum CopyState {
+    Kept,
+    Held,
+    /// Nothing keeps it: it is removed after the delay.
+    Marked,
+    /// It is removed now (in a preview: would be).
+    Removing,
+    /// It is there and not good: not counted, not restored without asking.
+    NotGood,
+    /// Its keys were destroyed on purpose.
+    Shredded,
+}
+
+/// How a hold stands in this store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HoldReport {
+    pub id: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    pub name: String,
+    /// Whether its record was read back.
+    pub recorded: bool,
+    /// Whether a release is recorded, and since when it counts (RFC 3339, UTC).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub released_at: Option<String>,
+    /// Copies that it holds here.
+    pub copies: i64,
+    /// … on which the bucket's own legal hold is set and was read back.
+    pub legal_holds: i64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub problem: Option<String>,
+}
+
+/// Something that is not as it should be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StoreFinding {
+    pub reason: Reason,
+    /// `<namespace>/<source>` or `<namespace>/<source>/<run>`; absent where it concerns the whole store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<String>,
+    #[schemars(length(max = 512))]
+    pub message: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_id_of_a_hold_is_a_label_whatever_the_name() {
+        for name in ["a", "tax-2026", "a.b.c", &"x".repeat(63), "0-"] {
+            let id = hold_id(Some("shop"), name);
+            assert_ne!(id, hold_id(None, name), "namespaced and cluster-wide holds are two");
+            assert_ne!(id, hold_id(Some("shop2"), name));
+            assert_eq!(id, hold_id(Some("shop"), name));
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! How long copies live in a store: part of a schedule, and recorded in the store so that it outlives the schedule.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::Span;
+
+/// How long copies are kept in one store. The rules are a union: a copy stays while any of them keeps it. Without a rule every copy stays.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Retention {
+    /// The newest so many good full copies, with all that they need.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10_000))]
+    pub keep_last: Option<i32>,
+    /// Every good copy whose tick is not older than this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_within: Option<Span>,
+    /// The first good full copy of each hour, for so many hours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 8_784))]
+    pub hourly: Option<i32>,
+    /// The first good full copy of each day, for so many days.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 3_660))]
+    pub daily: Option<i32>,
+    /// The first good full copy of each ISO week, for so many weeks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000))]
+    pub weekly: Option<i32>,
+    /// The first good full copy of each month, for so many months.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 600))]
+    pub monthly: Option<i32>,
+    /// The first good full copy of each quarter, for so many quarters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 400))]
+    pub quarterly: Option<i32>,
+    /// The first good full copy of each year, for so many years.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100))]
+    pub yearly: Option<i32>,
+    /// So many of the newest good full copies of a source stay in this store, whatever their age.
+    #[serde(default = "default_min_good")]
+    #[schemars(range(min = 1, max = 1_000))]
+    pub min_good: i32,
+    /// How long a copy that nothing keeps any more is marked before it is removed. At least the timeout of a run and a day.
+    #[serde(default = "default_deletion_delay")]
+    pub deletion_delay: Span,
+}
+
+fn default_min_good() -> i32 {
+    2
+}
+
+fn default_deletion_delay() -> Span {
+    Span::from_hours(48)
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self {
+            keep_last: None,
+            keep_within: None,
+            hourly: None,
+            daily: None,
+            weekly: None,
+            monthly: None,
+            quarterly: None,
+            yearly: None,
+            min_good: default_min_good(),
+            deletion_delay: default_deletion_delay(),
+        }
+    }
+}
+
+impl Retention {
+    /// Whether no rule is named: then everything is kept.
+    pub fn keeps_everything(&self) -> bool {
+        let counts = [
+            self.keep_last,
+            self.hourly,
+            self.daily,
+            self.weekly,
+            self.monthly,
+            self.quarterly,
+            self.yearly,
+        ];
+        self.keep_within.is_none() && counts.iter().all(Option::is_none)
+    }
+}
