@@ -6,7 +6,7 @@ use holdfast_e2e::{
     fixture::{IDENTITY, OTHER_IDENTITY, RECIPIENT, condition},
     sandbox::{self, Sandbox},
 };
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
 use kube::ResourceExt;
 
 /// A run shows this reason while or after it fails, with a message that holds each of `words`.
@@ -176,6 +176,33 @@ fn a_locked_table_fails_as_lock_timeout() {
             "{status:?}"
         );
         lock.release().await
+    });
+}
+
+#[test]
+fn only_the_last_failed_job_of_a_source_is_kept() {
+    sandbox::run("last-failed", |sandbox| async move {
+        sandbox.prepared(100).await?;
+        sandbox.source("shop", "databases: {include: [not-there]}").await?;
+        for name in ["first", "second"] {
+            sandbox.start_run(name, "shop", "").await?;
+            let status = sandbox.run_ended(name, 120).await?.status.context("status")?;
+            ensure!(
+                (status.phase, status.reason) == (RunPhase::Failed, Some(Reason::NoDatabases)),
+                "{status:?}"
+            );
+            // Kubernetes counts the Job after its run has ended; it is still there then, and no other.
+            let job = format!("{name}-b1");
+            sandbox
+                .until_list::<Job>("holdfast.dev/purpose in (backup,settle)", 60, &job, |jobs| {
+                    let failed = |job: &Job| job.status.as_ref().and_then(|status| status.failed) == Some(1);
+                    matches!(jobs, [only] if only.name_any() == job && failed(only))
+                })
+                .await?;
+            let log = sandbox.kubectl(&["logs", &format!("job/{job}")]).await?;
+            ensure!(log.contains(Reason::NoDatabases.as_str()), "{log}");
+        }
+        Ok(())
     });
 }
 

@@ -16,7 +16,7 @@ use super::jobs;
 use crate::{
     attempt::{Act, Course, Plan, Rules, Sight, decide},
     context::{Context, Error},
-    job::{BuildError, JobState, Observation, PURPOSE, Purpose},
+    job::{BuildError, JobState, Observation, PURPOSE, Purpose, has_ended},
     observation::{Look, Whose, controller, job_state_of},
     queue::Next,
     watch::{Cache, Caches, Key},
@@ -187,7 +187,7 @@ pub struct Ended<'a> {
 }
 
 /// Removes the Jobs of these runs of one source (or of one restore) whose end is known. Of their attempts that failed, the one that
-/// ended last stays for its log.
+/// ended last stays for its log, unless its Job could still start something: then its pod is lost, and its log with it.
 pub async fn tidy(context: &Context, namespace: &str, label: &str, ended: &[Ended<'_>]) -> Result<(), Error> {
     let mut failed: Option<(&str, Key)> = None;
     let mut surplus: Vec<Arc<Job>> = Vec::new();
@@ -220,7 +220,9 @@ pub async fn tidy(context: &Context, namespace: &str, label: &str, ended: &[Ende
             let succeeded = course.phase == RunPhase::Succeeded && course.attempts.last() == Some(attempt);
             // Times of one form sort as they follow one another.
             let newest = failed.as_ref().is_none_or(|(before, _)| *before <= finished);
-            if !succeeded && newest && has_ended(context, &job) {
+            let pods = context.caches.pods_of(&key);
+            let pods: Vec<&Pod> = pods.iter().map(|pod| &**pod).collect();
+            if !succeeded && newest && has_ended(&job, &pods) {
                 failed = Some((finished, key));
             }
             surplus.push(job);
@@ -230,20 +232,5 @@ pub async fn tidy(context: &Context, namespace: &str, label: &str, ended: &[Ende
     jobs::remove(context, &surplus, &keep).await
 }
 
-/// Whether nothing of the Job runs or will: it says so, or is about to, since all of its pods have ended.
-fn has_ended(context: &Context, job: &Job) -> bool {
-    let conditions = job.status.as_ref().and_then(|status| status.conditions.as_ref());
-    let counted = conditions.into_iter().flatten().any(|condition| {
-        condition.status == "True"
-            && matches!(
-                condition.type_.as_str(),
-                "Complete" | "Failed" | "FailureTarget" | "SuccessCriteriaMet"
-            )
-    });
-    let pods = context.caches.pods_of(&Key::of(job));
-    let over = |pod: &Pod| {
-        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-        matches!(phase, Some("Succeeded" | "Failed")) && pod.metadata.deletion_timestamp.is_none()
-    };
-    counted || (!pods.is_empty() && pods.iter().all(|pod| over(pod)))
-}
+#[cfg(test)]
+mod tests;

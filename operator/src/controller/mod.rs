@@ -7,6 +7,3 @@ pub mod run;
 pub mod schedule;
 pub mod source;
 pub mod store;
-
-#[cfg(test)]
-mod carry_out_tests;

@@ -8,7 +8,7 @@ mod volume;
 use holdfast_crds::{Action, Task};
 
 pub use build::{BuildError, JobRequest, MAIN_CONTAINER, TASK_LIMIT, build};
-pub use observe::{End, JobState, Observation, observe, wants_events};
+pub use observe::{End, JobState, Observation, has_ended, observe, wants_events};
 pub use refusal::{next_step, of_creation};
 
 /// Value of the label [`MANAGED_BY`] on each Job and pod of ours.

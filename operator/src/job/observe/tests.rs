@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use holdfast_crds::TASK_VERSION;
+
 use super::*;
 
 /// What Kubernetes 1.35 answered for Jobs of the shape that [`super::super::build`] makes.

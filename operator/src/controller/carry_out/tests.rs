@@ -1,0 +1,220 @@
+//! Runs and restores from beginning to end, against an API server in memory.
+
+use std::time::Duration;
+
+use holdfast_crds::Reason;
+use serde_json::{Value, json};
+
+mod faults;
+mod world;
+
+use self::world::{JOBS, Kind, NOW, OURS, PODS, World, drive, rest, server, store, succeeds};
+use crate::watch::Key;
+
+#[tokio::test(start_paused = true)]
+async fn a_run_is_counted_made_watched_and_tidied() {
+    let mut world = World::run(3);
+    world.reconcile().await.unwrap();
+    assert_eq!(
+        world.fake.calls(),
+        ["PATCH backupruns/now/status", "POST jobs/now-b1"],
+        "counted before it is made"
+    );
+    let status = world.status();
+    assert_eq!(
+        (&status["phase"], &status["attempts"][0]["job"]),
+        (&json!("Pending"), &json!("now-b1"))
+    );
+    assert_eq!(status["frozen"]["source"]["postgresql"]["hosts"], json!(["db"]));
+    let task = world.task("now-b1");
+    assert_eq!(
+        (&task["action"]["backup"]["attempt"], &task["action"]["backup"]["final"]),
+        (&json!(1), &json!(false))
+    );
+    assert_eq!(task["action"]["backup"]["notAfter"], "2026-03-01T06:00:00Z");
+    drive(&mut world, succeeds).await;
+    assert_eq!(world.told(), ("Succeeded".into(), "Succeeded".into()));
+    let status = world.status();
+    assert_eq!(
+        (&status["size"], &status["copy"]["path"]),
+        (&json!("2.0 KiB"), &json!("shop/shop/now"))
+    );
+    rest(&mut world).await;
+    assert_eq!(world.jobs(), [""; 0]);
+    assert_eq!(world.fake.events(), ["Pending", "Running", "Succeeded"], "one for each transition");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restore_is_counted_made_watched_and_tidied() {
+    let mut world = World::restore();
+    drive(&mut world, succeeds).await;
+    assert_eq!(world.told(), ("Succeeded".into(), "Succeeded".into()));
+    let status = world.status();
+    assert_eq!(
+        (&status["restored"]["rows"], &status["target"]),
+        (&json!(7), &json!("postgresql://db"))
+    );
+    assert_eq!(
+        (&status["frozen"]["path"], &status["waitingFor"]),
+        (&json!("shop/shop/then"), &Value::Null)
+    );
+    rest(&mut world).await;
+    assert_eq!(world.jobs(), [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restore_opens_the_copy_with_the_identity_that_it_or_its_store_names() {
+    let world = World::restore();
+    world.reconcile().await.unwrap();
+    let job = world.fake.get(&format!("{JOBS}/now-r1")).unwrap().to_string();
+    assert!(job.contains("\"age-key\""), "{job}");
+    assert_eq!(world.task("now-r1")["action"]["restore"]["digest"].as_str().unwrap().len(), 64);
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_that_can_never_be_carried_out_say_why_at_once() {
+    let path = |path: &str| json!({"from": {"store": {"name": "offsite", "path": path}}, "to": {"postgresql": server()}});
+    let world = World::new(Kind::Restore, true, &path("other/shop/then"));
+    world.reconcile().await.unwrap();
+    assert_eq!(world.told(), ("Failed".into(), "InvalidSpec".into()));
+    assert!(world.status()["message"].as_str().unwrap().contains("spec.from.store.path"));
+    let world = World::new(Kind::Restore, true, &path("shop/shop/then"));
+    let mut store = store(true);
+    store["spec"]["encryption"] = json!({"age": {"recipients": []}});
+    world.fake.put::<Value>(&format!("{OURS}/backupstores/offsite"), store);
+    world.watch();
+    world.reconcile().await.unwrap();
+    assert_eq!(world.told(), ("Failed".into(), "KeyMissing".into()));
+    assert!(world.status()["message"].as_str().unwrap().contains("spec.identitySecretName"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_waits_for_its_store_to_be_tried() {
+    let spec = json!({"source": "shop", "stores": [{"name": "offsite"}]});
+    let world = World::new(Kind::Run, false, &spec);
+    world.reconcile().await.unwrap();
+    assert_eq!(world.told(), ("Pending".into(), "StoreNotProbed".into()));
+    assert_eq!(world.jobs(), [""; 0]);
+    world.fake.put::<Value>(&format!("{OURS}/backupstores/offsite"), store(true));
+    world.watch();
+    world.reconcile().await.unwrap();
+    assert_eq!(world.jobs(), ["now-b1"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_job_is_told_and_made_once_it_is_let() {
+    let world = World::run(3);
+    world.fake.fail(
+        "POST jobs/now-b1",
+        403,
+        "jobs \"now-b1\" is forbidden: exceeded quota: tight, requested: count/jobs.batch=1",
+    );
+    world.reconcile().await.unwrap();
+    assert_eq!(world.told(), ("Pending".into(), "QuotaExceeded".into()));
+    world.fake.mend();
+    world.watch();
+    world.reconcile().await.unwrap();
+    assert_eq!(world.jobs(), ["now-b1"]);
+    assert_eq!(world.status()["attempts"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_of_an_earlier_run_of_this_name_is_not_taken_for_ours() {
+    let world = World::run(3);
+    let foreign = json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "now-b1", "namespace": "shop", "uid": "old",
+        "ownerReferences": [{"apiVersion": "holdfast.dev/v1alpha1", "kind": "BackupRun", "name": "now", "uid": "uid-before", "controller": true}]}});
+    world.fake.put::<Value>(&format!("{JOBS}/now-b1"), foreign);
+    world.watch();
+    world.reconcile().await.unwrap();
+    assert_eq!(world.told(), ("Pending".into(), "NameTaken".into()));
+    world.fake.remove(&format!("{JOBS}/now-b1"));
+    world.watch();
+    world.reconcile().await.unwrap();
+    assert_ne!(world.fake.get(&format!("{JOBS}/now-b1")).unwrap()["metadata"]["uid"], "old");
+}
+
+#[tokio::test(start_paused = true)]
+async fn caches_that_lag_end_nothing() {
+    let world = World::run(3);
+    world.reconcile().await.unwrap();
+    world.watch();
+    world.reconcile().await.unwrap();
+    world.pod("now-b1", &json!({"running": {}}));
+    // The watch of Jobs tells of a deletion that never was, and that of pods is late.
+    let key = Key::new("shop", "now-b1");
+    let uid = world.context.caches.jobs.get(&key).unwrap().metadata.uid.clone();
+    world.context.caches.jobs.deleted(&key, uid.as_deref());
+    world.reconcile().await.unwrap();
+    assert_eq!(world.told(), ("Running".into(), "Running".into()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_the_last_failed_job_of_a_source_is_kept() {
+    let world = World::run(1);
+    for (name, kept) in [("now", "now-b1"), ("next", "next-b1")] {
+        if name != "now" {
+            world.another_run(name);
+        }
+        let job = format!("{name}-b1");
+        tokio::time::advance(Duration::from_secs(60)).await;
+        world.look_at(name).await;
+        world.pod(&job, &json!({"running": {}}));
+        world.look_at(name).await;
+        // As a cluster tells it, one after the other: the container has ended, then its pod, then its Job is counted.
+        world.word(&job, Reason::NoDatabases, true);
+        let counted = world.fake.get(&format!("{JOBS}/{job}")).unwrap()["status"].clone();
+        world.set(&format!("{JOBS}/{job}"), "status", json!({"active": 1}));
+        world.set_phase(&job, "Running");
+        world.look_at(name).await;
+        assert_eq!(world.jobs(), [kept], "the container has ended");
+        world.set_phase(&job, "Failed");
+        world.look_at(name).await;
+        assert_eq!(world.jobs(), [kept], "the pod has ended");
+        world.set(&format!("{JOBS}/{job}"), "status", counted);
+        for run in [name, "now"] {
+            world.look_at(run).await;
+            assert_eq!(world.jobs(), [kept], "the Job is counted");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_whose_pod_is_lost_is_not_kept_to_start_another() {
+    let world = World::run(1);
+    world.look_at("now").await;
+    world.pod("now-b1", &json!({"running": {}}));
+    world.look_at("now").await;
+    // Its node is gone: the pod is deleted, and nobody says that it ended.
+    let pod = format!("{PODS}/now-b1-x");
+    world.set(&pod, "metadata", {
+        let mut metadata = world.fake.get(&pod).unwrap()["metadata"].clone();
+        metadata["deletionTimestamp"] = json!(NOW);
+        metadata
+    });
+    tokio::time::advance(Duration::from_secs(120)).await;
+    for _ in 0..3 {
+        world.look_at("now").await;
+    }
+    assert_eq!(world.told().0, "Settling");
+    assert_eq!(world.jobs(), ["now-s1"], "{}", world.status());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_status_is_found_in_the_jobs() {
+    let mut world = World::run(3);
+    world.reconcile().await.unwrap();
+    world.pod("now-b1", &json!({"running": {}}));
+    world.watch();
+    world.reconcile().await.unwrap();
+    let mut object = world.fake.get(&world.path()).unwrap();
+    object.as_object_mut().unwrap().remove("status");
+    world.fake.put::<Value>(&world.path(), object);
+    world.restart();
+    world.fake.calls();
+    world.reconcile().await.unwrap();
+    assert_eq!(world.told(), ("Running".into(), "Running".into()));
+    assert_eq!(world.fake.calls(), ["PATCH backupruns/now/status"], "nothing is started again");
+    assert_eq!(world.status()["attempts"][0]["job"], "now-b1");
+    drive(&mut world, succeeds).await;
+    assert_eq!(world.told(), ("Succeeded".into(), "Succeeded".into()));
+}
