@@ -12,10 +12,38 @@ NAMESPACE=holdfast-demo
 ROWS=${ROWS:-1000000}
 WORK=$HOLDFAST_CACHE/demo
 
-title() { printf '\n\033[1m── %s\033[0m\n' "$*"; }
-show() { printf '$ kubectl %s\n' "$*"; kubectl -n "$NAMESPACE" "$@"; }
+STEP=start
+title() { STEP=$*; printf '\n\033[1m── %s\033[0m  (%d s)\n' "$*" "$SECONDS"; }
+show() { printf '\n$ kubectl -n %s %s\n' "$NAMESPACE" "$*"; kubectl -n "$NAMESPACE" "$@"; }
+fail() { echo "error: $*" >&2; exit 1; }
+run_quietly() { # COMMAND…: its output is shown only when it fails
+  local log
+  log=$(mktemp)
+  "$@" > "$log" 2>&1 || { cat "$log" >&2; rm -f "$log"; return 1; }
+  rm -f "$log"
+}
 psql_pod() { kubectl -n "$NAMESPACE" exec -i shop -- psql -XqAt -v ON_ERROR_STOP=1 -U postgres "$@"; }
 checksums() { psql_pod -d "${1:-shop}" < e2e/demo/checksums.sql; }
+table() { # FILE of checksums, as columns
+  { echo $'WHAT\tROWS\tCHECKSUM'; sed -E 's/ ([0-9]+) ([0-9a-f]+)$/\t\1\t\2/' "$1"; } | column -t -s $'\t'
+}
+equal() { # BEFORE AFTER
+  diff "$1" "$2" || fail "what was restored differs: lines with < are from before, with > from after"
+  echo "equal: all $(wc -l < "$2") checksums are those from before"
+}
+follow() { # KIND/NAME SECONDS: a line for each change of its status, until it has ended; fails unless it succeeded
+  local object=$1 watch lines begin=$SECONDS phase=none reason message last=none
+  exec {lines}< <(exec timeout "$2" kubectl -n "$NAMESPACE" get "$object" --watch -o 'jsonpath={.status.phase}|{.status.reason}|{.status.message}|{"\n"}')
+  watch=$!
+  while IFS='|' read -r -u "$lines" phase reason message _; do
+    printf '  %3d s  %-10s %-14s %s\n' $((SECONDS - begin)) "$phase" "$reason" "$message"
+    last=${phase:-without a status}
+    case $phase in Succeeded | Failed | Cancelled) break ;; esac
+  done
+  kill "$watch" 2> /dev/null || true
+  exec {lines}<&-
+  [ "$phase" = Succeeded ] || fail "$object is ${last} after $((SECONDS - begin)) s; kubectl -n $NAMESPACE describe $object says more"
+}
 random() { od -An -N16 -tx1 /dev/urandom | tr -d ' \n'; }
 
 use_cluster() {
@@ -40,16 +68,36 @@ down() {
   rm -rf "$WORK"
 }
 
+forward=
+ended() {
+  local code=$?
+  [ -z "$forward" ] || kill "$forward" 2> /dev/null || true
+  [ "$code" != 0 ] || return 0
+  printf '\n\033[1mThe demo failed\033[0m after %d s, in: %s\n' "$SECONDS" "$STEP" >&2
+  cat >&2 << TEXT
+What is there stays, to be looked at:
+  export KUBECONFIG=${KUBECONFIG:-\$HOME/.kube/config} PATH=$HOLDFAST_CACHE/bin:\$PATH
+  kubectl -n $NAMESPACE get holdfast,pods,events
+  kubectl -n holdfast-system logs deployment/holdfast
+\`make demo\` begins anew; \`make demo-down\` removes everything.
+TEXT
+  exit 1
+}
+
 case ${1:-} in
   "") ;;
   down) down; exit ;;
   *) sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
 esac
 
+trap ended EXIT
 title "A cluster, the image, and Holdfast installed by Helm"
 use_cluster
 [ "${CLUSTER:-}" = current ] || e2e/tools/image.sh
-e2e/tools/install.sh
+run_quietly e2e/tools/install.sh
+kubectl get nodes
+helm list --namespace holdfast-system
+kubectl -n holdfast-system get pods
 umask 077
 rm -rf "$WORK"
 mkdir -p "$WORK"
@@ -71,55 +119,72 @@ psql_pod -d postgres -c 'create database shop'
 kubectl -n "$NAMESPACE" exec shop -- pgbench -i -s 5 -q -U postgres shop 2> /dev/null || echo "(this image has no pgbench: its tables are left out)"
 psql_pod -d shop -v rows="$ROWS" -f - < e2e/demo/data.sql > /dev/null
 checksums > "$WORK/before"
-echo "database shop: $(psql_pod -d shop -c "select pg_size_pretty(pg_database_size('shop'))"), $(wc -l < "$WORK/before") things with a checksum each"
+printf '\ndatabase shop, %s: tables, large objects, sequences and definitions, with rows and a checksum each\n\n' "$(psql_pod -d shop -c "select pg_size_pretty(pg_database_size('shop'))")"
+table "$WORK/before"
 
 title "A store, a source and a schedule: plain kubectl apply"
 sed "s/RECIPIENT/$recipient/" e2e/demo/backup.yaml | tee "$WORK/backup.yaml"
-kubectl -n "$NAMESPACE" apply -f "$WORK/backup.yaml"
-kubectl -n "$NAMESPACE" wait --for=condition=Ready backupstore/offsite --timeout=180s
-show get backupstores,backupschedules
+show apply -f "$WORK/backup.yaml"
+kubectl -n "$NAMESPACE" wait --for=condition=Ready backupstore/offsite backupschedule/every-minute --timeout=180s > /dev/null
+show get backupstores,backupsources
+show get backupschedules
 
 title "The next tick makes a run"
-read -r run < <(timeout 150 kubectl -n "$NAMESPACE" get backupruns --watch -o 'jsonpath={.metadata.name}{"\n"}')
+run=$(timeout 150 kubectl -n "$NAMESPACE" get backupruns --watch -o 'jsonpath={.metadata.name}{"\n"}' | head -1) || true
+[ -n "$run" ] || fail "no run was made within two minutes; kubectl -n $NAMESPACE describe backupschedule every-minute says more"
+echo "$run"
+follow "backuprun/$run" 600
+kubectl -n "$NAMESPACE" wait --for=condition=Protected backupsource/shop --timeout=60s > /dev/null
+show get backupruns "$run"
+show get backupsources
+echo
+echo "What the copy holds (backuprun $run, status.copy):"
+kubectl -n "$NAMESPACE" get backuprun "$run" -o json | jq .status.copy
 kubectl -n "$NAMESPACE" patch backupschedule every-minute --type=merge -p '{"spec":{"suspend":true}}'
-kubectl -n "$NAMESPACE" wait --for=jsonpath='{.status.phase}'=Succeeded "backuprun/$run" --timeout=600s
-show get backupruns,backupsources
-kubectl -n "$NAMESPACE" get backuprun "$run" -o jsonpath='{.status.copy}' | python3 -m json.tool 2> /dev/null || true
 
 title "The database is lost"
+echo 'postgres=# drop database shop with (force)'
 psql_pod -d postgres -c 'drop database shop with (force)'
-psql_pod -d shop -c 'select 1' 2>&1 | head -1 || true
+if lost=$(psql_pod -d shop -c 'select 1' 2>&1); then fail "database shop is still there"; fi
+head -1 <<< "$lost"
 
 title "A RestoreRequest brings it back"
 sed "s/RUN/$run/" e2e/demo/restore.yaml | tee "$WORK/restore.yaml"
-kubectl -n "$NAMESPACE" apply -f "$WORK/restore.yaml"
-kubectl -n "$NAMESPACE" wait --for=jsonpath='{.status.phase}'=Succeeded restorerequest/get-it-back --timeout=900s
+show apply -f "$WORK/restore.yaml"
+follow restorerequest/get-it-back 900
 show get restorerequests
 checksums > "$WORK/after"
-diff "$WORK/before" "$WORK/after" && echo "equal: all $(wc -l < "$WORK/after") checksums are those from before"
+equal "$WORK/before" "$WORK/after"
 
 title "The same copy once more, without Holdfast: an S3 client, age, zstd and pg_restore"
 exec {forwarded}< <(exec kubectl -n "$NAMESPACE" port-forward pod/s3 17070:7070 2>&1)
 forward=$!
-trap 'kill "$forward" 2> /dev/null || true' EXIT
 read -r line <&"$forwarded" # "Forwarding from …", once it listens
-[[ $line == Forwarding* ]] || { echo "error: $line" >&2; exit 1; }
+[[ $line == Forwarding* ]] || fail "$line"
 # shellcheck source=/dev/null
 source "$WORK/s3.env"
-export RCLONE_CONFIG_COPY_TYPE=s3 RCLONE_CONFIG_COPY_PROVIDER=Other RCLONE_CONFIG_COPY_ENDPOINT=http://127.0.0.1:17070 RCLONE_CONFIG_COPY_REGION=us-east-1
+export RCLONE_CONFIG=/dev/null RCLONE_CONFIG_COPY_TYPE=s3 RCLONE_CONFIG_COPY_PROVIDER=Other RCLONE_CONFIG_COPY_ENDPOINT=http://127.0.0.1:17070 RCLONE_CONFIG_COPY_REGION=us-east-1
 # shellcheck disable=SC2154  # from s3.env
 export RCLONE_CONFIG_COPY_ACCESS_KEY_ID=$access_key_id RCLONE_CONFIG_COPY_SECRET_ACCESS_KEY=$secret_access_key
-e2e/demo/restore-without-holdfast.sh copy:backups/demo "$NAMESPACE/shop/$run" shop "$WORK/identity.txt" "$WORK/by-hand"
+by_hand=(copy:backups/demo "$NAMESPACE/shop/$run" shop "$WORK/identity.txt" "$WORK/by-hand")
+echo "$ e2e/demo/restore-without-holdfast.sh ${by_hand[*]}"
+e2e/demo/restore-without-holdfast.sh "${by_hand[@]}"
+ls -lh "$WORK/by-hand"
 psql_pod -d postgres -c 'create database by_hand'
+echo "$ pg_restore -d by_hand --exit-on-error < shop.dump"
 kubectl -n "$NAMESPACE" exec -i shop -- pg_restore -U postgres -d by_hand --exit-on-error < "$WORK/by-hand/shop.dump"
-checksums by_hand | grep -v '^database ' > "$WORK/by-hand.sums"
-grep -v '^database ' "$WORK/before" | diff - "$WORK/by-hand.sums" && echo "equal again"
+# Without --create, the comment and the settings of the database itself are not restored.
+grep -v '^database ' "$WORK/before" > "$WORK/before-by-hand"
+checksums by_hand | grep -v '^database ' > "$WORK/after-by-hand"
+equal "$WORK/before-by-hand" "$WORK/after-by-hand"
 
-title "Look further"
-cat <<TEXT
-export KUBECONFIG=${KUBECONFIG:-\$HOME/.kube/config}
-kubectl -n $NAMESPACE get holdfast            # everything of Holdfast
+title "Done. Look further"
+cat << TEXT
+export KUBECONFIG=${KUBECONFIG:-\$HOME/.kube/config} PATH=$HOLDFAST_CACHE/bin:\$PATH
+kubectl -n $NAMESPACE get holdfast                      # all that Holdfast knows here
 kubectl -n $NAMESPACE describe backuprun $run
-kubectl -n $NAMESPACE get events
-make demo-down                                # removes everything
+kubectl -n $NAMESPACE events --for backuprun/$run
+kubectl explain backupschedule.spec                      # every field is explained
+kubectl -n $NAMESPACE patch backupschedule every-minute --type=merge -p '{"spec":{"suspend":false}}'   # a copy each minute again
+make demo-down                                           # removes everything
 TEXT
