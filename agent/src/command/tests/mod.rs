@@ -187,7 +187,7 @@ fn difference(before: &str, after: &str) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-async fn session(scene: &Scene, database: &str) -> crate::engine::postgresql::connect::Session {
+async fn session(scene: &Scene, database: &str) -> crate::engine::postgresql::session::Session {
     let RestoreTask {
         to: holdfast_crds::RestoreTo::Postgresql(server),
         ..
@@ -196,7 +196,7 @@ async fn session(scene: &Scene, database: &str) -> crate::engine::postgresql::co
     access.connect_again(&access.hosts[0], database).await.unwrap()
 }
 
-async fn hold_lock(scene: &Scene, database: &str) -> crate::engine::postgresql::connect::Session {
+async fn hold_lock(scene: &Scene, database: &str) -> crate::engine::postgresql::session::Session {
     let holder = session(scene, database).await;
     holder
         .run("lock", "BEGIN; LOCK TABLE public.t IN ACCESS EXCLUSIVE MODE")

@@ -4,73 +4,21 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use holdfast_crds::PostgresqlServer;
-use tokio::task::JoinHandle;
 use tokio_postgres::config::SslMode;
-use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage, SimpleQueryRow};
+use tokio_postgres::{Config, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::error::{DatabaseError, chain};
+use super::host::Host;
+use super::session::Session;
 use super::tls::TlsFiles;
 use crate::engine::secret::Secret;
 
 /// How long a host may take to let us in.
 const CONNECT_LIMIT: Duration = Duration::from_secs(15);
-/// How long a statement may take that only looks something up.
-pub(super) const QUERY_LIMIT: Duration = Duration::from_secs(60);
 /// How long a login that worked before may fail: a rotated Secret reaches the pod's files within about a minute.
 const ROTATION_LIMIT: Duration = Duration::from_secs(120);
 const ROTATION_STEP: Duration = Duration::from_secs(3);
-
-/// A host and its port.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Host {
-    /// Name or address, without brackets.
-    pub name: String,
-    /// 5432 if not said.
-    pub port: u16,
-}
-
-impl std::fmt::Display for Host {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if self.name.contains(':') {
-            write!(f, "[{}]:{}", self.name, self.port)
-        } else {
-            write!(f, "{}:{}", self.name, self.port)
-        }
-    }
-}
-
-impl std::str::FromStr for Host {
-    type Err = DatabaseError;
-
-    fn from_str(text: &str) -> Result<Self, DatabaseError> {
-        let invalid = || DatabaseError::UseSetting {
-            field: "hosts",
-            problem: format!("found {text:?}, expected host, host:port or [IPv6 address]:port with a port from 1 to 65535"),
-        };
-        let (name, port) = match text.strip_prefix('[') {
-            Some(rest) => {
-                let (name, rest) = rest.split_once(']').ok_or_else(invalid)?;
-                (
-                    name,
-                    rest.strip_prefix(':')
-                        .or_else(|| rest.is_empty().then_some("5432"))
-                        .ok_or_else(invalid)?,
-                )
-            }
-            None => text.split_once(':').unwrap_or((text, "5432")),
-        };
-        let port = port.parse().ok().filter(|port| *port != 0).ok_or_else(invalid)?;
-        if name.is_empty() || name.starts_with('/') {
-            Err(invalid())
-        } else {
-            Ok(Self {
-                name: name.to_owned(),
-                port,
-            })
-        }
-    }
-}
 
 /// User and password as they lie in files.
 #[derive(Clone, PartialEq, Eq)]
@@ -313,132 +261,6 @@ where
     }
 }
 
-/// An open session. Values travel as text: PostgreSQL prints them as we need them, and no type has to be known.
-pub struct Session {
-    client: Client,
-    connection: JoinHandle<()>,
-    /// Who answered.
-    pub host: Host,
-    /// The database of this session.
-    pub database: String,
-    /// As whom.
-    pub user: String,
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        self.connection.abort();
-    }
-}
-
-/// A row of texts.
-pub struct Row(SimpleQueryRow);
-
-impl Row {
-    /// A value that the statement promises not to be null.
-    pub fn text(&self, column: usize) -> String {
-        self.0.get(column).unwrap_or_default().to_owned()
-    }
-
-    /// A value that may be null.
-    pub fn optional(&self, column: usize) -> Option<String> {
-        self.0.get(column).map(str::to_owned)
-    }
-
-    /// A boolean.
-    pub fn flag(&self, column: usize) -> bool {
-        self.0.get(column) == Some("t")
-    }
-
-    /// A whole number; 0 where it is null.
-    pub fn number(&self, column: usize) -> u64 {
-        self.0.get(column).and_then(|text| text.parse().ok()).unwrap_or(0)
-    }
-}
-
-impl Session {
-    /// Runs one or more statements; `doing` begins the message of an error.
-    pub async fn run(&self, doing: &str, sql: &str) -> Result<(), DatabaseError> {
-        self.rows_within(QUERY_LIMIT, doing, sql).await.map(|_| ())
-    }
-
-    /// The rows that statements return.
-    pub async fn rows(&self, doing: &str, sql: &str) -> Result<Vec<Row>, DatabaseError> {
-        self.rows_within(QUERY_LIMIT, doing, sql).await
-    }
-
-    /// The one row that a statement returns.
-    pub async fn row(&self, doing: &str, sql: &str) -> Result<Row, DatabaseError> {
-        self.rows(doing, sql)
-            .await?
-            .into_iter()
-            .next()
-            .ok_or_else(|| DatabaseError::Refused {
-                reason: holdfast_crds::Reason::InternalError,
-                message: format!("{doing}: the server returned no row"),
-            })
-    }
-
-    /// The rows, with another time limit.
-    pub async fn rows_within(&self, limit: Duration, doing: &str, sql: &str) -> Result<Vec<Row>, DatabaseError> {
-        let answer = tokio::time::timeout(limit, self.client.simple_query(sql))
-            .await
-            .map_err(|_| DatabaseError::TimedOut {
-                doing: doing.to_owned(),
-                limit,
-            })?
-            .map_err(|error| DatabaseError::from_client(doing, &error))?;
-        let rows = answer.into_iter().filter_map(|message| match message {
-            SimpleQueryMessage::Row(row) => Some(Row(row)),
-            _ => None,
-        });
-        Ok(rows.collect())
-    }
-
-    /// A text of an archive, which is in the encoding of the database that it is of. What the server cannot convert is shown as it is, with
-    /// marks in place of what is no UTF-8.
-    pub async fn decode(&self, bytes: &[u8], encoding: &str) -> String {
-        let lossy = || String::from_utf8_lossy(bytes).into_owned();
-        if bytes.is_ascii() || matches!(encoding, "" | "UTF8" | "SQL_ASCII") {
-            return lossy();
-        }
-        let hex = bytes
-            .iter()
-            .fold(String::with_capacity(2 * bytes.len()), |text, byte| text + &format!("{byte:02x}"));
-        let sql = format!("SELECT convert_from(decode('{hex}', 'hex'), {})", literal(encoding));
-        match self.row("convert a text of the archive", &sql).await {
-            Ok(row) => row.text(0),
-            Err(error) => {
-                tracing::debug!(%error, encoding, "a text of the archive could not be converted");
-                lossy()
-            }
-        }
-    }
-
-    /// Whether the server only replays what another writes.
-    pub async fn is_standby(&self) -> Result<bool, DatabaseError> {
-        Ok(self
-            .row("ask whether the server is a standby", "SELECT pg_is_in_recovery()")
-            .await?
-            .flag(0))
-    }
-}
-
-/// A text as an SQL literal, whatever `standard_conforming_strings` says.
-pub fn literal(text: &str) -> String {
-    let quoted = text.replace('\'', "''");
-    if quoted.contains('\\') {
-        format!(" E'{}'", quoted.replace('\\', "\\\\"))
-    } else {
-        format!("'{quoted}'")
-    }
-}
-
-/// A name as an SQL identifier.
-pub fn identifier(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
 /// The line of a libpq password file that fits every connection.
 pub(super) fn passfile(password: &Secret) -> Secret {
     let escaped = password.expose().replace('\\', "\\\\").replace(':', "\\:");
@@ -473,29 +295,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hosts_are_read_as_the_api_accepts_them() {
-        for (text, name, port) in [
-            ("db", "db", 5432),
-            ("db.ns.svc:6432", "db.ns.svc", 6432),
-            ("10.0.0.1:5433", "10.0.0.1", 5433),
-            ("[::1]", "::1", 5432),
-            ("[fd00::1]:5433", "fd00::1", 5433),
-        ] {
-            let host = text.parse::<Host>().unwrap();
-            assert_eq!((host.name.as_str(), host.port), (name, port));
-            assert_eq!(host.to_string().parse::<Host>().unwrap(), host);
-        }
-        for text in ["", ":5432", "db:0", "db:65536", "db:x", "[::1", "[::1]5432", "/run/postgresql"] {
-            let error = text.parse::<Host>().unwrap_err().to_string();
-            assert!(error.contains(&format!("{text:?}")), "{error}");
-        }
-    }
-
-    #[test]
-    fn texts_are_quoted_for_sql_and_passfiles() {
-        assert_eq!(literal("it's"), "'it''s'");
-        assert_eq!(literal("a\\'b"), " E'a\\\\''b'");
-        assert_eq!(identifier("a\"b"), "\"a\"\"b\"");
+    fn a_password_is_quoted_for_the_passfile() {
         assert_eq!(passfile(&Secret::new("a:b\\c".to_owned())).expose(), "*:*:*:*:a\\:b\\\\c\n");
     }
 }

@@ -5,9 +5,11 @@ use holdfast_crds::{Reason, Span};
 use tokio::process::{ChildStdout, Command};
 
 use super::check::{ArchiveCheck, GlobalsCheck, SharedContents};
-use super::connect::{Access, Host, Session, literal};
+use super::connect::Access;
 use super::error::DatabaseError;
+use super::host::Host;
 use super::preflight::GlobalsPlan;
+use super::session::{Session, literal};
 use super::tool::{Running, Tools};
 use crate::pipeline::Pipe;
 use crate::pipeline::check::StreamCheck;

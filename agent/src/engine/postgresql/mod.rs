@@ -5,9 +5,11 @@ pub mod check;
 pub mod connect;
 pub mod dump;
 pub mod error;
+pub mod host;
 pub mod pattern;
 pub mod preflight;
 pub mod restore;
+pub mod session;
 pub mod source;
 #[cfg(test)]
 pub(crate) mod test_server;

@@ -6,9 +6,11 @@ use holdfast_crds::document::{Extension, NotCopied};
 use holdfast_crds::{DatabaseSelection, Globals, Reason};
 use jiff::Timestamp;
 
-use super::connect::{Access, Host, Session, Wanted, identifier};
+use super::connect::{Access, Wanted};
 use super::error::DatabaseError;
+use super::host::Host;
 use super::pattern::matches;
+use super::session::{Session, identifier, literal};
 use super::tool::{ToolVersion, Tools};
 
 /// The oldest and newest major version that this engine knows.
@@ -345,9 +347,6 @@ pub async fn describe(session: &Session) -> Result<DatabaseFacts, DatabaseError>
 
 /// Whether a database exists, on a session to the maintenance database.
 pub async fn exists(session: &Session, database: &str) -> Result<bool, DatabaseError> {
-    let sql = format!(
-        "SELECT 1 FROM pg_catalog.pg_database WHERE datname = {}",
-        super::connect::literal(database)
-    );
+    let sql = format!("SELECT 1 FROM pg_catalog.pg_database WHERE datname = {}", literal(database));
     Ok(!session.rows("look for the database", &sql).await?.is_empty())
 }

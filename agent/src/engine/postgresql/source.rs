@@ -8,10 +8,11 @@ use holdfast_crds::document::{self, Contents, Database, NotCopied, Server, Strea
 use holdfast_crds::{PostgresqlSource, Reason};
 
 use super::check::TableData;
-use super::connect::{Access, ServerFiles, Session, Wanted as WantedServer};
+use super::connect::{Access, ServerFiles, Wanted as WantedServer};
 use super::dump::{Dump, GLOBALS_STREAM, end_sessions, stream_name};
 use super::error::DatabaseError;
 use super::preflight::{DatabaseFacts, GlobalsPlan, Preflight, describe, exists, preflight};
+use super::session::{Session, literal};
 use super::tool::Tools;
 use crate::engine::streaming::{Aborted, Finished, Found, Opened, Streaming, Wanted};
 use crate::result::Failure;
@@ -128,12 +129,7 @@ impl Streaming for Source {
             standby: found.server.standby,
             tools: BTreeMap::from([("pg_dump".to_owned(), found.tool.text.clone())]),
         };
-        let names = found
-            .databases
-            .iter()
-            .map(|name| super::connect::literal(name))
-            .collect::<Vec<_>>()
-            .join(", ");
+        let names = found.databases.iter().map(|name| literal(name)).collect::<Vec<_>>().join(", ");
         let sizes = format!("SELECT sum(pg_catalog.pg_database_size(oid)) FROM pg_catalog.pg_database WHERE datname IN ({names})");
         // Only for the estimate: a database that vanishes meanwhile, or a slow disk, fails nothing.
         let expected_bytes = session

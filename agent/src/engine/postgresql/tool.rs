@@ -8,8 +8,9 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::task::JoinHandle;
 
-use super::connect::{Access, Host, passfile, write_private};
+use super::connect::{Access, passfile, write_private};
 use super::error::{DatabaseError, reason_of_stderr};
+use super::host::Host;
 
 /// The most that is kept of what a tool says, in bytes, half of its beginning and half of its end.
 const STDERR_KEPT: usize = 4096;

@@ -9,8 +9,10 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::ChildStdin;
 
 use super::super::archive::Toc;
-use super::super::connect::{Access, Host, Session, identifier, literal};
+use super::super::connect::Access;
 use super::super::error::{DatabaseError, chain};
+use super::super::host::Host;
+use super::super::session::{Session, identifier, literal};
 use super::super::tool::{Running, Tools};
 use super::plan::DatabaseProperties;
 use super::statement::{for_database, without_tablespace};

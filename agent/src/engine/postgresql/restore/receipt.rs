@@ -3,8 +3,8 @@
 
 use holdfast_crds::{Reason, RestoreSummary};
 
-use super::super::connect::{Session, identifier, literal};
 use super::super::error::DatabaseError;
+use super::super::session::{Session, identifier, literal};
 use super::target::drop_database;
 
 /// Who restores what.

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::super::connect::{Session, identifier};
 use super::super::error::DatabaseError;
+use super::super::session::{Session, identifier};
 use super::statement::{membership, roles, split};
 
 /// The statements that make the missing roles: from the globals where the copy has them, else with nothing but their names. `existing`

@@ -255,7 +255,7 @@ impl Statement<'_> {
 pub fn for_database(sql: &[u8], database: &str) -> Option<Vec<u8>> {
     let statement = Statement::new(sql);
     let (_, range) = statement.pieces.get(statement.database()?)?;
-    let quoted = super::super::connect::identifier(database);
+    let quoted = super::super::session::identifier(database);
     Some([&sql[..range.start], quoted.as_bytes(), &sql[range.end..]].concat())
 }
 

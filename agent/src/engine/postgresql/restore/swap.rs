@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use holdfast_crds::RestoreSummary;
 
-use super::super::connect::{Access, Session, identifier, literal};
+use super::super::connect::Access;
 use super::super::error::DatabaseError;
+use super::super::session::{Session, identifier, literal};
 use super::receipt::{Identity, find, forget, insert, note};
 use super::target::{Place, drop_database, place, refuse_objects};
 

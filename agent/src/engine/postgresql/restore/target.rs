@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 
 use holdfast_crds::Reason;
 
-use super::super::connect::{Access, Session, Wanted, identifier, literal};
+use super::super::connect::{Access, Wanted};
 use super::super::error::DatabaseError;
 use super::super::preflight::{OWN_PREFIX, ServerFacts, server_facts};
+use super::super::session::{Session, identifier, literal};
 use super::super::tool::{ToolVersion, Tools};
 use super::plan::Offer;
 

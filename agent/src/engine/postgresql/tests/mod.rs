@@ -1,5 +1,8 @@
 //! Connections and dumps against a real server.
 
+mod servers;
+mod tls;
+
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -8,10 +11,11 @@ use holdfast_crds::{DatabaseSelection, Globals, PostgresqlServer, Reason, Span};
 use tokio::io::AsyncReadExt;
 
 use super::check::ArchiveContents;
-use super::connect::{Access, ServerFiles, Session, Wanted};
+use super::connect::{Access, ServerFiles, Wanted};
 use super::dump::{Dump, end_sessions};
 use super::error::DatabaseError;
 use super::preflight::{GlobalsPlan, Preflight, describe, preflight};
+use super::session::Session;
 use super::test_server::{PASSWORD, TestServer, awkward, major, tools};
 use super::tool::Tools;
 
@@ -334,116 +338,6 @@ async fn passwords_are_in_no_argument_and_no_variable_of_a_tool() {
     dump.kill().await;
 }
 
-/// A CA, a certificate for `localhost` and one for a client, by openssl.
-fn certificates(directory: &Path) {
-    let script = r#"
-        set -e
-        openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=ca -keyout ca.key -out ca.crt
-        cp ca.crt public.crt
-        openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=other -keyout other.key -out other.crt
-        mkdir -p client
-        for name in server client; do
-            openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj "/CN=$([ $name = client ] && echo certified || echo localhost)" -keyout $name.key -out $name.csr
-            [ $name = server ] && echo subjectAltName=DNS:localhost > $name.ext || echo basicConstraints=CA:FALSE > $name.ext
-            openssl x509 -req -in $name.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -extfile $name.ext -out $name.crt
-        done
-        mv client.key client/tls.key; mv client.crt client/tls.crt
-        chmod 644 *.crt *.key client/*
-    "#;
-    let output = Command::new("bash").args(["-c", script]).current_dir(directory).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-}
-
-#[tokio::test]
-async fn every_tls_mode_demands_what_it_says() {
-    if std::env::var_os("HOLDFAST_POSTGRESQL").is_some()
-        && TestServer::shared()
-            .sql(
-                "postgres",
-                "SELECT setting FROM pg_config WHERE name = 'CONFIGURE' AND setting ~ 'ssl|openssl'",
-            )
-            .is_empty()
-    {
-        eprintln!("the build that HOLDFAST_POSTGRESQL names has no TLS: nothing was tried");
-        return;
-    }
-    let pod = Pod::new();
-    certificates(pod.directory.path());
-    std::fs::set_permissions(pod.directory.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
-    let server = TestServer::start(&[]);
-    // The server wants a key that only it can read.
-    let data = server.directory().join("data");
-    for file in ["server.crt", "server.key", "ca.crt"] {
-        let copy = data.join(file);
-        std::fs::copy(pod.path(file), &copy).unwrap();
-        std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o600)).unwrap();
-        let owner = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(&data).unwrap());
-        std::os::unix::fs::chown(&copy, Some(owner), None).unwrap();
-    }
-    server.sql(
-        "postgres",
-        "CREATE ROLE certified LOGIN PASSWORD 'p'; ALTER SYSTEM SET ssl = on; ALTER SYSTEM SET ssl_ca_file = 'ca.crt'; SELECT pg_reload_conf();",
-    );
-    let hba = data.join("pg_hba.conf");
-    let rules = "hostssl all certified all scram-sha-256 clientcert=verify-full\nhostnossl all certified all reject\nhost all all all scram-sha-256\n";
-    std::fs::write(&hba, rules).unwrap();
-    server.sql("postgres", "SELECT pg_reload_conf()");
-    let address = |host: &str| format!("{host}:{}", server.port());
-    let (by_name, by_address) = (address("localhost"), address("127.0.0.1"));
-    let secured = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
-    let try_it = |host: String, tls: serde_json::Value| {
-        let access = pod.access(&[&host], tls);
-        async move {
-            let session = access.connect(Wanted::Any).await?;
-            session.row("look", secured).await.map(|row| row.flag(0))
-        }
-    };
-    // The server may need a moment to take its new settings.
-    while try_it(by_name.clone(), serde_json::json!({"mode": "Require"})).await.is_err() {
-        tokio::task::yield_now().await;
-    }
-    let with_ca = |mode: &str| serde_json::json!({"mode": mode, "caSecretName": "ca"});
-    assert!(!try_it(by_name.clone(), serde_json::json!({"mode": "Disable"})).await.unwrap());
-    assert!(try_it(by_address.clone(), serde_json::json!({"mode": "Require"})).await.unwrap());
-    assert!(try_it(by_address.clone(), with_ca("VerifyCa")).await.unwrap());
-    assert!(try_it(by_name.clone(), with_ca("VerifyFull")).await.unwrap());
-    assert!(
-        try_it(by_name.clone(), serde_json::json!({})).await.unwrap(),
-        "public roots are the default"
-    );
-    let (reason, message) = failed(try_it(by_address.clone(), with_ca("VerifyFull")).await);
-    assert_eq!(reason, Reason::DatabaseTlsFailed, "{message}");
-    std::fs::copy(pod.path("other.crt"), pod.path("ca.crt")).unwrap();
-    for mode in ["VerifyCa", "VerifyFull"] {
-        let (reason, message) = failed(try_it(by_name.clone(), with_ca(mode)).await);
-        assert_eq!(reason, Reason::DatabaseTlsFailed, "{message}");
-    }
-    assert!(try_it(by_name.clone(), with_ca("Require")).await.unwrap());
-    std::fs::copy(pod.path("public.crt"), pod.path("ca.crt")).unwrap();
-    std::fs::remove_file(pod.path("public.crt")).unwrap();
-    let (reason, message) = failed(try_it(by_name.clone(), serde_json::json!({})).await);
-    assert_eq!(reason, Reason::SecretKeyMissing, "{message}");
-
-    pod.login("certified", "p");
-    let with_client = serde_json::json!({"mode": "VerifyFull", "caSecretName": "ca", "clientCertificateSecretName": "client"});
-    assert!(try_it(by_name.clone(), with_client.clone()).await.unwrap());
-    let (reason, _) = failed(try_it(by_name.clone(), with_ca("VerifyFull")).await);
-    assert_eq!(reason, Reason::DatabaseLoginFailed);
-    // And the tools through libpq.
-    let tool = |tls: serde_json::Value| {
-        let access = pod.access(&[&by_name], tls);
-        let mut dump = Dump::of_database(&pod.tools(), &access, &access.hosts[0], "template1", Span::from_seconds(5)).unwrap();
-        async move {
-            let (mut stdout, _) = dump.take_stream().unwrap();
-            tokio::io::copy(&mut stdout, &mut tokio::io::sink()).await.unwrap();
-            dump.finish().await
-        }
-    };
-    tool(with_client).await.unwrap();
-    let (reason, message) = failed(tool(with_ca("VerifyFull")).await);
-    assert_eq!(reason, Reason::DatabaseLoginFailed, "{message}");
-}
-
 #[tokio::test]
 async fn the_globals_hold_passwords_only_where_they_may() {
     let (server, pod) = (TestServer::shared(), Pod::new());
@@ -458,111 +352,4 @@ async fn the_globals_hold_passwords_only_where_they_may() {
         check.finish().unwrap();
         assert_eq!(String::from_utf8(bytes).unwrap().contains("SCRAM-SHA-256"), expected);
     }
-}
-
-#[tokio::test]
-async fn a_standby_is_copied_and_its_lag_is_in_the_recovery_point() {
-    let pod = Pod::new();
-    let primary = TestServer::start(&[]);
-    primary.create("followed", "CREATE TABLE t AS SELECT generate_series(1, 10) AS id");
-    let standby = TestServer::standby_of(&primary, &[]);
-    let none = serde_json::json!({"mode": "Disable"});
-    let access = pod.access(&[&standby.address(), &primary.address()], none);
-    let (session, found) = look(&pod, &access, &databases(&["followed"], &[])).await.unwrap();
-    assert_eq!(session.host.to_string(), standby.address());
-    assert!(found.server.standby);
-    assert!(
-        found
-            .notes
-            .iter()
-            .any(|note| note.contains("is a standby; what it has replayed is about")),
-        "{:?}",
-        found.notes
-    );
-    let contents = dump(&pod, &standby, "followed", Span::from_seconds(5)).await.unwrap();
-    assert_eq!(contents.tables[0].rows, Some(10));
-    // A target must take writes.
-    assert_eq!(access.connect(Wanted::Primary).await.unwrap().host.to_string(), primary.address());
-
-    // Replay stops; what the primary commits from now on is not in a copy, and its recovery point says so.
-    standby.sql("postgres", "SELECT pg_wal_replay_pause()");
-    while standby.sql("postgres", "SELECT pg_get_wal_replay_pause_state()") != "paused" {
-        tokio::task::yield_now().await;
-    }
-    let committed = primary.sql("followed", "INSERT INTO t VALUES (11); SELECT pg_current_wal_flush_lsn()");
-    while standby.sql(
-        "postgres",
-        &format!("SELECT latest_end_lsn >= '{committed}' FROM pg_stat_wal_receiver"),
-    ) != "t"
-    {
-        tokio::task::yield_now().await;
-    }
-    let (_, first) = look(&pod, &access, &databases(&["followed"], &[])).await.unwrap();
-    let (_, again) = look(&pod, &access, &databases(&["followed"], &[])).await.unwrap();
-    assert_eq!(
-        first.server.recovery_point, again.server.recovery_point,
-        "it stands still while nothing is replayed"
-    );
-    let contents = dump(&pod, &standby, "followed", Span::from_seconds(5)).await.unwrap();
-    assert_eq!(contents.tables[0].rows, Some(10));
-}
-
-#[tokio::test]
-async fn f50_a_server_that_crashes_during_the_dump_is_a_lost_connection() {
-    let pod = Pod::new();
-    let server = TestServer::start(&[]);
-    server.create("crashing", "CREATE TABLE t ()");
-    let access = pod.plain(&server);
-    let holder = access.connect_again(&access.hosts[0], "crashing").await.unwrap();
-    holder
-        .run("lock", "BEGIN; LOCK TABLE public.t IN ACCESS EXCLUSIVE MODE")
-        .await
-        .unwrap();
-    let dump = Dump::of_database(&pod.tools(), &access, &access.hosts[0], "crashing", Span::from_minutes(5)).unwrap();
-    let waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = 'crashing' AND wait_event_type = 'Lock'";
-    while server.sql("postgres", waits) == "0" {
-        tokio::task::yield_now().await;
-    }
-    server.crash();
-    let (reason, message) = failed(dump.finish().await);
-    assert_eq!(reason, Reason::DatabaseConnectionLost, "{message}");
-    assert_eq!(failed(holder.run("look", "SELECT 1").await).0, Reason::DatabaseConnectionLost);
-    assert_eq!(failed(access.connect(Wanted::Any).await).0, Reason::DatabaseUnreachable);
-}
-
-#[tokio::test]
-async fn a_database_that_vanishes_is_told_and_the_others_are_copied() {
-    use crate::engine::streaming::{Finished, Streaming};
-    let (server, pod) = (TestServer::shared(), Pod::new());
-    for database in ["vanish_1", "vanish_2", "vanish_3"] {
-        server.create(database, "CREATE TABLE t AS SELECT 1 AS id");
-    }
-    let spec = serde_json::json!({"hosts": [server.address()], "version": major(), "credentials": {"secretName": "login"}, "tls": {"mode": "Disable"},
-        "databases": {"include": ["vanish_*"]}, "globals": "Skip"});
-    let mut source =
-        super::source::Source::new(&serde_json::from_value(spec).unwrap(), &pod.files(), pod.tools(), "holdfast vanish").unwrap();
-    let found = source.preflight(true).await.unwrap();
-    assert_eq!(found.streams.len(), 3);
-    // Before it is opened.
-    server.sql("postgres", "DROP DATABASE vanish_1");
-    assert!(source.open(&found.streams[0]).await.unwrap().is_none());
-    // Between the look at it and the tool's connection, or later.
-    let mut opened = source.open(&found.streams[1]).await.unwrap().unwrap();
-    server.sql("postgres", "DROP DATABASE vanish_2 WITH (FORCE)");
-    tokio::io::copy(&mut opened.reader, &mut tokio::io::sink()).await.unwrap();
-    assert_eq!(source.finish(&found.streams[1], opened.handle).await.unwrap(), Finished::Vanished);
-    let mut opened = source.open(&found.streams[2]).await.unwrap().unwrap();
-    tokio::io::copy(&mut opened.reader, &mut tokio::io::sink()).await.unwrap();
-    assert_eq!(source.finish(&found.streams[2], opened.handle).await.unwrap(), Finished::Whole);
-    let contents = source.contents();
-    assert_eq!(
-        contents.databases.iter().map(|database| database.name.as_str()).collect::<Vec<_>>(),
-        ["vanish_3"]
-    );
-    let vanished = contents
-        .not_copied
-        .iter()
-        .filter(|left| left.why.starts_with("vanished"))
-        .map(|left| left.name.as_str());
-    assert_eq!(vanished.collect::<Vec<_>>(), ["vanish_1", "vanish_2"]);
 }
