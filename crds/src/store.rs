@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    JobTemplate, Reason,
+    JobTemplate, Reason, Span,
     rule::{Fixed, fixed, rule},
 };
 
@@ -34,6 +34,7 @@ use crate::{
     rule("has(self.s3) != has(self.volume)", "found both or none of spec.s3 and spec.volume; name exactly one place"),
     rule("has(self.s3) == has(self.credentials)",
         "spec.credentials: an S3 store needs credentials (secretName or webIdentity); a volume store takes none"),
+    rule("has(self.s3) || !has(self.objectLock)", "spec.objectLock: a volume has no locks; remove it, or use a bucket"),
     rule("has(self.s3) == has(oldSelf.s3) && has(self.volume) == has(oldSelf.volume)",
         "found another kind of place than before, and the copies in the old one would be lost from sight; make a new store for the new place")
 ]))]
@@ -47,6 +48,13 @@ pub struct BackupStoreSpec {
     /// With which rights an S3 store is used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials: Option<StoreCredentials>,
+    /// Locks that the bucket itself enforces (S3 Object Lock). It must be a bucket with Object Lock; others are refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub object_lock: Option<ObjectLock>,
+    /// The cluster (its id, as the refusal and the status show it) that this place is taken over from. Jobs of that cluster stop before they commit or delete.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 256))]
+    pub take_over: Option<String>,
     /// How copies are encrypted before they leave the pod. There is no default: `none: {}` must be said.
     pub encryption: Encryption,
     /// How the pods of this store's own Jobs (probe and settle) are shaped, and what each pod that uses it needs to reach it.
@@ -183,6 +191,30 @@ pub struct WebIdentity {
 
 fn default_audience() -> String {
     "sts.amazonaws.com".to_owned()
+}
+
+/// Locks that the bucket itself enforces. What is written is locked for a short time; what is kept, the keeper locks for as long as it is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ObjectLock {
+    /// Who may end a lock before its time: with `Governance` whoever has the right to bypass it, with `Compliance` nobody at all.
+    pub mode: LockMode,
+    /// For how long everything is locked when it is written. It must be longer than an attempt and the keeper's next pass take together.
+    #[serde(default = "default_lock_at_write")]
+    pub at_write: Span,
+}
+
+/// Who may end a lock before its time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub enum LockMode {
+    /// Whoever has the right `s3:BypassGovernanceRetention`.
+    Governance,
+    /// Nobody.
+    Compliance,
+}
+
+fn default_lock_at_write() -> Span {
+    Span::from_days(7)
 }
 
 /// How copies are encrypted: exactly one.

@@ -5,9 +5,10 @@ use super::{digest::Sha256, error::StoreError};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
-use jiff::Timestamp;
+use holdfast_crds::LockMode;
+use jiff::{SignedDuration, Timestamp};
 use object_store::PutPayload;
-use std::{fmt::Debug, ops::Range};
+use std::{fmt::Debug, ops::Range, time::Duration};
 
 /// What a store says it holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,6 +94,82 @@ pub struct Page<T> {
     pub next: Option<String>,
 }
 
+/// One version of an object, or a delete marker before it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectVersion {
+    /// Path below the store's prefix.
+    pub path: String,
+    /// The store's name for it; `None` where the store has no versions, and for what was written before it had.
+    pub version: Option<String>,
+    /// Whether this is what a read without a version finds.
+    pub is_latest: bool,
+    /// Whether it only hides the versions before it.
+    pub is_delete_marker: bool,
+    /// Size in bytes; 0 for a delete marker.
+    pub size: u64,
+    /// When the store says it was written.
+    pub modified: Option<Timestamp>,
+}
+
+/// What keeps one version from being deleted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lock {
+    /// Locked for a time.
+    pub retained: Option<Retained>,
+    /// Locked until somebody takes the hold away.
+    pub legal_hold: bool,
+}
+
+/// A lock for a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retained {
+    /// Who may end it before its time.
+    pub mode: LockMode,
+    /// It holds before this.
+    pub until: Timestamp,
+}
+
+impl Lock {
+    /// The end of the lock for a time, past or not.
+    pub fn until(&self) -> Option<Timestamp> {
+        self.retained.map(|retained| retained.until)
+    }
+
+    /// Whether it forbids a deletion at `now`. At the very moment of its end it still does.
+    pub fn forbids(&self, now: Timestamp) -> bool {
+        self.legal_hold || self.until().is_some_and(|until| now <= until)
+    }
+}
+
+/// The short lock that everything gets when it is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WriteLock {
+    /// Who may end it before its time.
+    pub mode: LockMode,
+    /// For how long.
+    pub length: Duration,
+}
+
+impl WriteLock {
+    /// The lock of what is written at `now`, whole seconds and not shorter than said. What a probe leaves is not locked, so that it can be cleared away.
+    pub(super) fn at(self, path: &str, now: Timestamp) -> Option<Retained> {
+        if path.starts_with("probe/") {
+            return None;
+        }
+        let until = now.checked_add(SignedDuration::try_from(self.length).ok()?).ok()?;
+        Some(Retained {
+            mode: self.mode,
+            until: whole_seconds(until),
+        })
+    }
+}
+
+/// Rounded up: stores keep seconds.
+pub(super) fn whole_seconds(at: Timestamp) -> Timestamp {
+    let up = i64::from(at.subsec_nanosecond() > 0);
+    Timestamp::from_second(at.as_second() + up).unwrap_or(at)
+}
+
 /// Whether a store keeps versions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Versioning {
@@ -162,4 +239,63 @@ pub trait Backend: Debug + Send + Sync + 'static {
 
     /// Deletes what an attempt left under `probe/`.
     async fn delete(&self, path: &str) -> Result<(), StoreError>;
+
+    // What follows is, unless a kind of store says otherwise, what one without versions and locks does.
+
+    /// Lists all versions and delete markers under `prefix`, in the order of the names as bytes, newest versions first.
+    async fn list_versions(&self, prefix: &str, from: Option<&str>) -> Result<Page<ObjectVersion>, StoreError> {
+        let Page { items, next } = self.list(prefix, from).await?;
+        let only = |meta: ObjectMeta| ObjectVersion {
+            path: meta.path,
+            version: None,
+            is_latest: true,
+            is_delete_marker: false,
+            size: meta.size,
+            modified: meta.modified,
+        };
+        Ok(Page {
+            items: items.into_iter().map(only).collect(),
+            next,
+        })
+    }
+
+    /// Deletes one version for good: nothing else, and no marker is left. `None` is the version without a name.
+    async fn delete_version(&self, path: &str, version: Option<&str>) -> Result<(), StoreError> {
+        match version {
+            Some(_) => Err(StoreError::NotFound { path: path.to_owned() }),
+            None => self.delete(path).await,
+        }
+    }
+
+    /// Whether the place has Object Lock.
+    async fn object_lock(&self) -> Result<bool, StoreError> {
+        Ok(false)
+    }
+
+    /// The lock of one version.
+    async fn lock_of(&self, _path: &str, _version: Option<&str>) -> Result<Lock, StoreError> {
+        Ok(Lock::default())
+    }
+
+    /// Locks one version for a time. A store refuses a shorter lock than there is.
+    async fn set_retained(&self, _path: &str, _version: Option<&str>, _retained: Retained) -> Result<(), StoreError> {
+        Err(no_locks("set retention"))
+    }
+
+    /// Sets or lifts the legal hold of one version.
+    async fn set_legal_hold(&self, _path: &str, _version: Option<&str>, _on: bool) -> Result<(), StoreError> {
+        Err(no_locks("set legal hold"))
+    }
+
+    /// The lock that everything gets when it is written, if the store's specification says so.
+    fn write_lock(&self) -> Option<WriteLock> {
+        None
+    }
+}
+
+fn no_locks(call: &'static str) -> StoreError {
+    StoreError::Unsupported {
+        call,
+        problem: "it has no Object Lock".to_owned(),
+    }
 }

@@ -1,7 +1,7 @@
 //! From a store's specification to the store.
 
 use super::{
-    Backend, Patience, Store, StoreError,
+    Backend, Patience, Store, StoreError, WriteLock,
     s3::{Credentials, S3, S3Config, WebIdentityConfig},
     volume::{Volume, VolumeConfig},
 };
@@ -77,6 +77,10 @@ pub fn connect(spec: &BackupStoreSpec, files: &StoreFiles, usage: Usage) -> Resu
                 storage_class: s3.storage_class.clone(),
                 ca_file: s3.ca_secret_name.as_ref().map(|_| files.ca.join("ca.crt")),
                 credentials,
+                write_lock: spec.object_lock.map(|lock| WriteLock {
+                    mode: lock.mode,
+                    length: lock.at_write.std(),
+                }),
             };
             Ok(store(Box::new(S3::new(config)?)))
         }

@@ -8,7 +8,8 @@ use super::{
     path::StorePath,
 };
 use bytes::Bytes;
-use holdfast_crds::document::{self, StoredObject};
+use holdfast_crds::document::{self, ObjectPath, StoredObject, Ulid};
+use jiff::Timestamp;
 use object_store::PutPayload;
 
 /// The largest document that is created or read in one piece, in bytes: manifests and indices of documents stay well below.
@@ -118,6 +119,31 @@ impl Store {
                 };
             }
         }
+    }
+
+    /// Writes a record or a hold once, and reads it back: `create_record(&record.path(), record.to_bytes())`.
+    ///
+    /// # Errors
+    /// [`StoreError::Mismatch`] if something else lies there: a name is made of a fresh [`Self::ulid`], so that nobody else has it.
+    pub async fn create_record(&self, place: &ObjectPath, bytes: Vec<u8>) -> Result<Held, StoreError> {
+        let path = StorePath::from(place);
+        match self.create(&path, bytes.into()).await? {
+            Created::Ours(held) => Ok(held),
+            Created::Theirs(_) => Err(StoreError::Mismatch {
+                path: path.to_string(),
+                problem: "a record was written once and reads back as another".to_owned(),
+            }),
+        }
+    }
+
+    /// A fresh name for a record: of the store's time and 80 random bits.
+    ///
+    /// # Errors
+    /// If the system has no randomness.
+    pub fn ulid(&self) -> Result<Ulid, StoreError> {
+        let mut random = [0; 10];
+        super::fill(&mut random)?;
+        Ok(Ulid::new(self.now().unwrap_or_else(Timestamp::now), random))
     }
 
     /// Reads a small object, of at most `limit` bytes; `None` if it is not there.

@@ -1,7 +1,10 @@
 //! Faults around any store, one call at a time: for tests of everything that uses stores.
 
 use super::{
-    backend::{Backend, ByteStream, Content, ObjectMeta, OpenUpload, Page, Piece, PieceReceipt, Versioning},
+    backend::{
+        Backend, ByteStream, Content, Lock, ObjectMeta, ObjectVersion, OpenUpload, Page, Piece, PieceReceipt, Retained, Versioning,
+        WriteLock,
+    },
     digest::Sha256,
     error::StoreError,
 };
@@ -34,6 +37,12 @@ pub enum CallKind {
     List,
     Versioning,
     Delete,
+    ListVersions,
+    DeleteVersion,
+    ObjectLock,
+    LockOf,
+    SetRetained,
+    SetLegalHold,
 }
 
 /// One call to a store.
@@ -297,5 +306,37 @@ impl Backend for Faulty {
 
     async fn delete(&self, path: &str) -> Result<(), StoreError> {
         self.plain(CallKind::Delete, path, self.backend.delete(path)).await
+    }
+
+    async fn list_versions(&self, prefix: &str, from: Option<&str>) -> Result<Page<ObjectVersion>, StoreError> {
+        self.plain(CallKind::ListVersions, prefix, self.backend.list_versions(prefix, from))
+            .await
+    }
+
+    async fn delete_version(&self, path: &str, version: Option<&str>) -> Result<(), StoreError> {
+        self.plain(CallKind::DeleteVersion, path, self.backend.delete_version(path, version))
+            .await
+    }
+
+    async fn object_lock(&self) -> Result<bool, StoreError> {
+        self.plain(CallKind::ObjectLock, "", self.backend.object_lock()).await
+    }
+
+    async fn lock_of(&self, path: &str, version: Option<&str>) -> Result<Lock, StoreError> {
+        self.plain(CallKind::LockOf, path, self.backend.lock_of(path, version)).await
+    }
+
+    async fn set_retained(&self, path: &str, version: Option<&str>, retained: Retained) -> Result<(), StoreError> {
+        self.plain(CallKind::SetRetained, path, self.backend.set_retained(path, version, retained))
+            .await
+    }
+
+    async fn set_legal_hold(&self, path: &str, version: Option<&str>, on: bool) -> Result<(), StoreError> {
+        self.plain(CallKind::SetLegalHold, path, self.backend.set_legal_hold(path, version, on))
+            .await
+    }
+
+    fn write_lock(&self) -> Option<WriteLock> {
+        self.backend.write_lock()
     }
 }

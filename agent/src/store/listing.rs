@@ -2,7 +2,7 @@
 
 use super::{
     Store,
-    backend::{ObjectMeta, OpenUpload, Page},
+    backend::{ObjectMeta, ObjectVersion, OpenUpload, Page},
     error::StoreError,
     path::StorePath,
 };
@@ -91,7 +91,51 @@ impl Pages {
     }
 }
 
+/// The pages of a listing of versions, one after the other.
+pub struct VersionPages {
+    store: Store,
+    sum: Sum,
+    next: Option<String>,
+    done: bool,
+}
+
+impl VersionPages {
+    /// The next page, in the order of the names as bytes and newest versions first; `None` after the last. The versions of one object may be spread over pages.
+    /// After an error the listing is worthless.
+    pub async fn next(&mut self) -> Result<Option<Vec<ObjectVersion>>, StoreError> {
+        if self.done {
+            return Ok(None);
+        }
+        let store = self.store.clone();
+        let page = store.repeat("list versions", |backend| {
+            backend.list_versions(&self.sum.prefix, self.next.as_deref())
+        });
+        let Page { items, next } = page.await?;
+        let names = items
+            .iter()
+            .map(|item| (item.path.as_str(), item.version.as_deref().unwrap_or_default()));
+        self.sum.add(names, next.as_deref())?;
+        self.done = next.is_none();
+        self.next = next;
+        Ok(Some(items))
+    }
+}
+
 impl Store {
+    /// Lists every version and delete marker below `directory`, page by page; where the store has no versions, one of each object.
+    pub fn list_versions(&self, directory: &StorePath) -> VersionPages {
+        self.version_pages_under(&format!("{directory}/"))
+    }
+
+    pub(super) fn version_pages_under(&self, prefix: &str) -> VersionPages {
+        VersionPages {
+            store: self.clone(),
+            sum: Sum::new(prefix),
+            next: None,
+            done: false,
+        }
+    }
+
     /// Lists what lies below `directory`, page by page.
     pub fn pages(&self, directory: &StorePath) -> Pages {
         Pages {

@@ -1,25 +1,31 @@
 //! A store in memory that refuses what a real one refuses: for tests of everything that uses stores.
 
 use super::{
-    backend::{Backend, ByteStream, Checksum, Content, ObjectMeta, OpenUpload, Page, Piece, PieceReceipt, Versioning},
+    backend::{
+        Backend, ByteStream, Checksum, Content, Lock, ObjectMeta, ObjectVersion, OpenUpload, Page, Piece, PieceReceipt, Retained,
+        Versioning, WriteLock,
+    },
     digest::{self, Sha256},
     error::StoreError,
 };
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, stream};
+use holdfast_crds::LockMode;
 use jiff::{SignedDuration, Timestamp};
 use object_store::PutPayload;
 use std::{
     collections::BTreeMap,
     ops::Range,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 use tokio::time::Instant;
 
 /// A store in memory. Clones are the same store, so that a test can look into what an agent writes.
 ///
-/// It keeps versions and checksums, has a clock of its own (which follows tokio's paused time), pages of [`Memory::page`] objects, and counts what lies in it.
+/// It keeps versions, delete markers, locks and checksums, has a clock of its own (which follows tokio's paused time), pages of [`Memory::page`] objects, and
+/// counts what lies in it.
 #[derive(Clone, Debug)]
 pub struct Memory {
     inner: Arc<Mutex<Inner>>,
@@ -27,6 +33,8 @@ pub struct Memory {
     page: usize,
     checksums: bool,
     versions: bool,
+    object_lock: bool,
+    write_lock: Option<WriteLock>,
 }
 
 #[derive(Debug)]
@@ -43,11 +51,14 @@ struct Object {
     checksum: Checksum,
     version: String,
     modified: Timestamp,
+    marker: bool,
+    lock: Lock,
 }
 
 #[derive(Debug)]
 struct Upload {
     path: String,
+    retained: Option<Retained>,
     pieces: BTreeMap<u32, (Bytes, Sha256)>,
     started: Timestamp,
 }
@@ -74,6 +85,8 @@ impl Memory {
             page: 1000,
             checksums: true,
             versions: true,
+            object_lock: false,
+            write_lock: None,
         }
     }
 
@@ -104,9 +117,32 @@ impl Memory {
         Self { versions: false, ..self }
     }
 
+    /// Has Object Lock.
+    #[must_use]
+    pub fn with_object_lock(self) -> Self {
+        Self { object_lock: true, ..self }
+    }
+
+    /// Has Object Lock, and locks everything for so long when it is written.
+    #[must_use]
+    pub fn with_write_lock(self, mode: LockMode, length: Duration) -> Self {
+        Self {
+            object_lock: true,
+            write_lock: Some(WriteLock { mode, length }),
+            ..self
+        }
+    }
+
     /// Sets the clock.
     pub fn set_clock(&self, now: Timestamp) {
         self.lock().epoch = (now, Instant::now());
+    }
+
+    /// Moves the clock on, by years if need be.
+    pub fn advance(&self, time: SignedDuration) {
+        let mut inner = self.lock();
+        let now = inner.now();
+        inner.epoch = (now.checked_add(time).unwrap_or(now), Instant::now());
     }
 
     /// What the store holds: path to bytes, newest versions only.
@@ -114,11 +150,31 @@ impl Memory {
         self.lock()
             .objects
             .iter()
-            .filter_map(|(path, versions)| Some((path.clone(), versions.last()?.bytes.clone())))
+            .filter_map(|(path, versions)| Some((path.clone(), newest(versions)?.bytes.clone())))
             .collect()
     }
 
-    /// How many versions an object has: more than one means that something was overwritten.
+    /// The bytes of all versions together: what the store costs.
+    pub fn stored_bytes(&self) -> u64 {
+        self.lock().objects.values().flatten().map(|object| object.bytes.len() as u64).sum()
+    }
+
+    /// The lock of the newest version.
+    pub fn locked(&self, path: &str) -> Lock {
+        self.lock()
+            .objects
+            .get(path)
+            .and_then(|versions| newest(versions))
+            .map(|object| object.lock)
+            .unwrap_or_default()
+    }
+
+    /// Hides an object behind a delete marker, as a plain DELETE does.
+    pub fn hide(&self, path: &str) {
+        self.lock().hide(path);
+    }
+
+    /// How many versions an object has, delete markers included: more than one means that something was overwritten or hidden.
     pub fn versions_of(&self, path: &str) -> usize {
         self.lock().objects.get(path).map_or(0, Vec::len)
     }
@@ -132,7 +188,7 @@ impl Memory {
     pub fn plant(&self, path: &str, bytes: impl Into<Bytes>) {
         let bytes = bytes.into();
         let checksum = Checksum::Whole(digest::of(&bytes));
-        self.lock().add(path, bytes, checksum);
+        self.lock().add(path, bytes, checksum, None);
     }
 
     /// Takes an object away behind everybody's back.
@@ -169,14 +225,68 @@ impl Inner {
         self.counter
     }
 
-    fn add(&mut self, path: &str, bytes: Bytes, checksum: Checksum) {
+    fn hide(&mut self, path: &str) {
+        self.add(path, Bytes::new(), Checksum::Whole(digest::of(b"")), None);
+        if let Some(marker) = self.objects.get_mut(path).and_then(|versions| versions.last_mut()) {
+            marker.marker = true;
+        }
+    }
+
+    /// One version, `None` for the newest: as S3 finds it.
+    fn find(&mut self, path: &str, version: Option<&str>) -> Result<&mut Object, StoreError> {
+        let missing = || StoreError::NotFound { path: path.to_owned() };
+        let versions = self.objects.get_mut(path).ok_or_else(missing)?;
+        let found = match version {
+            Some(version) => versions.iter_mut().find(|object| object.version == version),
+            None => versions.last_mut(),
+        };
+        let found = found.ok_or_else(missing)?;
+        if found.marker {
+            return Err(StoreError::Unsupported {
+                call: "lock",
+                problem: "MethodNotAllowed: a delete marker has no lock".to_owned(),
+            });
+        }
+        Ok(found)
+    }
+
+    fn add(&mut self, path: &str, bytes: Bytes, checksum: Checksum, retained: Option<Retained>) {
         let (version, modified) = (format!("v{}", self.next()), self.now());
         self.objects.entry(path.to_owned()).or_default().push(Object {
             bytes,
             checksum,
             version,
             modified,
+            marker: false,
+            lock: Lock {
+                retained,
+                legal_hold: false,
+            },
         });
+    }
+}
+
+/// What a read without a version finds.
+fn newest(versions: &[Object]) -> Option<&Object> {
+    versions.last().filter(|object| !object.marker)
+}
+
+fn denied(call: &'static str, path: &str) -> StoreError {
+    StoreError::Denied {
+        call,
+        path: path.to_owned(),
+        status: 403,
+        code: "AccessDenied".to_owned(),
+    }
+}
+
+fn refused(call: &'static str, path: &str, code: &str, message: &str) -> StoreError {
+    StoreError::Refused {
+        call,
+        path: path.to_owned(),
+        status: 400,
+        code: code.to_owned(),
+        message: message.to_owned(),
     }
 }
 
@@ -220,20 +330,23 @@ impl Backend for Memory {
         let bytes = joined(body);
         check(path, &bytes, sha256)?;
         let mut inner = self.lock();
-        if inner.objects.contains_key(path) {
+        if inner.objects.get(path).is_some_and(|versions| newest(versions).is_some()) {
             return Err(StoreError::AlreadyExists { path: path.to_owned() });
         }
-        inner.add(path, bytes, Checksum::Whole(*sha256));
+        let retained = self.write_lock.and_then(|lock| lock.at(path, inner.now()));
+        inner.add(path, bytes, Checksum::Whole(*sha256), retained);
         Ok(())
     }
 
     async fn start_upload(&self, path: &str) -> Result<String, StoreError> {
         let mut inner = self.lock();
         let (id, started) = (format!("u{}", inner.next()), inner.now());
+        let retained = self.write_lock.and_then(|lock| lock.at(path, started));
         inner.uploads.insert(
             id.clone(),
             Upload {
                 path: path.to_owned(),
+                retained,
                 pieces: BTreeMap::new(),
                 started,
             },
@@ -260,19 +373,15 @@ impl Backend for Memory {
     }
 
     async fn complete_upload(&self, path: &str, upload: &str, pieces: &[PieceReceipt]) -> Result<(), StoreError> {
-        let refuse = |code: &str, message: String| StoreError::Refused {
-            call: "complete upload",
-            path: path.to_owned(),
-            status: 400,
-            code: code.to_owned(),
-            message,
-        };
+        let refuse = |code: &str, message: String| refused("complete upload", path, code, &message);
         let mut inner = self.lock();
-        let held = &inner
+        let Upload {
+            pieces: held, retained, ..
+        } = inner
             .uploads
             .get(upload)
-            .ok_or_else(|| StoreError::UploadLost { path: path.to_owned() })?
-            .pieces;
+            .ok_or_else(|| StoreError::UploadLost { path: path.to_owned() })?;
+        let retained = *retained;
         let mut bytes = BytesMut::new();
         for (number, receipt) in (1..).zip(pieces) {
             let (piece, sha256) = held
@@ -292,7 +401,7 @@ impl Backend for Memory {
             pieces: u32::try_from(pieces.len()).unwrap_or(u32::MAX),
         };
         inner.uploads.remove(upload);
-        inner.add(path, bytes.freeze(), checksum);
+        inner.add(path, bytes.freeze(), checksum, retained);
         Ok(())
     }
 
@@ -327,7 +436,7 @@ impl Backend for Memory {
             .lock()
             .objects
             .get(path)
-            .and_then(|versions| versions.last())
+            .and_then(|versions| newest(versions))
             .map(|object| self.meta(path, object)))
     }
 
@@ -339,10 +448,10 @@ impl Backend for Memory {
     ) -> Result<Option<(ObjectMeta, ByteStream)>, StoreError> {
         let inner = self.lock();
         let versions = inner.objects.get(path).map(Vec::as_slice).unwrap_or_default();
-        let found = versions
-            .iter()
-            .rev()
-            .find(|object| version.is_none_or(|version| object.version == version));
+        let found = match version {
+            Some(version) => versions.iter().find(|object| object.version == version && !object.marker),
+            None => newest(versions),
+        };
         let Some(object) = found else { return Ok(None) };
         let bytes = match range {
             Some(range) => {
@@ -367,15 +476,20 @@ impl Backend for Memory {
     async fn list(&self, prefix: &str, from: Option<&str>) -> Result<Page<ObjectMeta>, StoreError> {
         let inner = self.lock();
         let after = |(path, _): &(&String, &Vec<Object>)| from.is_none_or(|from| path.as_str() > from);
-        let mut found = inner.objects.iter().filter(after).filter(|(path, _)| path.starts_with(prefix));
-        let item = |(path, versions): (&String, &Vec<Object>)| {
-            versions.last().map(|object| ObjectMeta {
+        let there = |(path, versions): (&'_ String, &'_ Vec<Object>)| {
+            newest(versions).map(|object| ObjectMeta {
                 checksum: None,
                 version: None,
                 ..self.meta(path, object)
             })
         };
-        let items: Vec<_> = found.by_ref().take(self.page).filter_map(item).collect();
+        let mut found = inner
+            .objects
+            .iter()
+            .filter(after)
+            .filter(|(path, _)| path.starts_with(prefix))
+            .filter_map(there);
+        let items: Vec<_> = found.by_ref().take(self.page).collect();
         let next = found.next().and_then(|_| items.last()).map(|last| last.path.clone());
         Ok(Page { items, next })
     }
@@ -385,7 +499,130 @@ impl Backend for Memory {
     }
 
     async fn delete(&self, path: &str) -> Result<(), StoreError> {
-        self.lock().objects.remove(path);
+        let mut inner = self.lock();
+        if self.versions {
+            inner.hide(path);
+        } else {
+            inner.objects.remove(path);
+        }
         Ok(())
+    }
+
+    async fn list_versions(&self, prefix: &str, from: Option<&str>) -> Result<Page<ObjectVersion>, StoreError> {
+        let inner = self.lock();
+        // The token is the last item of the page before: where it is, or where it was.
+        let from = from.map(|from| from.split_once('\n').unwrap_or((from, "")));
+        let start = from.map_or(prefix, |(path, _)| path);
+        let number = |version: &str| version.trim_start_matches('v').parse::<u64>().unwrap_or(0);
+        let after = |path: &str, version: &str| match from {
+            Some((last, old)) => path > last || path == last && self.versions && number(version) < number(old),
+            None => true,
+        };
+        let range = inner
+            .objects
+            .range(start.to_owned()..)
+            .take_while(|(path, _)| path.starts_with(prefix));
+        let entries = range.flat_map(|(path, versions)| {
+            let shown = if self.versions { versions.len() } else { 1 };
+            versions
+                .iter()
+                .rev()
+                .enumerate()
+                .take(shown)
+                .map(move |(index, object)| (path, index, object))
+        });
+        let mut found = entries.filter(|(path, _, object)| after(path, &object.version));
+        let items: Vec<_> = found
+            .by_ref()
+            .take(self.page)
+            .map(|(path, index, object)| ObjectVersion {
+                path: path.clone(),
+                version: self.versions.then(|| object.version.clone()),
+                is_latest: index == 0,
+                is_delete_marker: object.marker,
+                size: object.bytes.len() as u64,
+                modified: Some(object.modified),
+            })
+            .collect();
+        let last = items
+            .last()
+            .map(|last| format!("{}\n{}", last.path, last.version.as_deref().unwrap_or_default()));
+        let next = found.next().and(last);
+        Ok(Page { items, next })
+    }
+
+    async fn delete_version(&self, path: &str, version: Option<&str>) -> Result<(), StoreError> {
+        let mut inner = self.lock();
+        let now = inner.now();
+        let Some(versions) = inner.objects.get_mut(path) else {
+            return Ok(());
+        };
+        if self.versions {
+            // Only a version with this name; S3 does not mind if there is none.
+            let Some(index) = versions.iter().position(|object| version == Some(object.version.as_str())) else {
+                return Ok(());
+            };
+            let Lock { retained, legal_hold } = versions[index].lock;
+            if legal_hold || retained.is_some_and(|retained| now < retained.until) {
+                return Err(denied("delete version", path));
+            }
+            versions.remove(index);
+        } else if version.is_none() {
+            versions.clear();
+        }
+        if versions.is_empty() {
+            inner.objects.remove(path);
+        }
+        Ok(())
+    }
+
+    async fn object_lock(&self) -> Result<bool, StoreError> {
+        Ok(self.object_lock)
+    }
+
+    async fn lock_of(&self, path: &str, version: Option<&str>) -> Result<Lock, StoreError> {
+        self.lock().find(path, version).map(|object| object.lock)
+    }
+
+    async fn set_retained(&self, path: &str, version: Option<&str>, retained: Retained) -> Result<(), StoreError> {
+        const CALL: &str = "set retention";
+        if !self.object_lock {
+            return Err(refused(CALL, path, "InvalidRequest", "Bucket is missing Object Lock Configuration"));
+        }
+        let mut inner = self.lock();
+        let now = inner.now();
+        let object = inner.find(path, version)?;
+        if retained.until <= now {
+            return Err(refused(
+                CALL,
+                path,
+                "InvalidArgument",
+                "The retain until date must be in the future!",
+            ));
+        }
+        match object.lock.retained {
+            Some(held) if now < held.until && (retained.until < held.until || retained.mode != held.mode) => Err(denied(CALL, path)),
+            _ => {
+                object.lock.retained = Some(retained);
+                Ok(())
+            }
+        }
+    }
+
+    async fn set_legal_hold(&self, path: &str, version: Option<&str>, on: bool) -> Result<(), StoreError> {
+        if !self.object_lock {
+            return Err(refused(
+                "set legal hold",
+                path,
+                "InvalidRequest",
+                "Bucket is missing Object Lock Configuration",
+            ));
+        }
+        self.lock().find(path, version)?.lock.legal_hold = on;
+        Ok(())
+    }
+
+    fn write_lock(&self) -> Option<WriteLock> {
+        self.write_lock
     }
 }

@@ -15,6 +15,7 @@ pub mod digest;
 mod error;
 pub mod faulty;
 mod listing;
+mod lock;
 pub mod memory;
 mod owner;
 mod part;
@@ -23,18 +24,21 @@ pub mod probe;
 mod read;
 pub mod register;
 pub mod s3;
+mod version;
 pub mod volume;
 
 pub use attempt::Patience;
-pub use backend::{Backend, ByteStream, Checksum, ObjectMeta, Versioning};
+pub use backend::{Backend, ByteStream, Checksum, Lock, ObjectMeta, ObjectVersion, Retained, Versioning, WriteLock};
 pub use connect::{StoreFiles, Usage, connect};
 pub use create::{Created, Held};
 pub use error::{Class, StoreError};
-pub use listing::Pages;
+pub use listing::{Pages, VersionPages};
+pub use lock::Locked;
 pub use owner::{OwnerError, Pinned};
 pub use part::{Confirmed, PartWriter, Stored};
 pub use path::{InvalidPath, StorePath};
 pub use register::{Decided, RegisterError, Settled};
+pub use version::{Alteration, Deleted, alterations};
 
 use attempt::Attempts;
 use futures::future::join_all;
@@ -42,7 +46,7 @@ use jiff::Timestamp;
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -64,6 +68,8 @@ struct Inner {
     open: Mutex<BTreeMap<String, String>>,
     /// Whether the credentials ever were good: then a refusal may be a rotation in progress, and is worth waiting for.
     accepted: AtomicBool,
+    /// Whether the place has Object Lock, once that is known.
+    object_lock: OnceLock<bool>,
 }
 
 impl Store {
@@ -79,6 +85,7 @@ impl Store {
             in_flight: Arc::new(Semaphore::new(parallel.max(1))),
             open: Mutex::default(),
             accepted: AtomicBool::new(false),
+            object_lock: OnceLock::new(),
         }))
     }
 
@@ -168,12 +175,16 @@ impl Store {
 /// 128 random bits in hexadecimal: for nonces and names.
 fn random() -> Result<String, StoreError> {
     let mut bytes = [0; 16];
-    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| StoreError::Io {
+    fill(&mut bytes)?;
+    Ok(u128::from_le_bytes(bytes)).map(|number| format!("{number:032x}"))
+}
+
+fn fill(bytes: &mut [u8]) -> Result<(), StoreError> {
+    aws_lc_rs::rand::fill(bytes).map_err(|_| StoreError::Io {
         call: "random",
         path: "the system".to_owned(),
         problem: "no randomness".to_owned(),
-    })?;
-    Ok(u128::from_le_bytes(bytes)).map(|number| format!("{number:032x}"))
+    })
 }
 
 #[cfg(test)]

@@ -44,6 +44,17 @@ pub enum OwnerError {
         /// Since which epoch.
         epoch: u64,
     },
+    /// A take-over names another cluster than the one that the place belongs to.
+    #[error(
+        "spec.takeOver: found {from:?}, but this place belongs to {}; name the cluster that it belongs to",
+        cluster.as_ref().map_or("nobody".to_owned(), |cluster| format!("cluster {cluster:?}"))
+    )]
+    NotTheirs {
+        /// Whom it was to be taken from.
+        from: String,
+        /// Whose it is.
+        cluster: Option<String>,
+    },
     /// Somebody took the store over since the Job started.
     #[error("the store was taken over by cluster {cluster:?} in epoch {epoch}, after this Job had started in epoch {pinned}")]
     TakenOver {
@@ -63,7 +74,7 @@ impl OwnerError {
             Self::Store(error) => error.reason(),
             Self::Document(DocumentError::NewerVersion { .. }) => Reason::FormatUnknown,
             Self::Document(_) | Self::Unreadable { .. } => Reason::Tampered,
-            Self::Foreign { .. } | Self::TakenOver { .. } => Reason::StoreForeign,
+            Self::Foreign { .. } | Self::TakenOver { .. } | Self::NotTheirs { .. } => Reason::StoreForeign,
         }
     }
 }
@@ -154,6 +165,38 @@ impl Store {
             });
         }
         Ok(pinned)
+    }
+
+    /// Takes the store over from cluster `from`: the next epoch is `cluster`'s, through its store object `store`. Jobs of older epochs stop before they commit
+    /// or delete. Does nothing where it is theirs already.
+    ///
+    /// # Errors
+    /// [`OwnerError::NotTheirs`] if the store does not belong to `from` (now); [`OwnerError::Foreign`] if another take-over was faster.
+    pub async fn take_over(&self, cluster: &str, store: &str, from: &str) -> Result<Pinned, OwnerError> {
+        let Some(Pinned { owner: before }) = self.owner().await? else {
+            return Err(OwnerError::NotTheirs {
+                from: from.to_owned(),
+                cluster: None,
+            });
+        };
+        if before.cluster == cluster && before.store == store {
+            return Ok(Pinned { owner: before });
+        }
+        if before.cluster != from {
+            return Err(OwnerError::NotTheirs {
+                from: from.to_owned(),
+                cluster: Some(before.cluster),
+            });
+        }
+        let next = Owner {
+            epoch: before.epoch + 1,
+            takes_over: Some(before.cluster),
+            ..Owner::first(cluster, store, self.now().unwrap_or_else(jiff::Timestamp::now), random()?)
+        };
+        let path = StorePath::from(&ObjectPath::Owner { epoch: next.epoch });
+        self.create(&path, next.to_bytes().into()).await?;
+        // Whoever was faster, and whoever came after.
+        self.claim(cluster, store).await
     }
 
     /// Looks again whether the owner is still the one that was pinned: right before a commit or a deletion.

@@ -64,7 +64,11 @@ impl Store {
 
     /// One attempt to read a small object whole.
     pub(super) async fn read_once(&self, path: &StorePath, limit: u64) -> Result<Option<Held>, StoreError> {
-        let Some((meta, mut body)) = self.0.backend.get(path.as_str(), None, None).await? else {
+        self.read_once_version(path, None, limit).await
+    }
+
+    pub(super) async fn read_once_version(&self, path: &StorePath, version: Option<&str>, limit: u64) -> Result<Option<Held>, StoreError> {
+        let Some((meta, mut body)) = self.0.backend.get(path.as_str(), None, version).await? else {
             return Ok(None);
         };
         let too_large = |size| StoreError::TooLarge {

@@ -32,6 +32,9 @@ const TEMPORARY: &str = ".holdfast-";
 /// How much is read at once, in bytes.
 const CHUNK: u64 = 1 << 20;
 
+/// How many segments the directory of a run has: `data/<namespace>/<source>/<run>`.
+const RUN_DEPTH: usize = 4;
+
 /// Where a volume is.
 #[derive(Clone, Debug)]
 pub struct VolumeConfig {
@@ -162,6 +165,31 @@ impl Volume {
             Err(error) => return Err(failed("link", &target, &error)),
         }
         sync_directory(directory)
+    }
+
+    /// Removes a file, and the directories of its run and pod that have become empty.
+    fn delete_now(&self, path: &str) -> Result<(), StoreError> {
+        let file = self.file(path);
+        match fs::remove_file(&file) {
+            Err(error) if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                return Err(failed("remove", &file, &error));
+            }
+            // Gone already: whether that was synced is not known.
+            _ => {}
+        }
+        let mut directory = path;
+        while let Some((parent, _)) = directory.rsplit_once('/') {
+            directory = parent;
+            let place = self.file(directory);
+            if place.is_dir() {
+                sync_directory(&place)?;
+                // A directory of a namespace or source may get a new file at any moment, one of a run that is removed does not.
+                if directory.split('/').count() < RUN_DEPTH || fs::remove_dir(&place).is_err() {
+                    break;
+                }
+            }
+        }
+        Ok(())
     }
 
     fn uploads_now(&self, prefix: &str) -> Result<Vec<OpenUpload>, StoreError> {
@@ -470,12 +498,8 @@ impl Backend for Volume {
     }
 
     async fn delete(&self, path: &str) -> Result<(), StoreError> {
-        let file = self.file(path);
-        blocking(move || match fs::remove_file(&file) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", &file, &error)),
-            _ => Ok(()),
-        })
-        .await
+        let (volume, path) = (self.copy(), path.to_owned());
+        blocking(move || volume.delete_now(&path)).await
     }
 }
 

@@ -226,6 +226,7 @@ pub fn config(directory: &Path, endpoint: &str) -> S3Config {
         storage_class: None,
         ca_file: None,
         credentials: Credentials::Files(keys),
+        write_lock: None,
     }
 }
 

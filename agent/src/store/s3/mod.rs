@@ -12,7 +12,10 @@ mod xml;
 pub use credentials::{Credentials, WebIdentityConfig};
 
 use super::{
-    backend::{Backend, ByteStream, Checksum, Content, ObjectMeta, OpenUpload, Page, Piece, PieceReceipt, Versioning},
+    backend::{
+        Backend, ByteStream, Checksum, Content, Lock, ObjectMeta, ObjectVersion, OpenUpload, Page, Piece, PieceReceipt, Retained,
+        Versioning, WriteLock,
+    },
     digest::{self, Sha256},
     error::StoreError,
 };
@@ -21,7 +24,7 @@ use async_trait::async_trait;
 use credentials::CredentialSource;
 use futures::StreamExt;
 use http::{HeaderMap, Method};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use object_store::{
     Certificate, ClientOptions, PutPayload,
     client::{HttpClient, HttpConnector, ReqwestConnector},
@@ -34,6 +37,9 @@ pub const MIN_PIECE: u64 = 5 << 20;
 
 /// How long silence is waited out, in a request without much of a body and between two chunks of an answer.
 const SILENCE: Duration = Duration::from_mins(1);
+
+/// How far our clock and the store's may be apart where locks are set at writing.
+const MAX_SKEW: SignedDuration = SignedDuration::from_mins(5);
 
 /// Where a bucket is, and how to get in.
 #[derive(Clone, Debug)]
@@ -54,6 +60,8 @@ pub struct S3Config {
     pub ca_file: Option<PathBuf>,
     /// Static keys or a web identity.
     pub credentials: Credentials,
+    /// The lock that everything but probes gets when it is written.
+    pub write_lock: Option<WriteLock>,
 }
 
 /// A bucket.
@@ -63,6 +71,7 @@ pub struct S3 {
     prefix: String,
     region: String,
     storage_class: Option<String>,
+    write_lock: Option<WriteLock>,
     /// `scheme://host[:port]`, and in path style `/bucket`.
     base: String,
     http: HttpClient,
@@ -129,6 +138,7 @@ impl S3 {
             prefix: config.prefix.trim_matches('/').to_owned(),
             region: config.region,
             storage_class: config.storage_class,
+            write_lock: config.write_lock,
             base,
             http,
             credentials,
@@ -160,6 +170,32 @@ impl S3 {
             .unwrap_or(key)
     }
 
+    /// The lock that goes with a write. Where our clock and the store's are too far apart nobody knows how long a lock would be: then nothing is written.
+    fn lock_for(&self, path: &str) -> Result<Option<Retained>, StoreError> {
+        let Some(write_lock) = self.write_lock else { return Ok(None) };
+        let here = Timestamp::now();
+        let there = self.clock.now().unwrap_or(here);
+        if here.duration_since(there).abs() > MAX_SKEW {
+            return Err(StoreError::ClockSkew {
+                here: here.to_string(),
+                there: there.to_string(),
+            });
+        }
+        Ok(write_lock.at(path, here.max(there)))
+    }
+
+    /// Sets something of a version. S3 demands a checksum of such a document.
+    async fn send_xml(&self, call: &'static str, path: &str, what: &str, version: Option<&str>, text: String) -> Result<(), StoreError> {
+        let body = PutPayload::from(text);
+        let sha256 = digest::of_payload(&body);
+        let request = Request::new(call, Method::PUT, path)
+            .query(what, "")
+            .query("versionId", version_id(version))
+            .header("content-type", "application/xml")
+            .body(body, sha256);
+        self.send(request).await?.discard().await
+    }
+
     /// One signed request, and its answer.
     async fn send(&self, request: Request<'_>) -> Result<Answer, StoreError> {
         let credential = self.credentials.current().await?;
@@ -186,6 +222,33 @@ fn read_checksum(text: &str) -> Option<Checksum> {
             pieces: pieces.parse().ok()?,
         }),
         None => digest::from_base64(text).map(Checksum::Whole),
+    }
+}
+
+fn locked(request: Request<'_>, Retained { mode, until }: Retained) -> Request<'_> {
+    request
+        .header("x-amz-object-lock-mode", xml::mode_name(mode))
+        .header("x-amz-object-lock-retain-until-date", &xml::date(until))
+}
+
+/// `null` is S3's name for the version that has none.
+fn version_id(version: Option<&str>) -> &str {
+    version.unwrap_or("null")
+}
+
+/// `None` where the error only says that there is no lock.
+fn unless_unlocked<T>(answer: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
+    match answer {
+        Err(StoreError::Refused { code, .. })
+            if matches!(
+                code.as_str(),
+                "NoSuchObjectLockConfiguration" | "ObjectLockConfigurationNotFoundError"
+            ) =>
+        {
+            Ok(None)
+        }
+        Err(StoreError::Refused { code, message, .. }) if code == "InvalidRequest" && message.contains("Object Lock") => Ok(None),
+        other => other.map(Some),
     }
 }
 
@@ -249,6 +312,9 @@ impl Backend for S3 {
         if let (Content::Part, Some(class)) = (content, &self.storage_class) {
             request = request.header("x-amz-storage-class", class);
         }
+        if let Some(retained) = self.lock_for(path)? {
+            request = locked(request, retained);
+        }
         self.send(request).await?.discard().await
     }
 
@@ -258,6 +324,9 @@ impl Backend for S3 {
             .header("x-amz-checksum-algorithm", "SHA256");
         if let Some(class) = &self.storage_class {
             request = request.header("x-amz-storage-class", class);
+        }
+        if let Some(retained) = self.lock_for(path)? {
+            request = locked(request, retained);
         }
         xml::upload_id(&self.send(request).await?.text().await?)
     }
@@ -403,5 +472,81 @@ impl Backend for S3 {
 
     async fn delete(&self, path: &str) -> Result<(), StoreError> {
         self.send(Request::new("delete", Method::DELETE, path)).await?.discard().await
+    }
+
+    async fn list_versions(&self, prefix: &str, from: Option<&str>) -> Result<Page<ObjectVersion>, StoreError> {
+        let mut request = Request::bucket("list versions", prefix)
+            .query("versions", "")
+            .query("prefix", &self.key(prefix))
+            .query("encoding-type", "url");
+        if let Some((key, version)) = from.and_then(|from| from.split_once('\n')) {
+            request = request.query("key-marker", key);
+            if !version.is_empty() {
+                request = request.query("version-id-marker", version);
+            }
+        }
+        let Page { items, next } = xml::versions(&self.send(request).await?.text().await?)?;
+        let items = items
+            .into_iter()
+            .map(|item| ObjectVersion {
+                path: self.path_of(item.path),
+                ..item
+            })
+            .collect();
+        Ok(Page { items, next })
+    }
+
+    async fn delete_version(&self, path: &str, version: Option<&str>) -> Result<(), StoreError> {
+        let request = Request::new("delete version", Method::DELETE, path).query("versionId", version_id(version));
+        self.send(request).await?.discard().await
+    }
+
+    async fn object_lock(&self) -> Result<bool, StoreError> {
+        let answer = self
+            .send(Request::bucket("read Object Lock configuration", "").query("object-lock", ""))
+            .await;
+        match unless_unlocked(answer) {
+            Ok(Some(answer)) => xml::object_lock(&answer.text().await?),
+            Ok(None) | Err(StoreError::Unsupported { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn lock_of(&self, path: &str, version: Option<&str>) -> Result<Lock, StoreError> {
+        let ask = async |call: &'static str, what: &str| {
+            let request = Request::new(call, Method::GET, path)
+                .query(what, "")
+                .query("versionId", version_id(version));
+            match unless_unlocked(self.send(request).await)? {
+                Some(answer) => answer.text().await.map(Some),
+                None => Ok(None),
+            }
+        };
+        let retained = ask("read retention", "retention")
+            .await?
+            .map(|text| xml::retention(&text))
+            .transpose()?;
+        let legal_hold = ask("read legal hold", "legal-hold")
+            .await?
+            .map(|text| xml::legal_hold(&text))
+            .transpose()?;
+        Ok(Lock {
+            retained: retained.flatten(),
+            legal_hold: legal_hold.unwrap_or_default(),
+        })
+    }
+
+    async fn set_retained(&self, path: &str, version: Option<&str>, retained: Retained) -> Result<(), StoreError> {
+        self.send_xml("set retention", path, "retention", version, xml::retention_of(retained))
+            .await
+    }
+
+    async fn set_legal_hold(&self, path: &str, version: Option<&str>, on: bool) -> Result<(), StoreError> {
+        self.send_xml("set legal hold", path, "legal-hold", version, xml::legal_hold_of(on))
+            .await
+    }
+
+    fn write_lock(&self) -> Option<WriteLock> {
+        self.write_lock
     }
 }

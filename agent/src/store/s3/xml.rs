@@ -2,10 +2,11 @@
 
 use super::answer::refusal;
 use crate::store::{
-    backend::{ObjectMeta, OpenUpload, Page, PieceReceipt, Versioning},
+    backend::{ObjectMeta, ObjectVersion, OpenUpload, Page, PieceReceipt, Retained, Versioning},
     digest,
     error::StoreError,
 };
+use holdfast_crds::LockMode;
 use http::StatusCode;
 use jiff::Timestamp;
 use serde::{Deserialize, de::DeserializeOwned};
@@ -203,6 +204,161 @@ pub(super) fn objects(text: &str) -> Result<Page<ObjectMeta>, StoreError> {
         items: list.contents.into_iter().map(item).collect::<Result<_, StoreError>>()?,
         next,
     })
+}
+
+pub(super) fn versions(text: &str) -> Result<Page<ObjectVersion>, StoreError> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct ListVersionsResult {
+        #[serde(default)]
+        is_truncated: bool,
+        #[serde(default)]
+        next_key_marker: Option<String>,
+        #[serde(default)]
+        next_version_id_marker: Option<String>,
+        #[serde(default)]
+        encoding_type: Option<String>,
+        #[serde(default)]
+        version: Vec<Entry>,
+        #[serde(default)]
+        delete_marker: Vec<Entry>,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Entry {
+        key: String,
+        #[serde(default)]
+        version_id: Option<String>,
+        #[serde(default)]
+        is_latest: bool,
+        /// A delete marker has none.
+        #[serde(default)]
+        size: Option<u64>,
+        #[serde(default)]
+        last_modified: Option<String>,
+    }
+    const CALL: &str = "list versions";
+    let malformed = |problem: String| StoreError::Malformed { call: CALL, problem };
+    let list: ListVersionsResult = parse(CALL, text)?;
+    let encoded = list.encoding_type.as_deref() == Some("url");
+    let next = if list.is_truncated {
+        let key = list.next_key_marker.filter(|key| !key.is_empty());
+        let key = key.ok_or_else(|| malformed("there is more, but no NextKeyMarker".to_owned()))?;
+        Some(format!(
+            "{}\n{}",
+            decode(CALL, &key, encoded)?,
+            list.next_version_id_marker.unwrap_or_default()
+        ))
+    } else {
+        None
+    };
+    let item = |entry: Entry, is_delete_marker: bool| {
+        let path = decode(CALL, &entry.key, encoded)?;
+        let size = match entry.size {
+            Some(size) => size,
+            None if is_delete_marker => 0,
+            None => return Err(malformed(format!("{path:?} has no Size"))),
+        };
+        Ok(ObjectVersion {
+            path,
+            version: entry.version_id.filter(|version| !version.is_empty() && version != "null"),
+            is_latest: entry.is_latest,
+            is_delete_marker,
+            size,
+            modified: entry.last_modified.as_deref().and_then(|time| time.parse::<Timestamp>().ok()),
+        })
+    };
+    let versions = list.version.into_iter().map(|entry| item(entry, false));
+    let markers = list.delete_marker.into_iter().map(|entry| item(entry, true));
+    let mut items = versions.chain(markers).collect::<Result<Vec<_>, StoreError>>()?;
+    // Versions and markers stand in two lists: they are put together again, newest first.
+    items.sort_by(|a, b| {
+        let newest_first = b.is_latest.cmp(&a.is_latest).then(b.modified.cmp(&a.modified));
+        a.path.cmp(&b.path).then(newest_first)
+    });
+    Ok(Page { items, next })
+}
+
+/// Whether the bucket has Object Lock.
+pub(super) fn object_lock(text: &str) -> Result<bool, StoreError> {
+    #[derive(Deserialize)]
+    struct ObjectLockConfiguration {
+        #[serde(rename = "ObjectLockEnabled", default)]
+        enabled: Option<String>,
+    }
+    let ObjectLockConfiguration { enabled } = parse("read Object Lock configuration", text)?;
+    Ok(enabled.as_deref() == Some("Enabled"))
+}
+
+pub(super) fn retention(text: &str) -> Result<Option<Retained>, StoreError> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Retention {
+        #[serde(default)]
+        mode: Option<String>,
+        #[serde(default)]
+        retain_until_date: Option<String>,
+    }
+    let malformed = |problem: String| StoreError::Malformed {
+        call: "read retention",
+        problem,
+    };
+    let Retention { mode, retain_until_date } = parse("read retention", text)?;
+    let filled = |text: Option<String>| text.filter(|text| !text.is_empty());
+    match (filled(mode), filled(retain_until_date)) {
+        (None, None) => Ok(None),
+        (Some(mode), Some(until)) => Ok(Some(Retained {
+            mode: match mode.as_str() {
+                "GOVERNANCE" => LockMode::Governance,
+                "COMPLIANCE" => LockMode::Compliance,
+                other => return Err(malformed(format!("Mode is {other:?}"))),
+            },
+            until: until.parse().map_err(|_| malformed(format!("RetainUntilDate is {until:?}")))?,
+        })),
+        (mode, until) => Err(malformed(format!("Mode is {mode:?} and RetainUntilDate {until:?}"))),
+    }
+}
+
+pub(super) fn retention_of(Retained { mode, until }: Retained) -> String {
+    format!(
+        r#"<Retention xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Mode>{}</Mode><RetainUntilDate>{}</RetainUntilDate></Retention>"#,
+        mode_name(mode),
+        date(until)
+    )
+}
+
+pub(super) fn mode_name(mode: LockMode) -> &'static str {
+    match mode {
+        LockMode::Governance => "GOVERNANCE",
+        LockMode::Compliance => "COMPLIANCE",
+    }
+}
+
+/// `2026-11-20T22:10:00Z`.
+pub(super) fn date(at: Timestamp) -> String {
+    format!("{at:.0}")
+}
+
+pub(super) fn legal_hold(text: &str) -> Result<bool, StoreError> {
+    #[derive(Deserialize)]
+    struct LegalHold {
+        #[serde(rename = "Status", default)]
+        status: Option<String>,
+    }
+    let LegalHold { status } = parse("read legal hold", text)?;
+    match status.as_deref() {
+        Some("ON") => Ok(true),
+        Some("OFF" | "") | None => Ok(false),
+        Some(other) => Err(StoreError::Malformed {
+            call: "read legal hold",
+            problem: format!("Status is {other:?}"),
+        }),
+    }
+}
+
+pub(super) fn legal_hold_of(on: bool) -> String {
+    let status = if on { "ON" } else { "OFF" };
+    format!(r#"<LegalHold xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Status>{status}</Status></LegalHold>"#)
 }
 
 pub(super) fn versioning(text: &str) -> Result<Versioning, StoreError> {
