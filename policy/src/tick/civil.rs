@@ -4,7 +4,7 @@ use jiff::{Timestamp, civil::Date, tz::Offset};
 
 use super::cron::Cron;
 
-const DAY: i64 = 24 * 60;
+pub(super) const DAY: i64 = 24 * 60;
 /// The longest wait for a day is from one 29 February over the turn of a century to the next: eight years.
 const SEARCH_DAYS: i64 = 9 * 366;
 
@@ -96,7 +96,7 @@ impl Cron {
     }
 }
 
-fn bit(set: u64, place: impl Into<i64>) -> bool {
+pub(super) fn bit(set: u64, place: impl Into<i64>) -> bool {
     set >> place.into() & 1 == 1
 }
 
@@ -108,7 +108,7 @@ fn highest(set: u64) -> Option<i64> {
     (set != 0).then(|| i64::from(set.ilog2()))
 }
 
-fn date(day: i64) -> Option<Date> {
+pub(super) fn date(day: i64) -> Option<Date> {
     let midnight = Timestamp::from_second(day.checked_mul(24 * 60 * 60)?).ok()?;
     Some(Offset::UTC.to_datetime(midnight).date())
 }

@@ -1,21 +1,30 @@
-//! Which ticks are due, and what becomes of those that are not fired (rules T3, T4, T6, T7).
+//! Which ticks are due, and what becomes of those that are not fired (rules T3 to T7).
 
 use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
+    candidates::{Due, due, settle},
     cron::{Expression, Seed},
+    exclusion::{Exclusion, ready},
     timetable::Timetable,
     zone::Zone,
 };
-use crate::name::{Label, run_name};
+use crate::name::Label;
 
 /// How far clocks may be apart: a tick further ahead of the API server's `Date` is not fired, a watermark further ahead is wrong.
 pub const TOLERANCE: SignedDuration = SignedDuration::from_mins(5);
 
-/// Missed ticks are counted up to here, for each source and trigger: a clock that jumps by decades costs no more than an outage.
+/// Ticks that are missed or dropped are counted up to here, the newest first, for each source and trigger: a clock that jumps by decades
+/// costs no more than an outage.
 pub const MISSED_LIMIT: u32 = 1000;
+
+/// With [`CatchUp::Skip`], a tick that nobody acted on for longer than this was missed.
+pub const PUNCTUAL: SignedDuration = SignedDuration::from_mins(5);
+
+/// So many missed ticks are made up for with [`CatchUp::All`].
+pub const CATCH_UP_LIMIT: usize = 10;
 
 /// A trigger of a schedule. `K` is the type of its copies; the greatest is the strongest.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +42,35 @@ pub struct Schedule<K> {
     pub zone: Zone,
     pub suspended: bool,
     pub triggers: Vec<Trigger<K>>,
+    pub catch_up: CatchUp,
+    /// How long after its time a tick may still be fired; its time is the end of the exclusion that it lies in.
+    pub starting_deadline: Option<SignedDuration>,
+    pub concurrency: Concurrency,
+    pub exclusions: Vec<Exclusion>,
+}
+
+/// What becomes of ticks that could not be fired in time: nobody was there, or they lie in an exclusion.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CatchUp {
+    /// They are missed.
+    Skip,
+    /// The newest is fired.
+    #[default]
+    Latest,
+    /// The newest [`CATCH_UP_LIMIT`] are fired; they run one after the other.
+    All,
+}
+
+/// What becomes of a tick while a run of an earlier tick of its trigger for the source is in flight.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Concurrency {
+    /// It gets no run.
+    #[default]
+    Forbid,
+    /// Its run is made and waits, if none waits yet.
+    Queue,
+    /// Its run is made, and the earlier one is cancelled. Of several ticks only the newest is fired, whatever [`CatchUp`] says.
+    Replace,
 }
 
 /// A source that the schedule selects, with the runs of this schedule for it that exist as objects.
@@ -100,7 +138,8 @@ pub struct Decision<'a, K> {
     pub progress: Progress,
     /// What is wrong with the clocks.
     pub clock: Vec<ClockFinding>,
-    /// The next tick of any trigger for any source; none while suspended.
+    /// When the next tick of any trigger for any source may be fired: its minute, or the end of the exclusion that it lies in. None while
+    /// suspended.
     pub next_tick: Option<Timestamp>,
     /// After how much time to decide again. Not a time of day, as the clock may be wrong.
     pub wake_after: Option<SignedDuration>,
@@ -131,9 +170,11 @@ pub struct Passed<'a, K> {
 /// Why a tick gets no run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PassedBy {
-    /// Nothing could act on it in time, and a newer one is fired instead (catch-up `Latest`).
+    /// Nothing could act on it in time, and [`CatchUp`] does not make up for it.
     Missed,
-    /// The run of an earlier tick of the trigger for the source is in flight (`concurrencyPolicy: Forbid`).
+    /// It is later than `starting_deadline` allows.
+    Dropped,
+    /// Runs of earlier ticks of the trigger for the source are in flight, the newest of them this one ([`Concurrency`]).
     Forbidden { running: Timestamp },
     /// A trigger of a stronger type, or of the same type and named before it, has the same tick.
     Superseded { by: Label },
@@ -154,8 +195,9 @@ pub enum ClockFinding {
 
 /// Decides which ticks are due.
 ///
-/// For each source, ticks count from the latest of the watermark, its creation and the schedule's. Of several the newest is fired and
-/// the others were missed. A trigger that is new in a schedule, or whose cron or zone changed, and a schedule that was suspended, begin now.
+/// For each source, ticks count from the latest of the watermark, its creation and the schedule's. A trigger that is new in a schedule, or
+/// whose cron or zone changed, and a schedule that was suspended, begin now. While an exclusion lasts nothing is decided: what is due
+/// waits for its end.
 pub fn decide<'a, K: Ord>(schedule: &'a Schedule<K>, sources: &'a [Source], progress: &Progress, clock: Clock) -> Decision<'a, K> {
     let until = clock.until();
     let mut decision = Decision {
@@ -174,6 +216,8 @@ pub fn decide<'a, K: Ord>(schedule: &'a Schedule<K>, sources: &'a [Source], prog
         decision.progress.watermarks.clone_from(&progress.watermarks);
         return decision;
     }
+    let free = ready(&schedule.exclusions, &schedule.zone, until);
+    let excluded = free != Some(until);
     let mut begins: Vec<_> = schedule
         .triggers
         .iter()
@@ -181,27 +225,32 @@ pub fn decide<'a, K: Ord>(schedule: &'a Schedule<K>, sources: &'a [Source], prog
         .collect();
     for source in sources {
         let seed = Seed::of_source(source.namespace.as_str(), source.name.as_str());
-        let mut due = Vec::new();
+        let mut all = Vec::new();
         for (trigger, begin) in schedule.triggers.iter().zip(&mut begins) {
             let timetable = Timetable::new(trigger.expression.resolve(&seed), schedule.zone.clone());
             let from = begin.from.max(source.created).max(schedule.created);
-            if let Some(tick) = timetable.last_until(until).filter(|tick| *tick > from) {
-                begin.handled = begin.handled.max(Some(tick));
-                due.push(Due {
-                    trigger,
-                    tick,
-                    made: run_of(source, trigger, tick).is_some(),
-                });
-                decision.passed.extend(missed(&timetable, source, trigger, from, tick));
+            let newest = timetable.last_until(until).filter(|tick| *tick > from);
+            let mut next = timetable.next_after(from.max(until));
+            if let Some(newest) = newest.filter(|_| !excluded) {
+                begin.handled = begin.handled.max(Some(newest));
+                let Due { candidates, passed } = due(schedule, source, trigger, &timetable, (from, newest), until);
+                decision.passed.extend(passed);
+                all.push(candidates);
+            } else if newest.is_some() {
+                next = free;
             }
-            let next = timetable.next_after(from.max(until));
+            let next = next.and_then(|next| ready(&schedule.exclusions, &schedule.zone, next));
             decision.next_tick = [decision.next_tick, next].into_iter().flatten().min();
         }
-        settle(schedule, source, due, &mut decision);
+        settle(schedule, source, &all, &mut decision);
     }
     decision.wake_after = decision.next_tick.map(|next| next.duration_since(until));
     for (trigger, begin) in schedule.triggers.iter().zip(begins) {
-        let at = begin.handled.max(begin.watermark).unwrap_or(until);
+        let at = if excluded {
+            begin.from
+        } else {
+            begin.handled.max(begin.watermark).unwrap_or(until)
+        };
         let watermark = Watermark {
             at,
             expression: trigger.rule(&schedule.zone),
@@ -258,97 +307,6 @@ fn begin<K>(schedule: &Schedule<K>, trigger: &Trigger<K>, progress: &Progress, u
             handled: None,
         },
     }
-}
-
-/// The newest tick of a trigger for one source.
-struct Due<'a, K> {
-    trigger: &'a Trigger<K>,
-    tick: Timestamp,
-    /// Its run exists.
-    made: bool,
-}
-
-/// Decides between the triggers of one source.
-fn settle<'a, K: Ord>(schedule: &Schedule<K>, source: &'a Source, mut due: Vec<Due<'a, K>>, decision: &mut Decision<'a, K>) {
-    due.retain(|Due { trigger, tick, made }| {
-        let running = source.runs.iter().find(|run| run.in_flight && run.trigger == trigger.name.as_str());
-        let Some(running) = running.filter(|_| !made) else { return true };
-        let by = PassedBy::Forbidden { running: running.tick };
-        decision.passed.push(Passed {
-            source,
-            trigger,
-            by,
-            ticks: 1,
-            newest: *tick,
-        });
-        false
-    });
-    for Due { trigger, tick, made } in &due {
-        if *made {
-            continue;
-        }
-        // Of equals the last is the maximum: reversed, it is the one that the schedule names first.
-        let strongest = due
-            .iter()
-            .rev()
-            .filter(|other| other.tick == *tick)
-            .map(|other| other.trigger)
-            .max_by(|a, b| a.kind.cmp(&b.kind));
-        if let Some(strongest) = strongest.filter(|strongest| strongest.name != trigger.name) {
-            let by = PassedBy::Superseded {
-                by: strongest.name.clone(),
-            };
-            decision.passed.push(Passed {
-                source,
-                trigger,
-                by,
-                ticks: 1,
-                newest: *tick,
-            });
-        } else {
-            let run = run_name(&source.namespace, &schedule.name, &trigger.name, &source.name, *tick);
-            decision.fire.push(Firing {
-                source,
-                trigger,
-                tick: *tick,
-                run,
-            });
-        }
-    }
-}
-
-/// The ticks after `from` and before `newest` that have no run.
-fn missed<'a, K>(
-    timetable: &Timetable,
-    source: &'a Source,
-    trigger: &'a Trigger<K>,
-    from: Timestamp,
-    newest: Timestamp,
-) -> Option<Passed<'a, K>> {
-    let before = |tick: &Timestamp| {
-        timetable
-            .last_until(tick.checked_sub(SignedDuration::from_nanos(1)).ok()?)
-            .filter(|tick| *tick > from)
-    };
-    let limit = MISSED_LIMIT as usize;
-    let earlier = std::iter::successors(before(&newest), before).filter(|tick| run_of(source, trigger, *tick).is_none());
-    let mut missed = earlier.take(limit);
-    let newest = missed.next()?;
-    let ticks = missed.fold(1, |ticks, _| ticks + 1);
-    Some(Passed {
-        source,
-        trigger,
-        by: PassedBy::Missed,
-        ticks,
-        newest,
-    })
-}
-
-fn run_of<'a, K>(source: &'a Source, trigger: &Trigger<K>, tick: Timestamp) -> Option<&'a SeenRun> {
-    source
-        .runs
-        .iter()
-        .find(|run| run.tick == tick && run.trigger == trigger.name.as_str())
 }
 
 fn skew(clock: Clock) -> Option<ClockFinding> {

@@ -7,16 +7,16 @@ use crate::name::Label;
 
 /// Two types, of which the design only has the stronger yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Kind {
+pub(super) enum Kind {
     Incremental,
     Full,
 }
 
-fn at(text: &str) -> Timestamp {
+pub(super) fn at(text: &str) -> Timestamp {
     text.parse().unwrap()
 }
 
-fn trigger(name: &str, kind: Kind, cron: &str) -> Trigger<Kind> {
+pub(super) fn trigger(name: &str, kind: Kind, cron: &str) -> Trigger<Kind> {
     Trigger {
         name: Label::trigger(name).unwrap(),
         kind,
@@ -24,21 +24,25 @@ fn trigger(name: &str, kind: Kind, cron: &str) -> Trigger<Kind> {
     }
 }
 
-fn schedule(triggers: Vec<Trigger<Kind>>) -> Schedule<Kind> {
+pub(super) fn schedule(triggers: Vec<Trigger<Kind>>) -> Schedule<Kind> {
     Schedule {
         name: Label::new("gold").unwrap(),
         created: at("2026-01-01T00:00:00Z"),
         zone: Zone::utc(),
         suspended: false,
         triggers,
+        catch_up: CatchUp::Latest,
+        starting_deadline: None,
+        concurrency: Concurrency::Forbid,
+        exclusions: Vec::new(),
     }
 }
 
-fn nightly() -> Schedule<Kind> {
+pub(super) fn nightly() -> Schedule<Kind> {
     schedule(vec![trigger("nightly", Kind::Full, "0 2 * * *")])
 }
 
-fn source(name: &str) -> Source {
+pub(super) fn source(name: &str) -> Source {
     Source {
         namespace: Label::new("shop").unwrap(),
         name: Label::new(name).unwrap(),
@@ -47,7 +51,7 @@ fn source(name: &str) -> Source {
     }
 }
 
-fn run(trigger: &str, tick: &str, in_flight: bool) -> SeenRun {
+pub(super) fn run(trigger: &str, tick: &str, in_flight: bool) -> SeenRun {
     SeenRun {
         trigger: trigger.to_owned(),
         tick: at(tick),
@@ -56,7 +60,7 @@ fn run(trigger: &str, tick: &str, in_flight: bool) -> SeenRun {
 }
 
 /// Both clocks agree.
-fn clock(now: &str) -> Clock {
+pub(super) fn clock(now: &str) -> Clock {
     Clock {
         now: at(now),
         server: Some(at(now)),
@@ -64,7 +68,7 @@ fn clock(now: &str) -> Clock {
 }
 
 /// The watermark of each trigger, made with what the schedule says now.
-fn progress(schedule: &Schedule<Kind>, watermark: &str) -> Progress {
+pub(super) fn progress(schedule: &Schedule<Kind>, watermark: &str) -> Progress {
     let watermark = |trigger: &Trigger<Kind>| Watermark {
         at: at(watermark),
         expression: format!("{} {}", trigger.expression, schedule.zone),
@@ -81,7 +85,7 @@ fn progress(schedule: &Schedule<Kind>, watermark: &str) -> Progress {
 }
 
 /// A decision as lines: `fire <source> <trigger> <tick>`, `<why> <source> <trigger> <count> <newest>`, `watermark <trigger> <at>`, `next …`.
-fn lines(decision: &Decision<Kind>) -> Vec<String> {
+pub(super) fn lines(decision: &Decision<Kind>) -> Vec<String> {
     let minute = |at: Timestamp| at.strftime("%m-%dT%H:%M").to_string();
     let fire = decision
         .fire
@@ -90,6 +94,7 @@ fn lines(decision: &Decision<Kind>) -> Vec<String> {
     let passed = decision.passed.iter().map(|passed| {
         let why = match &passed.by {
             PassedBy::Missed => "missed".to_owned(),
+            PassedBy::Dropped => "dropped".to_owned(),
             PassedBy::Forbidden { running } => format!("forbidden by {}", minute(*running)),
             PassedBy::Superseded { by } => format!("superseded by {by}"),
         };
@@ -111,7 +116,7 @@ fn lines(decision: &Decision<Kind>) -> Vec<String> {
 }
 
 #[track_caller]
-fn assert_decision(schedule: &Schedule<Kind>, sources: &[Source], progress: &Progress, clock: Clock, expected: &[&str]) {
+pub(super) fn assert_decision(schedule: &Schedule<Kind>, sources: &[Source], progress: &Progress, clock: Clock, expected: &[&str]) {
     assert_eq!(lines(&decide(schedule, sources, progress, clock)), expected);
 }
 

@@ -4,6 +4,9 @@
 //! value that only depends on the source's namespace and name. A [`Timetable`] is a cron in a [`Zone`]: it knows the next tick, the
 //! last, and those between. [`decide`] says which ticks are due.
 
+mod candidates;
+#[cfg(test)]
+mod candidates_test;
 mod civil;
 mod cron;
 #[cfg(test)]
@@ -13,10 +16,13 @@ mod due;
 mod due_property_test;
 #[cfg(test)]
 mod due_test;
+mod exclusion;
 mod field;
 mod objective;
 #[cfg(test)]
 mod slow;
+#[cfg(test)]
+mod slow_schedule;
 mod timetable;
 #[cfg(test)]
 mod timetable_property_test;
@@ -26,9 +32,10 @@ mod zone;
 
 pub use cron::{Cron, CronError, Expression, Seed};
 pub use due::{
-    Clock, ClockFinding, Decision, Firing, MISSED_LIMIT, Passed, PassedBy, Progress, Schedule, SeenRun, Source, TOLERANCE, Trigger,
-    Watermark, decide,
+    CATCH_UP_LIMIT, CatchUp, Clock, ClockFinding, Concurrency, Decision, Firing, MISSED_LIMIT, PUNCTUAL, Passed, PassedBy, Progress,
+    Schedule, SeenRun, Source, TOLERANCE, Trigger, Watermark, decide,
 };
+pub use exclusion::{Exclusion, ExclusionError, leave_time, ready};
 pub use field::Field;
 pub use objective::{derived_rpo, longest_interval};
 pub use timetable::{TickIter, Timetable};

@@ -6,18 +6,62 @@ use jiff::{SignedDuration, Timestamp, civil::Date, tz::Offset};
 
 use super::{
     cron::Cron,
+    due::CatchUp,
+    exclusion::{Exclusion, ready},
     timetable::{Timetable, minute, timestamp},
     zone::Zone,
 };
 
 const DAY: i64 = 24 * 60;
+/// Two years of hourly ticks, two weeks of those of each minute.
+const STARTS: usize = 20_000;
 
 /// The RPO of a source by its triggers: the longest interval between two ticks plus the timeout of one attempt.
 ///
 /// A copy is as old as its tick and there only when its run has ended: right before that, the copy before it is one interval and the
-/// time of a run old, and nothing is wrong. None without triggers.
-pub fn derived_rpo(crons: &[Cron], zone: &Zone, timeout: SignedDuration, now: Timestamp) -> Option<SignedDuration> {
-    longest_interval(crons, zone, now)?.checked_add(timeout)
+/// time of a run old, and nothing is wrong. Exclusions that recur move ticks to their end, or cost them; those of some dates do not count,
+/// so that a freeze of weeks is no objective for the rest of the year. None without triggers.
+pub fn derived_rpo(
+    crons: &[Cron],
+    zone: &Zone,
+    (exclusions, catch_up): (&[Exclusion], CatchUp),
+    timeout: SignedDuration,
+    now: Timestamp,
+) -> Option<SignedDuration> {
+    let recurring: Vec<_> = exclusions.iter().filter(|exclusion| exclusion.recurs()).cloned().collect();
+    let longest = if recurring.is_empty() {
+        longest_interval(crons, zone, now)?
+    } else {
+        longest_around(crons, zone, &recurring, catch_up, now)?
+    };
+    longest.checked_add(timeout)
+}
+
+/// The longest interval between consecutive starts, where ticks in exclusions start at their end, or not at all: in the year that `now`
+/// lies in, or in its first [`STARTS`] starts.
+fn longest_around(crons: &[Cron], zone: &Zone, exclusions: &[Exclusion], catch_up: CatchUp, now: Timestamp) -> Option<SignedDuration> {
+    let timetables: Vec<_> = crons.iter().map(|cron| Timetable::new(*cron, zone.clone())).collect();
+    let year = Offset::UTC.to_datetime(now).year();
+    let new_year = |year| Offset::UTC.to_timestamp(Date::new(year, 1, 1).ok()?.at(0, 0, 0, 0)).ok();
+    let (mut at, end) = (new_year(year)?, new_year(year + 1)?);
+    let (mut last, mut longest) = (None::<Timestamp>, SignedDuration::ZERO);
+    for _ in 0..STARTS {
+        let tick = timetables.iter().filter_map(|timetable| timetable.next_after(at)).min()?;
+        let start = ready(exclusions, zone, tick)?;
+        if catch_up == CatchUp::Skip && start != tick {
+            // The next that counts may come at the very end.
+            at = start.checked_sub(SignedDuration::from_mins(1)).ok()?.max(tick);
+            continue;
+        }
+        if let Some(last) = last.replace(start) {
+            longest = longest.max(start.duration_since(last));
+        }
+        at = start;
+        if start >= end {
+            break;
+        }
+    }
+    last.map(|_| longest)
 }
 
 /// The longest interval between consecutive ticks of any of the crons, in the year (of UTC) that `now` lies in and to the tick after it.
@@ -134,8 +178,53 @@ mod tests {
             .parse::<Expression>()
             .unwrap()
             .resolve(&Seed::of_source("shop", "orders"));
-        let rpo = derived_rpo(&[cron], &Zone::utc(), SignedDuration::from_hours(6), at(now));
+        let none = (&[][..], CatchUp::Latest);
+        let rpo = derived_rpo(&[cron], &Zone::utc(), none, SignedDuration::from_hours(6), at(now));
         assert_eq!(rpo, Some(SignedDuration::from_hours(30)));
-        assert_eq!(derived_rpo(&[], &Zone::utc(), SignedDuration::from_hours(6), at(now)), None);
+        assert_eq!(derived_rpo(&[], &Zone::utc(), none, SignedDuration::from_hours(6), at(now)), None);
+    }
+
+    #[test]
+    fn exclusions_that_recur_move_ticks_or_cost_them() {
+        let window = |days: &[u8], from, to, dates| Exclusion::new("w", days, from, to, dates).unwrap();
+        let office = || window(&[1, 2, 3, 4, 5], "08:00", "18:00", None);
+        let hours = |cron: &str, exclusions: &[Exclusion], catch_up| {
+            let cron = cron.parse::<Expression>().unwrap().resolve(&Seed::of_source("shop", "orders"));
+            let rpo = derived_rpo(
+                &[cron],
+                &Zone::utc(),
+                (exclusions, catch_up),
+                SignedDuration::ZERO,
+                at("2026-06-01T12:00:00Z"),
+            );
+            rpo.map(|rpo| (rpo.as_mins() / 60, rpo.as_mins() % 60))
+        };
+        for (cron, exclusions, catch_up, expected) in [
+            ("0 * * * *", vec![office()], CatchUp::Latest, (11, 0)),
+            ("30 * * * *", vec![office()], CatchUp::Latest, (10, 30)),
+            ("30 * * * *", vec![office()], CatchUp::Skip, (11, 0)),
+            ("0 * * * *", vec![office()], CatchUp::Skip, (11, 0)),
+            ("* * * * *", vec![office()], CatchUp::Latest, (10, 1)),
+            // Noon waits for the evening; from Sunday's noon it is one evening more to Monday's.
+            ("0 12 * * *", vec![office()], CatchUp::Latest, (30, 0)),
+            // … or comes on Saturday and Sunday alone.
+            ("0 12 * * *", vec![office()], CatchUp::Skip, (6 * 24, 0)),
+            ("0 2 * * *", vec![office()], CatchUp::Skip, (24, 0)),
+            // A freeze is no objective.
+            (
+                "0 2 * * *",
+                vec![window(&[], "00:00", "24:00", Some(("2026-08-01", "2026-08-31")))],
+                CatchUp::Latest,
+                (24, 0),
+            ),
+        ] {
+            assert_eq!(
+                hours(cron, &exclusions, catch_up),
+                Some(expected),
+                "{cron} {exclusions:?} {catch_up:?}"
+            );
+        }
+        // No tick is ever outside: there is nothing to go by.
+        assert_eq!(hours("0 12 * * 1", &[office()], CatchUp::Skip), None);
     }
 }

@@ -39,16 +39,24 @@ pub const ZONES: [&str; 12] = [
 pub struct SlowCron {
     fields: Vec<String>,
     values: Vec<Vec<bool>>,
+    /// Fields of day of month and day of week that are `*`.
+    stars: bool,
+    recurs: bool,
 }
 
 impl SlowCron {
     pub fn new(expanded: &str) -> Self {
         let fields: Vec<_> = expanded.split(' ').map(str::to_owned).collect();
         let values = |(place, text): (usize, &String)| (0..60).map(|value| names(text, place, value)).collect();
-        Self {
+        let mut cron = Self {
             values: fields.iter().enumerate().map(values).collect(),
             fields,
-        }
+            stars: false,
+            recurs: false,
+        };
+        cron.stars = cron.star(2) || cron.star(4);
+        cron.recurs = [0, 1].into_iter().any(|place| cron.star(place) || cron.fields[place].contains('/'));
+        cron
     }
 
     fn field(&self, place: usize, value: i8) -> bool {
@@ -59,18 +67,10 @@ impl SlowCron {
         self.fields[place].split(',').any(|element| element == "*")
     }
 
-    fn recurs(&self) -> bool {
-        [0, 1].into_iter().any(|place| self.star(place) || self.fields[place].contains('/'))
-    }
-
     fn names(&self, local: DateTime) -> bool {
         let of_month = self.field(2, local.day());
         let of_week = self.field(4, local.weekday().to_sunday_zero_offset());
-        let day = if self.star(2) || self.star(4) {
-            of_month && of_week
-        } else {
-            of_month || of_week
-        };
+        let day = if self.stars { of_month && of_week } else { of_month || of_week };
         self.field(0, local.minute()) && self.field(1, local.hour()) && self.field(3, local.month()) && day
     }
 
@@ -89,7 +89,7 @@ impl SlowCron {
             if skipped > 0 {
                 unset = Some((last + 1.minute(), skipped));
             }
-            let is_tick = if self.recurs() {
+            let is_tick = if self.recurs {
                 let by_unset = unset.is_some_and(|(shown, _)| self.names(shown));
                 self.names(local) || by_unset
             } else {
