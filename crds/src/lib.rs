@@ -16,6 +16,7 @@ mod schedule;
 mod source;
 mod store;
 mod task;
+mod timing;
 pub mod yaml;
 
 pub use condition::{ConditionType, Finding, MESSAGE_LIMIT, conditions, shortened, whole_seconds};
@@ -31,6 +32,7 @@ pub use schedule::*;
 pub use source::*;
 pub use store::*;
 pub use task::*;
+pub use timing::*;
 
 /// The API group.
 pub const GROUP: &str = "holdfast.dev";

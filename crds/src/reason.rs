@@ -59,6 +59,8 @@ reasons! {
     Settling = 0, Fine;
     /// The wait before the next attempt.
     BackingOff = 0, Fine;
+    /// Other runs come first; the message says which, or how many.
+    Queued = 0, Fine;
     /// The copy is committed, or the restore is in place.
     Succeeded = 0, Fine;
     /// The store, or the target database, shows that this was done before; nothing was done again.
@@ -78,8 +80,10 @@ reasons! {
     NotScheduled = 0, Structural;
     /// A tick passed without a run because the run before it was still in flight.
     RunInFlight = 0, Transient;
-    /// Ticks passed while nothing could act on them; the latest was caught up, the others were dropped.
+    /// Ticks passed while nothing could act on them, and were not all made up for.
     TicksMissed = 0, Transient;
+    /// Ticks were later than the schedule's `startingDeadline` allows, and got no run.
+    TicksDropped = 0, Transient;
     /// A schedule's watermark lay in the future: a clock was wrong; it was set back to now.
     ClockWasWrong = 0, Transient;
 

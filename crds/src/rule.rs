@@ -81,6 +81,15 @@ const PATTERNS: &[(&str, &str)] = &[
         "^[a-z0-9-]+/[a-z0-9-]+/[a-z0-9-]+$",
         "namespace/source/run, as in status.copy.path of a BackupRun",
     ),
+    (
+        "^([01][0-9]|2[0-3]):[0-5][0-9]$",
+        "a time of day from 00:00 to 23:59, such as 08:00",
+    ),
+    (
+        "^(([01][0-9]|2[0-3]):[0-5][0-9]|24:00)$",
+        "a time of day from 00:00 to 24:00, such as 18:00",
+    ),
+    ("^[0-9]{4}-[0-9]{2}-[0-9]{2}$", "a day of the calendar, such as 2026-12-24"),
     ("^[A-Za-z0-9._+/-]+$", "the name of a time zone, such as UTC or Europe/Zurich"),
     (
         "^([a-zA-Z0-9._-]+|\\[[0-9a-fA-F:.]+\\])(:[0-9]{1,5})?$",

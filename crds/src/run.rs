@@ -95,6 +95,9 @@ pub struct Tick {
     /// Generation of the schedule that made the run.
     #[serde(default)]
     pub generation: i64,
+    /// Whether runs of earlier ticks of the trigger for the source are cancelled for it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub replaces: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]

@@ -7,7 +7,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Reason, Retention, Span};
+use crate::{CatchUp, ConcurrencyPolicy, Exclusion, Reason, Retention, Span};
 
 /// When copies of which sources are made, and where they go.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -32,6 +32,7 @@ use crate::{Reason, Retention, Span};
     validation = crate::rule::name(63, "it ")
 )]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = rules()))]
 pub struct BackupScheduleSpec {
     /// Which sources of this namespace.
     pub sources: SourceSelection,
@@ -45,6 +46,20 @@ pub struct BackupScheduleSpec {
     #[serde(default = "default_time_zone")]
     #[schemars(length(min = 1, max = 64), regex(pattern = "^[A-Za-z0-9._+/-]+$"))]
     pub time_zone: String,
+    /// What becomes of ticks that could not run at their time.
+    #[serde(default)]
+    pub catch_up: CatchUp,
+    /// How late a tick's run may be made; what is later is dropped, and counted. For a tick within an exclusion the time begins at its end.
+    /// By default however late.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub starting_deadline: Option<Span>,
+    /// What becomes of a tick while the run before it is in flight.
+    #[serde(default)]
+    pub concurrency_policy: ConcurrencyPolicy,
+    /// Windows in which no tick's run starts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub exclusions: Vec<Exclusion>,
     /// Makes no runs while true. Time suspended has no ticks: nothing is caught up afterwards.
     #[serde(default)]
     pub suspend: bool,
@@ -61,6 +76,14 @@ pub struct BackupScheduleSpec {
     /// How many objects of ended runs remain. Copies in the store are not touched.
     #[serde(default)]
     pub history: RunHistory,
+}
+
+fn rules() -> Vec<serde_json::Value> {
+    vec![serde_json::json!({
+        "rule": "self.catchUp != 'All' || self.concurrencyPolicy != 'Replace'",
+        "fieldPath": ".catchUp",
+        "message": "found All with concurrencyPolicy Replace: each run would replace the one before it; use Latest, or another concurrencyPolicy",
+    })]
 }
 
 fn default_time_zone() -> String {
@@ -197,7 +220,7 @@ pub struct BackupScheduleStatus {
     /// How many sources are selected now.
     #[serde(default)]
     pub sources: i64,
-    /// The next tick of any trigger for any source (RFC 3339, UTC).
+    /// When the next tick of any trigger for any source may run: its minute, or the end of the exclusion that it lies in (RFC 3339, UTC).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_tick: Option<String>,
     /// One watermark per trigger.
@@ -225,12 +248,15 @@ pub struct TriggerStatus {
     /// Ticks whose runs were made.
     #[serde(default)]
     pub fired: i64,
-    /// Ticks that were skipped because the run before was still in flight.
+    /// Ticks that were skipped, because runs before were still in flight or a stronger trigger had the same minute.
     #[serde(default)]
     pub skipped: i64,
-    /// Ticks that passed while nothing could act on them.
+    /// Ticks that passed while nothing could act on them, and were not made up for.
     #[serde(default)]
     pub missed: i64,
+    /// Ticks that were later than `startingDeadline` allows.
+    #[serde(default)]
+    pub dropped: i64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

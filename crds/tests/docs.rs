@@ -160,6 +160,7 @@ fn pages_that_are_named_elsewhere_exist() {
     for file in [
         "docs/reasons.md",
         "docs/stores.md",
+        "docs/schedules.md",
         "docs/manifest.md",
         "docs/metrics.md",
         "docs/restore-without-holdfast.md",

@@ -1,11 +1,11 @@
 //! The decision about attempts.
 
-use holdfast_crds::{AgentResult, Attempt, Reason, RunPhase};
+use holdfast_crds::{AgentResult, Attempt, Reason, RunPhase, Span};
 use holdfast_policy::{backoff::Backoff, name::job_name};
 use jiff::Timestamp;
 
 use super::{
-    Act, Course, DEADLINE_GRACE, Kind, LOOK_AGAIN, LOOK_SELDOM, Obstacle, Plan, Rules, Sight, after, read,
+    Act, Course, DEADLINE_GRACE, Kind, LOOK_AGAIN, LOOK_SELDOM, Obstacle, Plan, QUEUED_FOR, Rules, Sight, after, read,
     settle::{self, Closing},
     short, written,
 };
@@ -83,11 +83,11 @@ pub(super) fn is_success(result: &AgentResult, kind: Kind) -> bool {
 
 fn before_the_first(mut course: Course, rules: &Rules<'_>, sight: &Sight) -> Plan {
     if rules.cancel {
-        let message = "cancelled before anything was started";
+        let message = format!("{} before anything was started", rules.cancelled_by);
         return if rules.born_cancelled && rules.obstacle.is_none() {
-            settle::ask_anyway(course, rules, sight.now, Reason::Cancelled, message)
+            settle::ask_anyway(course, rules, sight.now, Reason::Cancelled, &message)
         } else {
-            end(course, Reason::Cancelled, message, sight.now)
+            end(course, Reason::Cancelled, &message, sight.now)
         };
     }
     let Some(Obstacle { reason, message, hopeless }) = &rules.obstacle else {
@@ -96,9 +96,16 @@ fn before_the_first(mut course: Course, rules: &Rules<'_>, sight: &Sight) -> Pla
     if *hopeless {
         return end(course, *reason, message, sight.now);
     }
-    let until = after(rules.created, rules.timeout.signed());
+    // Whose turn has not come is not late: what it waits for has deadlines of its own.
+    let patience = if *reason == Reason::Queued {
+        QUEUED_FOR
+    } else {
+        rules.timeout.signed()
+    };
+    let until = after(rules.created, patience);
     if sight.now >= until {
-        let message = format!("nothing was started within {}: {message}", rules.timeout);
+        let patience = Span::from_seconds(patience.as_secs().unsigned_abs());
+        let message = format!("nothing was started within {patience}: {message}");
         return end(course, *reason, &message, sight.now);
     }
     say(&mut course, RunPhase::Pending, *reason, message);
@@ -194,7 +201,7 @@ fn stop(mut course: Course, rules: &Rules<'_>, sight: &Sight, otherwise: Reason,
     let reason = *attempt
         .reason
         .get_or_insert(if rules.cancel { Reason::Cancelled } else { otherwise });
-    let text = if reason == Reason::Cancelled { "cancelled" } else { message };
+    let text = if reason == Reason::Cancelled { rules.cancelled_by } else { message };
     attempt.message.get_or_insert_with(|| short(text));
     // Its container may start before the deletion is heard; who deletes may take that back.
     attempt.ran |= !sight.deleted_unbound;
@@ -255,7 +262,7 @@ fn missing(mut course: Course, rules: &Rules<'_>, sight: &Sight, late: bool) -> 
     }
     // Was it made and lost before we saw it? Only a refusal rules that out.
     let (reason, message) = match &sight.refused {
-        _ if rules.cancel => (Reason::Cancelled, "cancelled".to_owned()),
+        _ if rules.cancel => (Reason::Cancelled, rules.cancelled_by.to_owned()),
         Some(refused) => refused.clone(),
         None => (Reason::DeadlineExceeded, "its Job could not be made in time".to_owned()),
     };
@@ -302,7 +309,7 @@ fn finish(mut course: Course, rules: &Rules<'_>, sight: &Sight, ended: End) -> P
             let reason = if rules.cancel { Reason::Cancelled } else { reason };
             return end(course, reason, &told(rules, number, &message), now);
         }
-        _ if rules.cancel => return settle::close(course, rules, now, Closing::GiveUp, Reason::Cancelled, "cancelled"),
+        _ if rules.cancel => return settle::close(course, rules, now, Closing::GiveUp, Reason::Cancelled, rules.cancelled_by),
         _ if !again => return settle::close(course, rules, now, Closing::GiveUp, reason, &told(rules, number, &message)),
         trusted => {
             let in_doubt = ran && trusted.is_none_or(|result| !result.closed && may_have_committed(result.reason, rules.kind));
@@ -352,7 +359,7 @@ pub(super) fn between(mut course: Course, rules: &Rules<'_>, sight: &Sight) -> P
     let (number, reason) = (last.number, last.reason.unwrap_or(Reason::AgentCrashed));
     let message = last.message.clone().unwrap_or_default();
     if rules.cancel {
-        return settle::close(course, rules, sight.now, Closing::GiveUp, Reason::Cancelled, "cancelled");
+        return settle::close(course, rules, sight.now, Closing::GiveUp, Reason::Cancelled, rules.cancelled_by);
     }
     if number >= rules.attempts || !reason.worth_retrying() {
         return settle::close(course, rules, sight.now, Closing::GiveUp, reason, &told(rules, number, &message));

@@ -29,6 +29,8 @@ pub const DEADLINE_GRACE: SignedDuration = SignedDuration::from_secs(60);
 pub const SETTLE_TIMEOUT: SignedDuration = SignedDuration::from_mins(10);
 /// How many settle Jobs in a row may find nothing out, before the outcome is called unknown.
 pub const SETTLE_LIMIT: i32 = 4;
+/// How long a run waits for its turn.
+pub const QUEUED_FOR: SignedDuration = SignedDuration::from_hours(7 * 24);
 /// How often an unknown outcome is asked for again, and for how long.
 pub const UNKNOWN_INTERVAL: SignedDuration = SignedDuration::from_hours(1);
 pub const UNKNOWN_FOR: SignedDuration = SignedDuration::from_hours(7 * 24);
@@ -61,6 +63,8 @@ pub struct Rules<'a> {
     /// The time that one has.
     pub timeout: Span,
     pub cancel: bool,
+    /// How messages call that.
+    pub cancelled_by: &'a str,
     /// Whether it was cancelled from its birth: then it may be an old object that was applied anew, and lost its status.
     pub born_cancelled: bool,
     /// When the object was made.

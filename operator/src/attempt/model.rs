@@ -154,6 +154,7 @@ impl World {
             attempts: 2,
             timeout: TIMEOUT,
             cancel: self.cancel,
+            cancelled_by: "cancelled",
             born_cancelled: false,
             created: birth(),
             obstacle: None,

@@ -98,7 +98,7 @@ pub fn step(mut course: Course, rules: &Rules<'_>, sight: &Sight) -> Plan {
     if rules.cancel && settle.otherwise != Some(Reason::Cancelled) && !course.phase.ended() {
         // Whatever it was about: if the register holds no copy, the run is cancelled. A Job that only asks is followed by one that closes.
         settle.otherwise = Some(Reason::Cancelled);
-        settle.otherwise_message = Some("cancelled".to_owned());
+        settle.otherwise_message = Some(rules.cancelled_by.to_owned());
         course.settle = Some(settle.clone());
     }
     if settle.finished_at.is_some() {

@@ -20,6 +20,7 @@ fn rules() -> Rules<'static> {
         attempts: 3,
         timeout: Span::from_hours(6),
         cancel: false,
+        cancelled_by: "cancelled",
         born_cancelled: false,
         created: at(START),
         obstacle: None,

@@ -34,7 +34,7 @@ pub trait Work: Send + Sync {
         + 'static;
 
     fn cache(caches: &Caches) -> &Cache<Self::Object>;
-    fn rules<'a>(&self, object: &'a Self::Object) -> Rules<'a>;
+    fn rules<'a>(&'a self, object: &'a Self::Object) -> Rules<'a>;
     fn course(&self, object: &Self::Object) -> Course;
     fn status(&self, object: &Self::Object, plan: &Plan, now: Timestamp) -> <Self::Object as HasStatus>::Status;
     /// The Job of the newest attempt, or why there can be none.
@@ -233,4 +233,4 @@ pub async fn tidy(context: &Context, namespace: &str, label: &str, ended: &[Ende
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -4,7 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{
     due::{CATCH_UP_LIMIT, CatchUp, Concurrency, Decision, Firing, MISSED_LIMIT, PUNCTUAL, Passed, PassedBy, Schedule, Source, Trigger},
-    exclusion::ready,
+    exclusion::may_start,
     timetable::Timetable,
 };
 use crate::name::run_name;
@@ -78,7 +78,7 @@ pub(super) fn due<'a, K>(
 
 fn too_late<K>(schedule: &Schedule<K>, tick: Timestamp, until: Timestamp) -> bool {
     schedule.starting_deadline.is_some_and(|deadline| {
-        let waits_from = ready(&schedule.exclusions, &schedule.zone, tick).unwrap_or(Timestamp::MAX);
+        let waits_from = may_start(&schedule.exclusions, &schedule.zone, tick).unwrap_or(Timestamp::MAX);
         until.duration_since(waits_from) > deadline
     })
 }

@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::{
     candidates::{Due, due, settle},
     cron::{Expression, Seed},
-    exclusion::{Exclusion, ready},
+    exclusion::{Exclusion, may_start},
     timetable::Timetable,
     zone::Zone,
 };
@@ -216,7 +216,7 @@ pub fn decide<'a, K: Ord>(schedule: &'a Schedule<K>, sources: &'a [Source], prog
         decision.progress.watermarks.clone_from(&progress.watermarks);
         return decision;
     }
-    let free = ready(&schedule.exclusions, &schedule.zone, until);
+    let free = may_start(&schedule.exclusions, &schedule.zone, until);
     let excluded = free != Some(until);
     let mut begins: Vec<_> = schedule
         .triggers
@@ -239,7 +239,7 @@ pub fn decide<'a, K: Ord>(schedule: &'a Schedule<K>, sources: &'a [Source], prog
             } else if newest.is_some() {
                 next = free;
             }
-            let next = next.and_then(|next| ready(&schedule.exclusions, &schedule.zone, next));
+            let next = next.and_then(|next| may_start(&schedule.exclusions, &schedule.zone, next));
             decision.next_tick = [decision.next_tick, next].into_iter().flatten().min();
         }
         settle(schedule, source, &all, &mut decision);

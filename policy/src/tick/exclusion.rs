@@ -130,7 +130,7 @@ pub fn leave_time(exclusions: &[Exclusion]) -> Result<(), ExclusionError> {
 }
 
 /// When what is due at `at` may start: at once, or at the end of the windows that it lies in. None if they do not end.
-pub fn ready(exclusions: &[Exclusion], zone: &Zone, at: Timestamp) -> Option<Timestamp> {
+pub fn may_start(exclusions: &[Exclusion], zone: &Zone, at: Timestamp) -> Option<Timestamp> {
     if exclusions.is_empty() {
         return Some(at);
     }
@@ -195,13 +195,13 @@ mod tests {
         ];
         for (zone, due, expected) in table {
             assert_eq!(
-                ready(&all, &Zone::named(zone).unwrap(), at(due)),
+                may_start(&all, &Zone::named(zone).unwrap(), at(due)),
                 Some(at(expected)),
                 "{due} in {zone}"
             );
         }
         assert_eq!(
-            ready(&[], &Zone::utc(), at("2026-03-02T08:00:00Z")),
+            may_start(&[], &Zone::utc(), at("2026-03-02T08:00:00Z")),
             Some(at("2026-03-02T08:00:00Z"))
         );
     }
@@ -212,17 +212,23 @@ mod tests {
         let window = |from, to| [Exclusion::new("w", &[], from, to, None).unwrap()];
         // 02:00 to 03:00 does not come: what begins in it begins at 03:00, and what ends in it ends there.
         assert_eq!(
-            ready(&window("02:30", "05:00"), &zone, at("2026-03-29T01:00:00Z")),
+            may_start(&window("02:30", "05:00"), &zone, at("2026-03-29T01:00:00Z")),
             Some(at("2026-03-29T03:00:00Z"))
         );
         assert_eq!(
-            ready(&window("01:00", "02:30"), &zone, at("2026-03-29T00:00:00Z")),
+            may_start(&window("01:00", "02:30"), &zone, at("2026-03-29T00:00:00Z")),
             Some(at("2026-03-29T01:00:00Z"))
         );
         // 02:00 to 03:00 comes twice, and is excluded twice, with the free half hour between.
         let twice = window("02:00", "02:30");
-        assert_eq!(ready(&twice, &zone, at("2026-10-25T00:00:00Z")), Some(at("2026-10-25T00:30:00Z")));
-        assert_eq!(ready(&twice, &zone, at("2026-10-25T01:00:00Z")), Some(at("2026-10-25T01:30:00Z")));
+        assert_eq!(
+            may_start(&twice, &zone, at("2026-10-25T00:00:00Z")),
+            Some(at("2026-10-25T00:30:00Z"))
+        );
+        assert_eq!(
+            may_start(&twice, &zone, at("2026-10-25T01:00:00Z")),
+            Some(at("2026-10-25T01:30:00Z"))
+        );
     }
 
     #[test]
@@ -237,9 +243,9 @@ mod tests {
         for windows in [vec![], vec![frozen.clone()], vec![office(), rest]] {
             assert_eq!(leave_time(&windows), Ok(()), "{windows:?}");
         }
-        assert_eq!(ready(&[always], &Zone::utc(), at("2026-03-02T08:00:00Z")), None);
+        assert_eq!(may_start(&[always], &Zone::utc(), at("2026-03-02T08:00:00Z")), None);
         // Years, and yet an end.
-        let free = ready(&[frozen], &Zone::utc(), at("2026-01-01T00:00:00Z"));
+        let free = may_start(&[frozen], &Zone::utc(), at("2026-01-01T00:00:00Z"));
         assert_eq!(free, Some(at("2027-01-02T00:00:00Z")));
     }
 

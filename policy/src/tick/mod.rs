@@ -35,7 +35,7 @@ pub use due::{
     CATCH_UP_LIMIT, CatchUp, Clock, ClockFinding, Concurrency, Decision, Firing, MISSED_LIMIT, PUNCTUAL, Passed, PassedBy, Progress,
     Schedule, SeenRun, Source, TOLERANCE, Trigger, Watermark, decide,
 };
-pub use exclusion::{Exclusion, ExclusionError, leave_time, ready};
+pub use exclusion::{Exclusion, ExclusionError, leave_time, may_start};
 pub use field::Field;
 pub use objective::{derived_rpo, longest_interval};
 pub use timetable::{TickIter, Timetable};

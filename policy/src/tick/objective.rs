@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp, civil::Date, tz::Offset};
 use super::{
     cron::Cron,
     due::CatchUp,
-    exclusion::{Exclusion, ready},
+    exclusion::{Exclusion, may_start},
     timetable::{Timetable, minute, timestamp},
     zone::Zone,
 };
@@ -47,7 +47,7 @@ fn longest_around(crons: &[Cron], zone: &Zone, exclusions: &[Exclusion], catch_u
     let (mut last, mut longest) = (None::<Timestamp>, SignedDuration::ZERO);
     for _ in 0..STARTS {
         let tick = timetables.iter().filter_map(|timetable| timetable.next_after(at)).min()?;
-        let start = ready(exclusions, zone, tick)?;
+        let start = may_start(exclusions, zone, tick)?;
         if catch_up == CatchUp::Skip && start != tick {
             // The next that counts may come at the very end.
             at = start.checked_sub(SignedDuration::from_mins(1)).ok()?.max(tick);

@@ -6,7 +6,7 @@ use holdfast_crds::Reason;
 use serde_json::{Value, json};
 
 mod faults;
-mod world;
+pub mod world;
 
 use self::world::{JOBS, Kind, NOW, OURS, PODS, World, drive, rest, server, store, succeeds};
 use crate::watch::Key;

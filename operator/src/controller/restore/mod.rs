@@ -137,6 +137,7 @@ impl Work for RestoreWork {
             attempts: request.spec.attempts,
             timeout: request.spec.timeout,
             cancel: request.spec.cancel,
+            cancelled_by: "cancelled",
             born_cancelled: request.spec.cancel && request.metadata.generation == Some(1),
             created: created(&request.metadata),
             obstacle: self.known.as_ref().err().cloned(),

@@ -4,6 +4,7 @@ mod adopt;
 mod build;
 mod dereference;
 pub mod status;
+mod turn;
 
 use std::sync::Arc;
 
@@ -57,6 +58,19 @@ pub fn triggers(caches: &Arc<Caches>, queue: &Queue) {
     caches.pods.listen({
         let add = add(queue);
         move |change| owner(change, &add)
+    });
+    // Runs that wait for the one before them, or are replaced by a new one.
+    caches.runs.listen({
+        let (add, caches) = (add(queue), Arc::downgrade(caches));
+        move |change| {
+            let phase = |run: &Option<Arc<BackupRun>>| run.as_ref().map(|run| status::course(run).phase.ended());
+            let moved = phase(&change.before) != phase(&change.after);
+            if let (Some(caches), Some(run)) = (caches.upgrade(), change.object().filter(|_| moved)) {
+                for other in turn::others(&caches, run) {
+                    add(Key::of(&*other));
+                }
+            }
+        }
     });
     // Runs that wait for a source or a store.
     caches.sources.listen({
@@ -112,6 +126,8 @@ impl Reconcile for RunController {
         let work = RunWork {
             known: dereference::known(&context.caches, &run),
             lost: adopt::lost(&context.caches, &run),
+            replaced: turn::replaced(&context.caches, &run),
+            queued: turn::queued(&context.caches, &run),
         };
         let (written, next) = Box::pin(carry_out(context, &work, &*run)).await?;
         tidy_source(context, &written).await?;
@@ -124,6 +140,10 @@ struct RunWork {
     known: Result<Known, Obstacle>,
     /// What its Jobs tell of it, where its status does not.
     lost: Option<Course>,
+    /// That a newer run takes its place.
+    replaced: Option<String>,
+    /// Whom it waits for.
+    queued: Option<Obstacle>,
 }
 
 impl Work for RunWork {
@@ -133,16 +153,17 @@ impl Work for RunWork {
         &caches.runs
     }
 
-    fn rules<'a>(&self, run: &'a BackupRun) -> Rules<'a> {
+    fn rules<'a>(&'a self, run: &'a BackupRun) -> Rules<'a> {
         Rules {
             name: run.metadata.name.as_deref().unwrap_or_default(),
             kind: Kind::Run,
             attempts: run.spec.attempts,
             timeout: run.spec.timeout,
-            cancel: run.spec.cancel,
+            cancel: run.spec.cancel || self.replaced.is_some(),
+            cancelled_by: self.replaced.as_deref().unwrap_or("cancelled"),
             born_cancelled: run.spec.cancel && run.metadata.generation == Some(1),
             created: created(&run.metadata),
-            obstacle: self.known.as_ref().err().cloned(),
+            obstacle: self.known.as_ref().err().or(self.queued.as_ref()).cloned(),
         }
     }
 
@@ -193,3 +214,6 @@ async fn tidy_source(context: &Context, run: &BackupRun) -> Result<(), Error> {
         .collect();
     tidy(context, &namespace, RUN, &ended).await
 }
+
+#[cfg(test)]
+mod tests;

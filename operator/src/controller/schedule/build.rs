@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use holdfast_crds::{BackupRun, BackupRunSpec, BackupSchedule, BackupType, ScheduleStore, Tick};
+use holdfast_crds::{BackupRun, BackupRunSpec, BackupSchedule, BackupType, ConcurrencyPolicy, ScheduleStore, Tick};
 use holdfast_policy::tick::Firing;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt;
@@ -39,6 +39,7 @@ pub fn run(schedule: &BackupSchedule, firing: &Firing<'_, BackupType>) -> Backup
                 trigger: firing.trigger.name.to_string(),
                 time: shown(firing.tick),
                 generation: schedule.metadata.generation.unwrap_or_default(),
+                replaces: schedule.spec.concurrency_policy == ConcurrencyPolicy::Replace,
             }),
         },
         status: None,

@@ -10,12 +10,12 @@ mod validate;
 use std::sync::Arc;
 
 use holdfast_crds::{BackupRun, BackupSchedule, BackupSource, BackupStore, Reason};
-use holdfast_policy::tick::{Clock, Decision, Zone, decide};
+use holdfast_policy::tick::{Clock, Decision, Schedule, decide};
 use jiff::Timestamp;
 use kube::ResourceExt;
 
 pub use triggers::triggers;
-pub use validate::{Plan, created, plan, timing};
+pub use validate::{Plan, Timing, created, plan, timing};
 
 use crate::{
     context::{Context, Error},
@@ -104,7 +104,7 @@ impl Reconcile for ScheduleController {
         let written = context.report.status(&context.caches.schedules, &*schedule, &after).await?;
         context.report.transitions(&written, &before.conditions, &after.conditions).await;
         if let (Ok(plan), Some(decision), None, None) = (&plan, &decision, &obstacle, &made.failed) {
-            tell(context, &written, decision, &plan.schedule.zone).await;
+            tell(context, &written, decision, &plan.schedule).await;
         }
 
         let history = history::surplus(&runs, &schedule.spec.history, now);
@@ -125,8 +125,8 @@ fn wake<K>(decision: Option<&Decision<'_, K>>) -> Next {
 }
 
 /// Events about ticks that got no run and about clocks, once: they are told with the watermark that passes them.
-async fn tell<K>(context: &Context, schedule: &BackupSchedule, decision: &Decision<'_, K>, zone: &Zone) {
-    for (reason, note) in status::notes(decision, zone) {
+async fn tell<K>(context: &Context, schedule: &BackupSchedule, decision: &Decision<'_, K>, rules: &Schedule<K>) {
+    for (reason, note) in status::notes(decision, rules) {
         let action = if reason == Reason::ClockWasWrong { "Clock" } else { "Tick" };
         context.report.event(schedule, reason, action, &note).await;
     }

@@ -6,7 +6,7 @@ use holdfast_crds::{
     BackupRun, BackupSchedule, BackupScheduleStatus, BackupSource, BackupStore, BackupType, ConditionType, FailingSource, Finding, Reason,
     RunPhase, TriggerStatus, conditions,
 };
-use holdfast_policy::tick::{ClockFinding, Decision, Passed, PassedBy, Progress, Seed, Timetable, Watermark, Zone};
+use holdfast_policy::tick::{CatchUp, ClockFinding, Decision, Passed, PassedBy, Progress, Schedule, Seed, Timetable, Watermark, may_start};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
@@ -129,8 +129,9 @@ fn triggers(before: &BackupScheduleStatus, decision: &Decision<'_, BackupType>, 
             watermark: shown(watermark.at),
             expression: watermark.expression.clone(),
             fired: known.fired + fired(name, old, watermark, found.runs),
-            skipped: known.skipped + count(|by| !matches!(by, PassedBy::Missed)),
+            skipped: known.skipped + count(|by| matches!(by, PassedBy::Forbidden { .. } | PassedBy::Superseded { .. })),
             missed: known.missed + count(|by| matches!(by, PassedBy::Missed)) + i64::try_from(refused).unwrap_or(0),
+            dropped: known.dropped + count(|by| matches!(by, PassedBy::Dropped)),
         }
     });
     marks.collect()
@@ -297,7 +298,7 @@ fn listed<'a>(names: impl Iterator<Item = &'a str>, one: &str, many: &str) -> St
 }
 
 /// What is told once about ticks without a run and about clocks: of a run that is long in flight, the first tick that it costs.
-pub fn notes<K>(decision: &Decision<'_, K>, zone: &Zone) -> Vec<(Reason, String)> {
+pub fn notes<K>(decision: &Decision<'_, K>, schedule: &Schedule<K>) -> Vec<(Reason, String)> {
     let mut notes: Vec<_> = decision
         .clock
         .iter()
@@ -305,14 +306,25 @@ pub fn notes<K>(decision: &Decision<'_, K>, zone: &Zone) -> Vec<(Reason, String)
         .map(|note| (Reason::ClockWasWrong, note))
         .collect();
     let of = |by: fn(&PassedBy) -> bool| decision.passed.iter().filter(move |passed| by(&passed.by));
-    let missed: Vec<_> = of(|by| matches!(by, PassedBy::Missed)).collect();
-    if let Some(note) = told(&missed, "passed while nothing could act on them; the newest tick is caught up") {
+    // Those that an exclusion costs are as they should be.
+    let free = |passed: &&Passed<'_, K>| may_start(&schedule.exclusions, &schedule.zone, passed.newest) == Some(passed.newest);
+    let missed: Vec<_> = of(|by| matches!(by, PassedBy::Missed)).filter(free).collect();
+    let rest = match schedule.catch_up {
+        CatchUp::Skip => "none is made up for (catchUp: Skip)",
+        CatchUp::Latest => "the newest tick is made up for",
+        CatchUp::All => "the ten newest are made up for",
+    };
+    if let Some(note) = told(&missed, &format!("passed while nothing could act on them; {rest}")) {
         notes.push((Reason::TicksMissed, note));
+    }
+    let dropped: Vec<_> = of(|by| matches!(by, PassedBy::Dropped)).collect();
+    if let Some(note) = told(&dropped, "came later than startingDeadline allows, and got no run") {
+        notes.push((Reason::TicksDropped, note));
     }
     let first = |passed: &&Passed<'_, K>| match passed.by {
         PassedBy::Forbidden { running } => {
             let seed = Seed::of_source(passed.source.namespace.as_str(), passed.source.name.as_str());
-            let timetable = Timetable::new(passed.trigger.expression.resolve(&seed), zone.clone());
+            let timetable = Timetable::new(passed.trigger.expression.resolve(&seed), schedule.zone.clone());
             timetable.next_after(running) == Some(passed.newest)
         }
         _ => false,

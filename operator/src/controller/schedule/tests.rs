@@ -281,6 +281,82 @@ async fn a_tick_is_skipped_while_the_run_before_is_in_flight() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn catch_up_deadline_and_queue_are_what_the_schedule_says() {
+    let hourly = json!([{"name": "hourly", "cron": "*/10 * * * *"}]);
+    // The first look is at 02:10; the schedule was made at 01:00.
+    for (spec, runs, counts, event) in [
+        (json!({"catchUp": "Skip"}), vec!["0210"], (2, 0, 12, 0), "TicksMissed"),
+        (
+            json!({"catchUp": "All"}),
+            vec!["0110", "0120", "0130", "0140", "0150", "0200", "0210"],
+            (14, 0, 0, 0),
+            "",
+        ),
+        (
+            json!({"catchUp": "All", "startingDeadline": "15m"}),
+            vec!["0200", "0210"],
+            (4, 0, 0, 10),
+            "TicksDropped",
+        ),
+        (json!({"concurrencyPolicy": "Queue"}), vec!["0210"], (2, 0, 12, 0), "TicksMissed"),
+        // 01:05 to 02:05: at its end the newest of what it held is made up for, and no event complains.
+        (
+            json!({"exclusions": [{"name": "load", "days": ["Sun"], "from": "01:05", "to": "02:10"}], "triggers": [{"name": "hourly", "cron": "5 * * * *"}]}),
+            vec!["0205"],
+            (2, 0, 2, 0),
+            "",
+        ),
+    ] {
+        let mut merged = json!({"triggers": hourly});
+        for (field, value) in spec.as_object().unwrap() {
+            merged[field] = value.clone();
+        }
+        let world = world(&merged);
+        world.reconcile().await.unwrap();
+        let calls = world.fake.calls();
+        let ticks: std::collections::BTreeSet<_> = runs_of(&calls).iter().map(|run| run[run.len() - 14..][..4].to_owned()).collect();
+        assert_eq!(ticks.into_iter().collect::<Vec<_>>(), runs, "{spec}");
+        let trigger = &world.status().triggers[0];
+        assert_eq!((trigger.fired, trigger.skipped, trigger.missed, trigger.dropped), counts, "{spec}");
+        let events: Vec<_> = world
+            .fake
+            .events()
+            .into_iter()
+            .filter(|reason| reason.starts_with("Ticks"))
+            .collect();
+        assert_eq!(events.concat(), event, "{spec}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn within_an_exclusion_nothing_starts_and_it_wakes_at_its_end() {
+    let office = json!({"exclusions": [{"name": "office", "days": ["Sun"], "from": "01:30", "to": "08:00"}]});
+    let world = world(&office);
+    assert_eq!(
+        world.reconcile().await.unwrap(),
+        Next::After(Duration::from_secs(5 * 3_600 + 50 * 60))
+    );
+    assert!(runs_of(&world.fake.calls()).is_empty());
+    assert_eq!(world.status().next_tick.as_deref(), Some("2026-03-01T08:00:00Z"));
+    world.context.clock.observe("2026-03-01T08:00:00Z".parse().unwrap());
+    world.reconcile().await.unwrap();
+    assert_eq!(runs_of(&world.fake.calls()), [name("a"), name("b")]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_replaces_says_so() {
+    let world = world(&json!({"concurrencyPolicy": "Replace"}));
+    world.reconcile().await.unwrap();
+    world.fake.calls();
+    world.context.clock.observe("2026-03-02T02:00:01Z".parse().unwrap());
+    world.reconcile().await.unwrap();
+    let calls = world.fake.calls();
+    assert_eq!(runs_of(&calls).len(), 2, "those in flight forbid nothing: {calls:?}");
+    let run = world.fake.get(&format!("{RUNS}/{}", runs_of(&calls)[0])).unwrap();
+    assert_eq!(run["spec"]["tick"]["replaces"], true);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_suspended_schedule_makes_nothing_and_catches_nothing_up() {
     let suspended = world(&json!({"suspend": true}));
     assert_eq!(suspended.reconcile().await.unwrap(), Next::Change);
@@ -314,6 +390,21 @@ async fn what_cannot_be_worked_with_is_named() {
             json!({"triggers": [{"name": "nightly", "cron": "0 25 * * *"}]}),
             "InvalidSpec",
             vec!["spec.triggers[nightly].cron", "25"],
+        ),
+        (
+            json!({"exclusions": [{"name": "office", "from": "08:00", "to": "18:00", "dates": {"from": "2026-02-30", "to": "2026-03-01"}}]}),
+            "InvalidSpec",
+            vec!["spec.exclusions[office].dates.from", "2026-02-30"],
+        ),
+        (
+            json!({"exclusions": [{"name": "always", "from": "00:00", "to": "24:00"}]}),
+            "InvalidSpec",
+            vec!["spec.exclusions", "no minute"],
+        ),
+        (
+            json!({"catchUp": "All", "concurrencyPolicy": "Replace"}),
+            "InvalidSpec",
+            vec!["spec.catchUp", "Replace"],
         ),
         (
             json!({"stores": [{"name": "absent"}]}),

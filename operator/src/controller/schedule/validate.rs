@@ -2,10 +2,13 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use holdfast_crds::{BackupRun, BackupSchedule, BackupSource, BackupType};
+use holdfast_crds::{BackupRun, BackupSchedule, BackupSource, BackupType, ConcurrencyPolicy, Weekday};
 use holdfast_policy::{
     name::{Label, LabelError},
-    tick::{CronError, Expression, Schedule, SeenRun, Source, Trigger, Zone, ZoneError},
+    tick::{
+        CatchUp, Concurrency, CronError, Exclusion, ExclusionError, Expression, Schedule, SeenRun, Source, Trigger, Zone, ZoneError,
+        leave_time,
+    },
 };
 use jiff::Timestamp;
 use kube::{Resource, ResourceExt};
@@ -35,10 +38,30 @@ pub enum Invalid {
     },
     #[error("spec.timeZone: {0}")]
     TimeZone(#[source] ZoneError),
+    #[error("spec.exclusions[{name}].{source}")]
+    Exclusion {
+        name: String,
+        #[source]
+        source: ExclusionError,
+    },
+    #[error("spec.exclusions: {0}")]
+    Exclusions(#[source] ExclusionError),
+    #[error(
+        "spec.catchUp: found All with concurrencyPolicy Replace: each run would replace the one before it; use Latest, or another concurrencyPolicy"
+    )]
+    ReplaceAll,
 }
 
-/// The triggers and the zone of a schedule.
-pub fn timing(schedule: &BackupSchedule) -> Result<(Vec<Trigger<BackupType>>, Zone), Invalid> {
+/// When a schedule fires, whatever its sources.
+pub struct Timing {
+    pub triggers: Vec<Trigger<BackupType>>,
+    pub zone: Zone,
+    pub exclusions: Vec<Exclusion>,
+    pub catch_up: CatchUp,
+}
+
+/// When a schedule fires.
+pub fn timing(schedule: &BackupSchedule) -> Result<Timing, Invalid> {
     let zone = Zone::named(&schedule.spec.time_zone).map_err(Invalid::TimeZone)?;
     let triggers = schedule.spec.triggers.iter().enumerate().map(|(index, trigger)| {
         Ok(Trigger {
@@ -50,12 +73,38 @@ pub fn timing(schedule: &BackupSchedule) -> Result<(Vec<Trigger<BackupType>>, Zo
             })?,
         })
     });
-    Ok((triggers.collect::<Result<_, _>>()?, zone))
+    Ok(Timing {
+        triggers: triggers.collect::<Result<_, _>>()?,
+        zone,
+        exclusions: exclusions(schedule)?,
+        catch_up: match schedule.spec.catch_up {
+            holdfast_crds::CatchUp::Skip => CatchUp::Skip,
+            holdfast_crds::CatchUp::Latest => CatchUp::Latest,
+            holdfast_crds::CatchUp::All if schedule.spec.concurrency_policy == ConcurrencyPolicy::Replace => {
+                return Err(Invalid::ReplaceAll);
+            }
+            holdfast_crds::CatchUp::All => CatchUp::All,
+        },
+    })
+}
+
+fn exclusions(schedule: &BackupSchedule) -> Result<Vec<Exclusion>, Invalid> {
+    let windows = schedule.spec.exclusions.iter().map(|window| {
+        let days: Vec<_> = window.days.iter().copied().map(Weekday::number).collect();
+        let dates = window.dates.as_ref().map(|dates| (dates.from.as_str(), dates.to.as_str()));
+        Exclusion::new(&window.name, &days, &window.from, &window.to, dates).map_err(|source| Invalid::Exclusion {
+            name: window.name.clone(),
+            source,
+        })
+    });
+    let windows: Vec<_> = windows.collect::<Result<_, _>>()?;
+    leave_time(&windows).map_err(Invalid::Exclusions)?;
+    Ok(windows)
 }
 
 /// What is decided on. `runs` are those of the schedule's ticks.
 pub fn plan(schedule: &BackupSchedule, sources: &[Arc<BackupSource>], runs: &[Arc<BackupRun>]) -> Result<Plan, Invalid> {
-    let (triggers, zone) = timing(schedule)?;
+    let timing = timing(schedule)?;
     let namespace = Label::new(&schedule.namespace().unwrap_or_default()).map_err(Invalid::Name)?;
     let mut by_source: BTreeMap<&str, Vec<SeenRun>> = BTreeMap::new();
     for run in runs {
@@ -77,9 +126,17 @@ pub fn plan(schedule: &BackupSchedule, sources: &[Arc<BackupSource>], runs: &[Ar
         schedule: Schedule {
             name: Label::new(&schedule.name_any()).map_err(Invalid::Name)?,
             created: created(schedule),
-            zone,
+            zone: timing.zone,
             suspended: schedule.spec.suspend,
-            triggers,
+            triggers: timing.triggers,
+            catch_up: timing.catch_up,
+            starting_deadline: schedule.spec.starting_deadline.map(holdfast_crds::Span::signed),
+            concurrency: match schedule.spec.concurrency_policy {
+                ConcurrencyPolicy::Forbid => Concurrency::Forbid,
+                ConcurrencyPolicy::Queue => Concurrency::Queue,
+                ConcurrencyPolicy::Replace => Concurrency::Replace,
+            },
+            exclusions: timing.exclusions,
         },
     })
 }

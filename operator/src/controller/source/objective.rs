@@ -3,14 +3,16 @@
 use std::sync::Arc;
 
 use holdfast_crds::{BackupSchedule, NextTicks};
-use holdfast_policy::tick::{Seed, Timetable, derived_rpo};
+use holdfast_policy::tick::{CatchUp, Seed, Timetable, derived_rpo, may_start};
 use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
 
-use crate::controller::schedule::{shown, timing};
+use crate::controller::schedule::{Timing, shown, timing};
 
 /// How many ticks of a trigger are shown.
 const TICKS: usize = 5;
+/// How many ticks are looked at, where exclusions hide most of them.
+const LOOKED_AT: usize = 1_000;
 /// How many triggers are shown.
 const TRIGGERS: usize = 32;
 
@@ -23,9 +25,10 @@ pub fn rpo(namespace: &str, source: &str, schedules: &[Arc<BackupSchedule>], now
     }
     let seed = Seed::of_source(namespace, source);
     let derived = schedules.iter().filter_map(|schedule| {
-        let (triggers, zone) = timing(schedule).ok()?;
-        let crons: Vec<_> = triggers.iter().map(|trigger| trigger.expression.resolve(&seed)).collect();
-        derived_rpo(&crons, &zone, schedule.spec.timeout.signed(), now)
+        let timing = timing(schedule).ok()?;
+        let crons: Vec<_> = timing.triggers.iter().map(|trigger| trigger.expression.resolve(&seed)).collect();
+        let exclusions = (timing.exclusions.as_slice(), timing.catch_up);
+        derived_rpo(&crons, &timing.zone, exclusions, schedule.spec.timeout.signed(), now)
     });
     derived.min()
 }
@@ -35,18 +38,33 @@ pub fn next_ticks(namespace: &str, source: &str, schedules: &[Arc<BackupSchedule
     let seed = Seed::of_source(namespace, source);
     let mut ticks = Vec::new();
     for schedule in schedules.iter().filter(|schedule| !schedule.spec.suspend) {
-        let Ok((triggers, zone)) = timing(schedule) else { continue };
-        for trigger in triggers {
-            let timetable = Timetable::new(trigger.expression.resolve(&seed), zone.clone());
+        let Ok(timing) = timing(schedule) else { continue };
+        for trigger in &timing.triggers {
+            let timetable = Timetable::new(trigger.expression.resolve(&seed), timing.zone.clone());
+            let mut at: Vec<Timestamp> = Vec::new();
+            for start in timetable.after(now).take(LOOKED_AT).filter_map(|tick| start(&timing, tick)) {
+                if at.last() != Some(&start) {
+                    at.push(start);
+                }
+                if at.len() == TICKS {
+                    break;
+                }
+            }
             ticks.push(NextTicks {
                 schedule: schedule.name_any(),
                 trigger: trigger.name.to_string(),
                 cron: trigger.expression.expanded(&seed),
-                time_zone: zone.name().to_owned(),
-                at: timetable.after(now).take(TICKS).map(shown).collect(),
+                time_zone: timing.zone.name().to_owned(),
+                at: at.into_iter().map(shown).collect(),
             });
         }
     }
     ticks.truncate(TRIGGERS);
     ticks
+}
+
+/// When a tick's run starts: where it lies in an exclusion, at its end, or not at all.
+fn start(timing: &Timing, tick: Timestamp) -> Option<Timestamp> {
+    let start = may_start(&timing.exclusions, &timing.zone, tick)?;
+    (timing.catch_up != CatchUp::Skip || start == tick).then_some(start)
 }

@@ -1,0 +1,124 @@
+//! Runs that wait for others, against an API server in memory.
+
+use holdfast_crds::Reason;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::controller::carry_out::tests::world::{Kind, OURS, World};
+
+/// A run of a tick at this hour.
+fn tick(world: &World, name: &str, trigger: &str, hour: u32, replaces: bool) {
+    let run = json!({"apiVersion": "holdfast.dev/v1alpha1", "kind": "BackupRun",
+        "metadata": {"name": name, "namespace": "shop", "uid": format!("uid-{name}"), "generation": 1, "creationTimestamp": "2026-03-01T00:00:00Z"},
+        "spec": {"source": "shop", "stores": [{"name": "offsite"}], "attempts": 1,
+            "tick": {"schedule": "gold", "trigger": trigger, "time": format!("2026-02-28T{hour:02}:00:00Z"), "replaces": replaces}}});
+    world.fake.put::<Value>(&format!("{OURS}/backupruns/{name}"), run);
+}
+
+fn told(world: &World, run: &str) -> (String, String, String) {
+    let status = world.fake.get(&format!("{OURS}/backupruns/{run}")).unwrap()["status"].clone();
+    let text = |field: &str| status[field].as_str().unwrap_or_default().to_owned();
+    (text("phase"), text("reason"), text("message"))
+}
+
+/// A world whose own run, `now`, is one by hand that has ended.
+fn world() -> World {
+    let world = World::new(Kind::Run, true, &json!({"source": "shop", "stores": [{"name": "offsite"}]}));
+    world.fake.remove(&world.path());
+    world.context.caches.runs.deleted(&Key::new("shop", "now"), None);
+    world
+}
+
+#[tokio::test(start_paused = true)]
+async fn runs_of_a_trigger_go_one_after_another_in_the_order_of_their_ticks() {
+    let world = world();
+    for (name, trigger, hour) in [
+        ("third", "hourly", 3),
+        ("first", "hourly", 1),
+        ("second", "hourly", 2),
+        ("other", "nightly", 2),
+    ] {
+        tick(&world, name, trigger, hour, false);
+    }
+    for name in ["third", "second", "first", "other"] {
+        world.look_at(name).await;
+    }
+    assert_eq!(world.jobs(), ["first-b1", "other-b1"]);
+    let (phase, reason, message) = told(&world, "third");
+    assert_eq!((phase.as_str(), reason.as_str()), ("Pending", "Queued"));
+    assert!(message.contains("run first"), "{message}");
+
+    // What ends makes the others look again.
+    let queue = Queue::default();
+    triggers(&world.context.caches, &queue);
+    world.word("first-b1", Reason::Succeeded, true);
+    world.look_at("first").await;
+    assert_eq!(told(&world, "first").0, "Succeeded");
+    assert!(queue.depth() >= 2, "the second and the third look again: {}", queue.depth());
+    for name in ["third", "second"] {
+        world.look_at(name).await;
+    }
+    assert_eq!(told(&world, "second").1, "Pending");
+    let (_, reason, message) = told(&world, "third");
+    assert_eq!(reason, "Queued");
+    assert!(message.contains("run second"), "{message}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_replaces_begins_when_what_it_replaces_has_ended() {
+    let world = world();
+    tick(&world, "first", "hourly", 1, false);
+    world.look_at("first").await;
+    world.pod("first-b1", &json!({"running": {}}));
+    world.look_at("first").await;
+    tick(&world, "second", "hourly", 2, true);
+    world.look_at("second").await;
+    assert_eq!(told(&world, "second").1, "Queued");
+    // Its Job goes, its register is closed by a settle Job, then it has ended.
+    world.look_at("first").await;
+    world.collect();
+    world.look_at("first").await;
+    assert_eq!(world.jobs(), ["first-s1"]);
+    let settle = world.task("first-s1");
+    assert_eq!(settle["action"]["settle"]["message"], "replaced by the run second");
+    world.look_at("second").await;
+    assert_eq!(told(&world, "second").1, "Queued", "the register is not closed yet");
+    world.word("first-s1", Reason::Abandoned, true);
+    world.look_at("first").await;
+    let (phase, reason, message) = told(&world, "first");
+    assert_eq!((phase.as_str(), reason.as_str()), ("Cancelled", "Cancelled"));
+    assert!(message.contains("replaced by the run second"), "{message}");
+    world.look_at("second").await;
+    assert_eq!(world.jobs(), ["second-b1"]);
+    // A third that does not replace only waits.
+    tick(&world, "third", "hourly", 3, false);
+    world.look_at("third").await;
+    world.look_at("second").await;
+    assert_eq!(
+        (told(&world, "second").1, told(&world, "third").1),
+        ("Pending".to_owned(), "Queued".to_owned())
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_its_turn_is_not_late() {
+    let world = world();
+    tick(&world, "first", "hourly", 1, false);
+    world.look_at("first").await;
+    tick(&world, "second", "hourly", 2, false);
+    world.context.clock.observe("2026-03-02T00:00:00Z".parse().unwrap());
+    world.look_at("second").await;
+    assert_eq!(
+        told(&world, "second").1,
+        "Queued",
+        "a day is longer than the six hours of an attempt"
+    );
+    world.context.clock.observe("2026-03-08T00:00:01Z".parse().unwrap());
+    world.look_at("second").await;
+    let (phase, reason, message) = told(&world, "second");
+    assert_eq!((phase.as_str(), reason.as_str()), ("Failed", "Queued"));
+    assert!(
+        message.starts_with("nothing was started within 7d: waits for the run first"),
+        "{message}"
+    );
+}

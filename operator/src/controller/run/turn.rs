@@ -1,0 +1,53 @@
+//! Whose turn it is: the runs of one trigger for one source go one after another, in the order of their ticks.
+
+use std::sync::Arc;
+
+use holdfast_crds::{BackupRun, Reason, Tick};
+use kube::ResourceExt;
+
+use crate::{attempt::Obstacle, watch::Caches};
+
+/// The other runs of the same trigger for the same source that have not ended.
+pub fn others(caches: &Caches, run: &BackupRun) -> Vec<Arc<BackupRun>> {
+    let Some(tick) = &run.spec.tick else { return Vec::new() };
+    let namespace = run.namespace().unwrap_or_default();
+    let mut others = caches.runs.by(Caches::RUNS_BY_SOURCE, &namespace, &run.spec.source);
+    others.retain(|other| {
+        let same = |of: &Tick| of.schedule == tick.schedule && of.trigger == tick.trigger && of.time != tick.time;
+        in_flight(other) && other.spec.tick.as_ref().is_some_and(same)
+    });
+    others
+}
+
+/// That the run of a later tick takes this run's place.
+pub fn replaced(caches: &Caches, run: &BackupRun) -> Option<String> {
+    if !in_flight(run) {
+        return None;
+    }
+    let others = others(caches, run);
+    let newest = others
+        .iter()
+        .filter(|other| time(other) > time(run) && other.spec.tick.as_ref().is_some_and(|tick| tick.replaces))
+        .max_by(|a, b| time(a).cmp(time(b)))?;
+    Some(format!("replaced by the run {}", newest.name_any()))
+}
+
+/// What this run waits for, if it has not begun.
+pub fn queued(caches: &Caches, run: &BackupRun) -> Option<Obstacle> {
+    let others = others(caches, run);
+    let before = others
+        .iter()
+        .filter(|other| time(other) < time(run))
+        .min_by(|a, b| time(a).cmp(time(b)))?;
+    let message = format!("waits for the run {} of an earlier tick to end", before.name_any());
+    Some(Obstacle::passing(Reason::Queued, message))
+}
+
+fn in_flight(run: &BackupRun) -> bool {
+    !run.status.as_ref().is_some_and(|status| status.phase.ended())
+}
+
+/// Times of one form sort as they follow one another.
+fn time(run: &BackupRun) -> &str {
+    run.spec.tick.as_ref().map_or("", |tick| tick.time.as_str())
+}
