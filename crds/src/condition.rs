@@ -15,6 +15,14 @@ pub enum ConditionType {
     Protected,
     /// The newest finished run of a schedule or source succeeded.
     LastRunSucceeded,
+    /// A source misses no floor of the compliance policies that select its namespace.
+    Compliant,
+    /// The admission policies that refuse in a compliance policy's name are in place.
+    Enforced,
+    /// A hold's records were read back, and no keeper older than it can still delete.
+    Effective,
+    /// What a disposal request names is gone, and a certificate remains.
+    Disposed,
 }
 
 impl ConditionType {
@@ -24,6 +32,10 @@ impl ConditionType {
             Self::Stalled => "Stalled",
             Self::Protected => "Protected",
             Self::LastRunSucceeded => "LastRunSucceeded",
+            Self::Compliant => "Compliant",
+            Self::Enforced => "Enforced",
+            Self::Effective => "Effective",
+            Self::Disposed => "Disposed",
         }
     }
 }

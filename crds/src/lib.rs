@@ -1,5 +1,8 @@
 //! The API of Holdfast (`holdfast.dev/v1alpha1`) and the documents that lie in a store. Pure: no I/O.
 
+mod compliance;
+mod compliance_disposal;
+mod compliance_hold;
 mod condition;
 pub mod defaults;
 pub mod document;
@@ -19,6 +22,9 @@ mod task;
 mod timing;
 pub mod yaml;
 
+pub use compliance::*;
+pub use compliance_disposal::*;
+pub use compliance_hold::*;
 pub use condition::{ConditionType, Finding, MESSAGE_LIMIT, conditions, shortened, whole_seconds};
 pub use duration::{InvalidSpan, Span};
 pub use job::JobTemplate;

@@ -71,6 +71,16 @@ reasons! {
     Suspended = 0, Fine;
     /// The store was tried and does what copies need.
     StoreReady = 0, Fine;
+    /// The source misses no floor of the compliance policies that select its namespace.
+    Compliant = 0, Fine;
+    /// The admission policies that this release ships are in place.
+    GuardsInPlace = 0, Fine;
+    /// The hold's records were read back in each store, and no keeper older than it can still delete.
+    HoldPlaced = 0, Fine;
+    /// The hold was released, and its cool-off is over: it keeps nothing any more.
+    HoldReleased = 0, Fine;
+    /// Another person must approve first.
+    AwaitingApproval = 0, Fine;
 
     /// There is no copy yet.
     NeverCopied = 0, Structural;
@@ -78,6 +88,14 @@ reasons! {
     CopyTooOld = 0, Structural;
     /// No schedule makes copies of this source.
     NotScheduled = 0, Structural;
+    /// The source misses a floor of a compliance policy; the message names each.
+    FloorMissed = 0, Structural;
+    /// An admission policy or definition that compliance depends on is missing or was loosened; the message names it.
+    GuardMissing = 0, Structural;
+    /// The hold's records were not read back in each store yet: a keeper that is at work may still delete what it names.
+    HoldPending = 0, Transient;
+    /// A hold or a lock stands against what was asked for; it goes on when that is gone.
+    Deferred = 0, Transient;
     /// A tick passed without a run because the run before it was still in flight.
     RunInFlight = 0, Transient;
     /// Ticks passed while nothing could act on them, and were not all made up for.

@@ -4,7 +4,10 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::CustomResourceExt;
 use serde_json::Value;
 
-use crate::{BackupRun, BackupSchedule, BackupSource, BackupStore, RestoreRequest};
+use crate::{
+    BackupRun, BackupSchedule, BackupSource, BackupStore, ClusterComplianceHold, ComplianceHold, CompliancePolicy, DisposalRequest,
+    RestoreRequest,
+};
 
 /// Every definition, by file name.
 pub fn definitions() -> Vec<(String, CustomResourceDefinition)> {
@@ -13,6 +16,10 @@ pub fn definitions() -> Vec<(String, CustomResourceDefinition)> {
         BackupSchedule::crd(),
         BackupSource::crd(),
         BackupStore::crd(),
+        ClusterComplianceHold::crd(),
+        ComplianceHold::crd(),
+        CompliancePolicy::crd(),
+        DisposalRequest::crd(),
         RestoreRequest::crd(),
     ]
     .into_iter()

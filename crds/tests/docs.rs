@@ -9,7 +9,8 @@ use std::{
 };
 
 use holdfast_crds::{
-    BackupRun, BackupSchedule, BackupSource, BackupStore, Reason, RestoreRequest, defaults,
+    BackupRun, BackupSchedule, BackupSource, BackupStore, ClusterComplianceHold, ComplianceHold, CompliancePolicy, DisposalRequest, Reason,
+    RestoreRequest, defaults,
     document::{Decision, IndexLine, ObjectPath, Outcome, Owner, RunPath},
 };
 use serde_json::Value;
@@ -305,6 +306,10 @@ fn the_objects_in_the_manual_are_understood() {
             "BackupSchedule" => again::<BackupSchedule>(&object),
             "BackupRun" => again::<BackupRun>(&object),
             "RestoreRequest" => again::<RestoreRequest>(&object),
+            "CompliancePolicy" => again::<CompliancePolicy>(&object),
+            "ComplianceHold" => again::<ComplianceHold>(&object),
+            "ClusterComplianceHold" => again::<ClusterComplianceHold>(&object),
+            "DisposalRequest" => again::<DisposalRequest>(&object),
             other => panic!("{}: kind {other:?} is not known", path.display()),
         };
         let known = known.unwrap_or_else(|error| panic!("{}: {kind}: {error}", path.display()));

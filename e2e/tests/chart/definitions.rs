@@ -106,13 +106,19 @@ fn complaint(row: &Refusal, answer: Answer) -> Option<String> {
     }
 }
 
+const CLUSTER_SCOPED: [&str; 2] = ["compliancepolicies", "clustercomplianceholds"];
+
 async fn tried(plural: &str, table: &str) -> Result<()> {
     let table: Value = serde_yaml::from_str(table)?;
     let table: Table = serde_json::from_value(table)?;
     let client = SERVER.client().await?;
-    let namespace = format!("table-{plural}");
-    make_namespace(&client, &namespace).await?;
-    let path = holdfast_path(&namespace, plural);
+    let path = if CLUSTER_SCOPED.contains(&plural) {
+        format!("/apis/holdfast.dev/v1alpha1/{plural}")
+    } else {
+        let namespace = format!("table-{plural}");
+        make_namespace(&client, &namespace).await?;
+        holdfast_path(&namespace, plural)
+    };
     let dry = format!("{path}?dryRun=All");
     let mut wrong = Vec::new();
 
@@ -187,6 +193,32 @@ async fn restore_requests_are_checked_in_words() {
     tried("restorerequests", include_str!("tables/restorerequests.yaml")).await.unwrap();
 }
 
+#[tokio::test]
+async fn compliance_policies_are_checked_in_words() {
+    tried("compliancepolicies", include_str!("tables/compliancepolicies.yaml"))
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn compliance_holds_are_checked_in_words() {
+    tried("complianceholds", include_str!("tables/complianceholds.yaml")).await.unwrap();
+}
+
+#[tokio::test]
+async fn cluster_compliance_holds_are_checked_in_words() {
+    tried("clustercomplianceholds", include_str!("tables/clustercomplianceholds.yaml"))
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn disposal_requests_are_checked_in_words() {
+    tried("disposalrequests", include_str!("tables/disposalrequests.yaml"))
+        .await
+        .unwrap();
+}
+
 #[test]
 fn short_names_category_and_explanations_work() {
     let ask = |arguments: &[&str]| run(&mut kubectl(Some(SERVER.kubeconfig()), arguments)).unwrap();
@@ -196,8 +228,8 @@ fn short_names_category_and_explanations_work() {
         "--categories=holdfast",
         "--output=name",
     ]);
-    assert_eq!(kinds.lines().count(), 5, "{kinds}");
-    for short in ["hsrc", "hstore", "hsched", "hrun", "hrestore"] {
+    assert_eq!(kinds.lines().count(), 9, "{kinds}");
+    for short in ["hsrc", "hstore", "hsched", "hrun", "hrestore", "hcpol", "hhold", "hchold", "hdisp"] {
         ask(&["get", short, "--namespace=default"]);
     }
     let explained = ask(&["explain", "backupstore.spec.encryption"]);
