@@ -56,9 +56,13 @@ pub struct DisposalRequestSpec {
     "message": "found neither runs nor sources, which would remove every copy of the namespace; name the runs or the sources",
 }]))]
 pub struct DisposalScope {
-    /// Names of runs.
+    /// Copies by their paths, `<namespace>/<source>/<run id>` as in `status.copy.path` of a BackupRun. Their runs need not exist (any more).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(min = 1, max = 1000), inner(length(min = 1, max = 52)), extend("x-kubernetes-list-type" = "set"))]
+    #[schemars(
+        length(min = 1, max = 200),
+        inner(length(min = 5, max = 190), regex(pattern = "^[a-z0-9-]+/[a-z0-9-]+/[a-z0-9-]+$")),
+        extend("x-kubernetes-list-type" = "set")
+    )]
     pub runs: Vec<String>,
     /// Names of sources. They need not exist (any more).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -51,6 +51,10 @@ pub struct ComplianceHoldSpec {
     /// How long after its release it still holds.
     #[serde(default = "default_cool_off")]
     pub cool_off: Span,
+    /// It ends by itself then (RFC 3339). By default only a release ends it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "date-time"))]
+    pub until: Option<String>,
     /// Lets go of it. It can be added once, by who has the verb `release` on this hold, and is not taken back: place another hold instead.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub release: Option<HoldRelease>,
@@ -97,6 +101,10 @@ pub struct ClusterComplianceHoldSpec {
     /// How long after its release it still holds.
     #[serde(default = "default_cool_off")]
     pub cool_off: Span,
+    /// It ends by itself then (RFC 3339). By default only a release ends it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "date-time"))]
+    pub until: Option<String>,
     /// Lets go of it. It can be added once, by who has the verb `release` on this hold, and is not taken back: place another hold instead.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub release: Option<HoldRelease>,
@@ -114,9 +122,13 @@ fn default_cool_off() -> Span {
     "message": "found nothing, which would hold each copy by oversight; say runs, sources, matchLabels or recoveryPoints (recoveryPoints: {from: \"1970-01-01T00:00:00Z\"} holds all)",
 }]))]
 pub struct HoldSelection {
-    /// Names of runs.
+    /// Copies by their paths, `<namespace>/<source>/<run id>` as in `status.copy.path` of a BackupRun. Their runs need not exist (any more).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(min = 1, max = 1000), inner(length(min = 1, max = 52)), extend("x-kubernetes-list-type" = "set"))]
+    #[schemars(
+        length(min = 1, max = 200),
+        inner(length(min = 5, max = 190), regex(pattern = "^[a-z0-9-]+/[a-z0-9-]+/[a-z0-9-]+$")),
+        extend("x-kubernetes-list-type" = "set")
+    )]
     pub runs: Vec<String>,
     /// Names of sources. They need not exist (any more).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -186,6 +198,7 @@ fn hold_rules() -> Vec<Value> {
         Fixed::Text("placedBy"),
         Fixed::Text("releaseBy"),
         Fixed::Text("coolOff"),
+        Fixed::Structure("until"),
     ];
     let mut rules = fixed(&fields, FIXED);
     rules.push(json!({

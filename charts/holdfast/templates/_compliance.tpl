@@ -1,0 +1,35 @@
+{{/* How many seconds a duration has; `.` is the term. The definitions have the same, and a test compares both with what the operator computes. */}}
+{{- define "holdfast.seconds" -}}
+(int({{ . }}.substring(0, size({{ . }}) - 1)) * ({{ . }}.endsWith('d') ? 86400 : {{ . }}.endsWith('h') ? 3600 : {{ . }}.endsWith('m') ? 60 : 1))
+{{- end -}}
+
+{{/* Whether the policy in `params` is enforced on a namespace with the labels in the variable `labels`. */}}
+{{- define "holdfast.enforced" -}}
+params.spec.mode == 'Enforce' && (has(params.spec.namespaces.all) || params.spec.namespaces.matchLabels.all(k, k in variables.labels && variables.labels[k] == params.spec.namespaces.matchLabels[k]))
+{{- end -}}
+
+{{/* What never meets a refusal: the end of a namespace, and the garbage collector. The data is what is protected, not the objects. */}}
+{{- define "holdfast.byTheCluster" -}}
+(namespaceObject != null && has(namespaceObject.metadata.deletionTimestamp)) ||
+request.userInfo.username in ['system:serviceaccount:kube-system:namespace-controller', 'system:serviceaccount:kube-system:generic-garbage-collector', 'system:kube-controller-manager']
+{{- end -}}
+
+{{/* The head of a policy: root, name, resources, operations, and params where it asks each CompliancePolicy. */}}
+{{- define "holdfast.guard" -}}
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicy
+metadata:
+  name: {{ .name | quote }}
+  labels: {{- include "holdfast.labels" .root | nindent 4 }}
+spec:
+  failurePolicy: Fail
+  {{- if .params }}
+  paramKind: {apiVersion: holdfast.dev/v1alpha1, kind: CompliancePolicy}
+  {{- end }}
+  matchConstraints:
+    resourceRules:
+      - apiGroups: [{{ .group | default "holdfast.dev" | quote }}]
+        apiVersions: ["*"]
+        resources: {{ .resources | toJson }}
+        operations: {{ .operations | toJson }}
+{{- end -}}
