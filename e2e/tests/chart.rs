@@ -11,32 +11,40 @@ use holdfast_e2e::{
 
 #[path = "chart/admission.rs"]
 mod admission;
+#[path = "chart/compliance.rs"]
+mod compliance;
 #[path = "chart/contract.rs"]
 mod contract;
 #[path = "chart/definitions.rs"]
 mod definitions;
+#[path = "chart/holds.rs"]
+mod holds;
 #[path = "chart/install.rs"]
 mod install;
 #[path = "chart/render.rs"]
 mod render;
 
 /// An API server that knows the kinds of Holdfast. Tests that share it keep to namespaces of their own.
-static SERVER: LazyLock<ApiServer> = LazyLock::new(|| {
-    let server = ApiServer::start().unwrap();
+static SERVER: LazyLock<ApiServer> = LazyLock::new(|| with_definitions().unwrap());
+
+/// … on which no release of the chart is installed, so that only the definitions refuse.
+static PLAIN: LazyLock<ApiServer> = LazyLock::new(|| with_definitions().unwrap());
+
+fn with_definitions() -> anyhow::Result<ApiServer> {
+    let server = ApiServer::start()?;
     let folder = repository().join("charts/holdfast-crds/templates");
     // A warning of the API server counts as an error.
     let mut apply = kubectl(
         Some(server.kubeconfig()),
         ["apply", "--server-side", "--validate=strict", "--warnings-as-errors", "--filename"],
     );
-    run(apply.arg(folder)).unwrap();
+    run(apply.arg(folder))?;
     run(&mut kubectl(
         Some(server.kubeconfig()),
         ["wait", "--for=condition=Established", "--timeout=60s", "crd", "--all"],
-    ))
-    .unwrap();
-    server
-});
+    ))?;
+    Ok(server)
+}
 
 /// Asks again until there is an answer, for at most a minute: caches of the API server follow what is stored.
 async fn eventually<T>(what: &str, ask: impl AsyncFn() -> anyhow::Result<Option<T>>) -> anyhow::Result<T> {

@@ -17,6 +17,11 @@ fn rare() -> BTreeSet<Right> {
         Right::new("holdfast.dev", "backupruns", "delete"),
         // Made once, by the first replica that ever starts, perhaps before the moment from which requests are counted.
         Right::new("coordination.k8s.io", "leases", "create"),
+        // No test of this cluster holds, disposes or has a policy; the scenarios of their controllers do.
+        Right::new("holdfast.dev", "complianceholds/status", "patch"),
+        Right::new("holdfast.dev", "clustercomplianceholds/status", "patch"),
+        Right::new("holdfast.dev", "compliancepolicies/status", "patch"),
+        Right::new("holdfast.dev", "disposalrequests/status", "patch"),
     ])
 }
 

@@ -28,7 +28,7 @@ spec:
   {{- end }}
   matchConstraints:
     resourceRules:
-      - apiGroups: [{{ .group | default "holdfast.dev" | quote }}]
+      - apiGroups: [{{ hasKey . "group" | ternary .group "holdfast.dev" | quote }}]
         apiVersions: ["*"]
         resources: {{ .resources | toJson }}
         operations: {{ .operations | toJson }}

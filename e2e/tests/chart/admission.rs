@@ -84,7 +84,7 @@ impl Release {
 }
 
 /// Lets a user do these: verb, resource and name (of all where it is empty) in one text.
-async fn may(admin: &Client, namespace: &str, user: &str, rights: &[impl AsRef<str>]) -> Result<()> {
+pub async fn may(admin: &Client, namespace: &str, user: &str, rights: &[impl AsRef<str>]) -> Result<()> {
     let mut rules = Vec::new();
     for right in rights {
         let parts: Vec<_> = right.as_ref().split(' ').collect();
@@ -116,7 +116,7 @@ async fn answered<T>(client: &Client, method: Method, path: &str, object: &Value
     answer.await.map_err(|error| error.context(last.lock().unwrap().clone()))
 }
 
-async fn refused(client: &Client, method: Method, path: &str, object: &Value, words: &str) -> Result<()> {
+pub async fn refused(client: &Client, method: Method, path: &str, object: &Value, words: &str) -> Result<()> {
     let expected = |answer| matches!(answer, Answer::Refused(message) if message.contains(words)).then_some(());
     answered(client, method, path, object, expected).await
 }

@@ -11,7 +11,7 @@ use http::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::SERVER;
+use crate::PLAIN;
 
 /// Values by JSON pointer; null takes away.
 pub type Edits = BTreeMap<String, Value>;
@@ -111,7 +111,7 @@ const CLUSTER_SCOPED: [&str; 2] = ["compliancepolicies", "clustercomplianceholds
 async fn tried(plural: &str, table: &str) -> Result<()> {
     let table: Value = serde_yaml::from_str(table)?;
     let table: Table = serde_json::from_value(table)?;
-    let client = SERVER.client().await?;
+    let client = PLAIN.client().await?;
     let path = if CLUSTER_SCOPED.contains(&plural) {
         format!("/apis/holdfast.dev/v1alpha1/{plural}")
     } else {
@@ -221,7 +221,7 @@ async fn disposal_requests_are_checked_in_words() {
 
 #[test]
 fn short_names_category_and_explanations_work() {
-    let ask = |arguments: &[&str]| run(&mut kubectl(Some(SERVER.kubeconfig()), arguments)).unwrap();
+    let ask = |arguments: &[&str]| run(&mut kubectl(Some(PLAIN.kubeconfig()), arguments)).unwrap();
     let kinds = ask(&[
         "api-resources",
         "--api-group=holdfast.dev",

@@ -15,6 +15,7 @@ use http::Method;
 use serde_json::{Value, json};
 
 const DEFINITIONS: usize = 9;
+const POLICIES: usize = 15;
 
 struct Cluster(ApiServer);
 
@@ -155,8 +156,8 @@ async fn objects_outlive_upgrade_uninstall_and_install_again() {
     let policies = cluster.count("validatingadmissionpolicies").unwrap();
     cluster.administrator_follows(&said.out).unwrap();
     let added = cluster.kubectl(&["get", "validatingadmissionpolicies", "--output=name"]).unwrap();
-    assert_eq!(added.lines().count(), policies + 6);
-    assert_eq!(added.matches("/team.team-backups.").count(), 6, "{added}");
+    assert_eq!(added.lines().count(), policies + POLICIES);
+    assert_eq!(added.matches("/team.team-backups.").count(), POLICIES, "{added}");
     cluster.done(&["uninstall", "team", "--namespace=team-backups"]).unwrap();
     assert_eq!(cluster.count("crd").unwrap(), DEFINITIONS);
     assert_eq!(kept().await, made["metadata"]["uid"]);
@@ -175,7 +176,7 @@ async fn policies_have_no_type_errors(cluster: &Cluster) -> Result<()> {
             .then_some(policies))
     };
     let policies = crate::eventually("the policies are checked", checked).await?;
-    assert_eq!(policies.len(), 6);
+    assert_eq!(policies.len(), POLICIES);
     for policy in policies {
         assert_eq!(
             policy["status"]["typeChecking"]["expressionWarnings"],

@@ -131,7 +131,15 @@ fn the_operator_may_do_this_and_no_more() {
             }
         }
     };
-    let kinds = ["backupsources", "backupstores", "backupschedules", "backupruns", "restorerequests"];
+    let kinds = [
+        "backupsources",
+        "backupstores",
+        "backupschedules",
+        "backupruns",
+        "restorerequests",
+        "complianceholds",
+        "disposalrequests",
+    ];
     add("holdfast.dev", &kinds, &["list", "watch"]);
     add(
         "holdfast.dev",
@@ -146,6 +154,14 @@ fn the_operator_may_do_this_and_no_more() {
     add("coordination.k8s.io", &["leases"], &["create", "get", "update"]);
     let served = render("holdfast", "hf", &["--set=namespaces={a,b}", "--set=clusterId=x"]).unwrap();
     assert_eq!(operator_rights(&served), expected);
+    let cluster_kinds = ["compliancepolicies", "clustercomplianceholds"];
+    let guards = ["validatingadmissionpolicies", "validatingadmissionpolicybindings"];
+    for verb in ["list", "watch"] {
+        expected.extend(cluster_kinds.map(|kind| Right::new("holdfast.dev", kind, verb)));
+        expected.extend(guards.map(|kind| Right::new("admissionregistration.k8s.io", kind, verb)));
+        expected.insert(Right::new("", "namespaces", verb));
+    }
+    expected.extend(cluster_kinds.map(|kind| Right::new("holdfast.dev", &format!("{kind}/status"), "patch")));
     expected.insert(Right::new("", "namespaces", "get"));
     let all = render("holdfast", "hf", &[]).unwrap();
     assert_eq!(operator_rights(&all), expected);
