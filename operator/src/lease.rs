@@ -27,8 +27,10 @@ pub const PERIOD: Duration = Duration::from_secs(2);
 /// What was last seen of the Lease, and since when it is unchanged by *our own* clock. Its times are never compared.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Observed {
+    /// Who holds it; where there is none, who held the last one that was seen.
     pub holder: Option<String>,
-    pub resource_version: String,
+    /// None where there is no Lease.
+    pub resource_version: Option<String>,
     pub since: Instant,
 }
 
@@ -40,24 +42,31 @@ pub enum Decision {
     Wait,
 }
 
-/// What `me` does about the Lease.
-pub fn decide(me: &str, seen: Option<&Observed>, now: Instant) -> Decision {
-    let Some(seen) = seen else { return Decision::Create };
-    match seen.holder.as_deref() {
-        Some(holder) if holder == me => Decision::Renew,
-        None | Some("") => Decision::Acquire,
-        Some(_) if now.saturating_duration_since(seen.since) >= TTL => Decision::Acquire,
-        Some(_) => Decision::Wait,
+/// What `me` does about the Lease. One that somebody deleted may still be led by: only who held it makes it anew at once, the others wait
+/// as for one that is not renewed.
+pub fn decide(me: &str, seen: &Observed, now: Instant) -> Decision {
+    let exists = seen.resource_version.is_some();
+    let expired = now.saturating_duration_since(seen.since) >= TTL;
+    match (seen.holder.as_deref(), exists) {
+        (Some(holder), true) if holder == me => Decision::Renew,
+        (Some(holder), false) if holder == me => Decision::Create,
+        (None | Some(""), true) => Decision::Acquire,
+        (_, true) if expired => Decision::Acquire,
+        (_, false) if expired => Decision::Create,
+        _ => Decision::Wait,
     }
 }
 
-/// Folds what was read into what was known: the clock restarts only when the object really changed.
-fn observe(before: Option<Observed>, lease: &Lease, now: Instant) -> Observed {
-    let resource_version = lease.metadata.resource_version.clone().unwrap_or_default();
+/// Folds what was read into what was known: the clock restarts only when the object really changed, came or went.
+fn observe(before: Option<Observed>, lease: Option<&Lease>, now: Instant) -> Observed {
+    let resource_version = lease.map(|lease| lease.metadata.resource_version.clone().unwrap_or_default());
     match before {
         Some(before) if before.resource_version == resource_version => before,
-        _ => Observed {
-            holder: lease.spec.as_ref().and_then(|spec| spec.holder_identity.clone()),
+        before => Observed {
+            holder: match lease {
+                Some(lease) => lease.spec.as_ref().and_then(|spec| spec.holder_identity.clone()),
+                None => before.and_then(|before| before.holder),
+            },
             resource_version,
             since: now,
         },
@@ -86,7 +95,7 @@ pub enum LeaseError {
     Timeout,
     #[error("call the API server about the Lease")]
     Call(#[source] Box<kube::Error>),
-    #[error("find the Lease: somebody deleted it; it is created again")]
+    #[error("find the Lease: somebody deleted it; who held it makes it again")]
     Deleted,
     #[error("renew the Lease for {0:?}; another replica may take over")]
     Expired(Duration),
@@ -215,8 +224,9 @@ impl Election {
             None => bounded(self.api.get_opt(&self.name)).await?,
         };
         let now = Instant::now();
-        self.seen = current.as_ref().map(|lease| observe(self.seen.take(), lease, now));
-        let lease = match decide(&self.me, self.seen.as_ref(), now) {
+        let before = self.seen.take();
+        let seen = self.seen.insert(observe(before, current.as_ref(), now));
+        let lease = match decide(&self.me, seen, now) {
             Decision::Wait => return Ok(false),
             Decision::Create => {
                 let fresh = Lease {
@@ -236,19 +246,17 @@ impl Election {
         };
         match lease {
             Ok(lease) => {
-                self.seen = Some(observe(self.seen.take(), &lease, Instant::now()));
+                self.seen = Some(observe(self.seen.take(), Some(&lease), Instant::now()));
                 self.lease = Some(lease);
                 Ok(true)
             }
             // Somebody wrote in between: look again at once, and believe what is there.
             Err(LeaseError::Call(error)) if matches!(&*error, kube::Error::Api(status) if status.code == 409) => {
-                let Some(current) = bounded(self.api.get_opt(&self.name)).await? else {
-                    self.seen = None;
-                    return Err(LeaseError::Deleted);
-                };
-                let seen = observe(self.seen.take(), &current, Instant::now());
+                let current = bounded(self.api.get_opt(&self.name)).await?;
+                let before = self.seen.take();
+                let seen = self.seen.insert(observe(before, current.as_ref(), Instant::now()));
+                let Some(current) = current else { return Err(LeaseError::Deleted) };
                 let mine = seen.holder.as_deref() == Some(&self.me);
-                self.seen = Some(seen);
                 self.lease = mine.then_some(current);
                 Ok(mine)
             }
@@ -267,3 +275,7 @@ async fn bounded<T>(call: impl Future<Output = kube::Result<T>>) -> Result<T, Le
 #[cfg(test)]
 #[path = "lease_test.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "lease_model_test.rs"]
+mod model;

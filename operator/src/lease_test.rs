@@ -8,7 +8,7 @@ const PATH: &str = "/apis/coordination.k8s.io/v1/namespaces/h/leases/l";
 fn seen(holder: Option<&str>, since: Instant) -> Observed {
     Observed {
         holder: holder.map(Into::into),
-        resource_version: "7".into(),
+        resource_version: Some("7".into()),
         since,
     }
 }
@@ -16,13 +16,22 @@ fn seen(holder: Option<&str>, since: Instant) -> Observed {
 #[tokio::test(start_paused = true)]
 async fn decisions() {
     let now = Instant::now();
-    assert_eq!(decide("a", None, now), Decision::Create);
     // Late as it may be, one's own Lease is renewed: nobody took it.
-    assert_eq!(decide("a", Some(&seen(Some("a"), now)), now + 3 * TTL), Decision::Renew);
-    assert_eq!(decide("a", Some(&seen(Some("b"), now)), now + TTL / 3), Decision::Wait);
-    assert_eq!(decide("a", Some(&seen(Some("b"), now)), now + TTL), Decision::Acquire);
-    assert_eq!(decide("a", Some(&seen(Some(""), now)), now), Decision::Acquire);
-    assert_eq!(decide("a", Some(&seen(None, now)), now), Decision::Acquire);
+    assert_eq!(decide("a", &seen(Some("a"), now), now + 3 * TTL), Decision::Renew);
+    assert_eq!(decide("a", &seen(Some("b"), now), now + TTL / 3), Decision::Wait);
+    assert_eq!(decide("a", &seen(Some("b"), now), now + TTL), Decision::Acquire);
+    assert_eq!(decide("a", &seen(Some(""), now), now), Decision::Acquire);
+    assert_eq!(decide("a", &seen(None, now), now), Decision::Acquire);
+    // There is none: whoever led by it may lead still.
+    let absent = |holder| Observed {
+        resource_version: None,
+        ..seen(holder, now)
+    };
+    assert_eq!(decide("a", &absent(Some("a")), now), Decision::Create);
+    for holder in [None, Some(""), Some("b")] {
+        assert_eq!(decide("a", &absent(holder), now + TTL / 3), Decision::Wait);
+        assert_eq!(decide("a", &absent(holder), now + TTL), Decision::Create);
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -30,9 +39,12 @@ async fn an_unchanged_lease_keeps_the_clock() {
     let now = Instant::now();
     let mut lease = Lease::default();
     lease.metadata.resource_version = Some("7".into());
-    assert_eq!(observe(Some(seen(Some("b"), now)), &lease, now + TTL).since, now);
+    assert_eq!(observe(Some(seen(Some("b"), now)), Some(&lease), now + TTL).since, now);
     lease.metadata.resource_version = Some("8".into());
-    assert_eq!(observe(Some(seen(Some("b"), now)), &lease, now + TTL).since, now + TTL);
+    assert_eq!(observe(Some(seen(Some("b"), now)), Some(&lease), now + TTL).since, now + TTL);
+    let absent = observe(Some(seen(Some("b"), now)), None, now + TTL);
+    assert_eq!((absent.holder.as_deref(), absent.since), (Some("b"), now + TTL));
+    assert_eq!(observe(Some(absent), None, now + 2 * TTL).since, now + TTL);
 }
 
 fn lease(holder: &str, version: u64) -> Value {
@@ -78,8 +90,19 @@ async fn a_standby_takes_over_when_the_lease_was_not_renewed_for_its_time() {
 async fn of_two_that_create_it_one_leads() {
     let (mut election, fence, _, mut server) = election();
     let script = tokio::spawn(async move {
-        server.expect("GET", PATH).await.refuse(404, "NotFound", "not found");
-        let create = server.expect("POST", "/apis/coordination.k8s.io/v1/namespaces/h/leases").await;
+        let began = Instant::now();
+        let create = loop {
+            let call = server.next().await;
+            if call.method == "POST" {
+                break call;
+            }
+            call.refuse(404, "NotFound", "not found");
+        };
+        assert!(
+            began.elapsed() >= TTL,
+            "there may have been one a moment ago: {:?}",
+            began.elapsed()
+        );
         create.refuse(409, "AlreadyExists", "already exists");
         server.expect("GET", PATH).await.answer(200, &lease("other", 1));
         // Not the leader: it only looks from now on.
