@@ -25,7 +25,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a call may wait for bytes of its answer.
 const CALL_TIMEOUT: Duration = Duration::from_secs(15);
 /// Longer than the API server lets a watch live, so that only dead connections end by it.
-const WATCH_TIMEOUT: Duration = Duration::from_secs(310);
+const WATCH_TIMEOUT: Duration = Duration::from_secs(65);
 /// How long one call about the Lease may take.
 pub const LEASE_TIMEOUT: Duration = Duration::from_secs(3);
 

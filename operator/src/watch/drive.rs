@@ -18,8 +18,8 @@ use super::{Cache, Key};
 
 /// Objects per page of a list.
 const PAGE: u32 = 250;
-/// How long one watch request lives, in seconds. A dead connection is noticed 5 seconds later.
-const LIFETIME: u32 = 240;
+/// How long one watch request lives, in seconds. A connection that died silently is noticed 5 seconds later: within a minute.
+const LIFETIME: u32 = 55;
 /// How long a watch has to show what we wrote around the time of a list.
 const CONFIRMATION: Duration = Duration::from_secs(30);
 /// The waits after errors: from, to.

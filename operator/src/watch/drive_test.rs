@@ -141,6 +141,39 @@ async fn errors_are_waited_for_and_not_hammered() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_watch_that_died_silently_is_replaced_within_a_minute() {
+    // A watch that is answered, and then nothing more is heard of the other side.
+    let (asked, mut calls) = tokio::sync::mpsc::unbounded_channel();
+    let service = tower::service_fn(move |request: http::Request<kube::client::Body>| {
+        let query = request.uri().query().unwrap_or_default().to_owned();
+        let body = if query.contains("watch=true") {
+            axum::body::Body::from_stream(futures::stream::pending::<Result<axum::body::Bytes, std::io::Error>>())
+        } else {
+            axum::body::Body::from(list(10, "", &[store("a", 1, &json!("backups"))]).to_string())
+        };
+        asked.send((Instant::now(), query)).unwrap();
+        async move { Ok::<_, std::io::Error>(http::Response::new(body)) }
+    });
+    let cache = Arc::new(Cache::<BackupStore>::new(&[None]));
+    let watch = tokio::spawn({
+        let (cache, api) = (cache.clone(), Api::all(kube::Client::new(service, "default")));
+        async move { drive(api, watcher_config(None), None, &cache).await }
+    });
+    let (_, listed) = calls.recv().await.unwrap();
+    assert!(listed.contains("limit=250"), "{listed}");
+    let (began, first) = calls.recv().await.unwrap();
+    assert!(first.contains("timeoutSeconds=55"), "the API server ends it before: {first}");
+    let (again, second) = calls.recv().await.unwrap();
+    assert!(
+        second.contains("watch=true") && second.contains("resourceVersion=10"),
+        "it goes on where it was: {second}"
+    );
+    assert!(again - began <= Duration::from_secs(62), "{:?}", again - began);
+    assert_eq!(names(&cache), ["a"]);
+    watch.abort();
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_we_wrote_while_a_list_was_taken_stays_until_the_watch_had_time_to_show_it() {
     let (cache, mut server, watch) = start();
     let listing = server.expect("GET", PATH).await;
