@@ -102,7 +102,7 @@ reasons! {
     TicksMissed = 0, Transient;
     /// Ticks were later than the schedule's `startingDeadline` allows, and got no run.
     TicksDropped = 0, Transient;
-    /// A schedule's watermark lay in the future: a clock was wrong; it was set back to now.
+    /// A schedule's watermark (it was set back to now) or a copy's recovery point (it does not count) lay in the future: a clock was wrong.
     ClockWasWrong = 0, Transient;
 
     /// The specification cannot be worked with; the message names the field.

@@ -197,10 +197,13 @@ pub struct BackupSourceStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
-    /// The copy with the newest recovery point.
+    /// The copy with the newest recovery point that can be believed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub newest_copy: Option<CopyReference>,
-    /// The run that ended last.
+    /// A copy whose recovery point lies after its own end: a clock was wrong. It can be restored, and counts for nothing else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub implausible_copy: Option<CopyReference>,
+    /// The run that succeeded or failed last. One that was cancelled did neither.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_run: Option<RunReference>,
     /// The next tick of any schedule (RFC 3339, UTC).

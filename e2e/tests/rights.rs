@@ -15,6 +15,8 @@ fn rare() -> BTreeSet<Right> {
         Right::new("holdfast.dev", "backupruns", "get"),
         // The limits of the history are reached after more runs than a test makes; the scenarios of the schedules delete them.
         Right::new("holdfast.dev", "backupruns", "delete"),
+        // … and those of finished restores after 90 days.
+        Right::new("holdfast.dev", "restorerequests", "delete"),
         // Made once, by the first replica that ever starts, perhaps before the moment from which requests are counted.
         Right::new("coordination.k8s.io", "leases", "create"),
         // No test of this cluster holds, disposes or has a policy; the scenarios of their controllers do.

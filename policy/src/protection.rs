@@ -9,8 +9,10 @@ const TOLERANCE: SignedDuration = SignedDuration::from_mins(5);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Evidence {
     pub created: Timestamp,
-    /// The recovery point of its newest committed copy.
+    /// The recovery point of its newest committed copy that is [`plausible`].
     pub newest: Option<Timestamp>,
+    /// The recovery point of a copy that is not: it counts for nothing.
+    pub implausible: Option<Timestamp>,
     /// How old that may be; none if nothing schedules it and nothing says so.
     pub rpo: Option<SignedDuration>,
 }
@@ -28,22 +30,19 @@ pub enum Protection {
     TooOld { since: Timestamp },
     /// Not protected: nothing says how old a copy may be, as no schedule selects the source.
     Unscheduled,
-    /// Not protected: the newest copy claims a recovery point in the future; a clock is or was wrong.
+    /// Not protected: the only copy claims a recovery point in the future; a clock is or was wrong.
     Implausible { recovery_point: Timestamp },
 }
 
 impl Protection {
     pub fn of(evidence: &Evidence, now: Timestamp) -> Self {
-        if let Some(recovery_point) = evidence.newest.filter(|newest| newest.duration_since(now) > TOLERANCE) {
+        let newest = evidence.newest.filter(|newest| plausible(*newest, now));
+        if let (None, Some(recovery_point)) = (newest, evidence.newest.or(evidence.implausible)) {
             return Self::Implausible { recovery_point };
         }
         let Some(rpo) = evidence.rpo else { return Self::Unscheduled };
-        let deadline = evidence
-            .newest
-            .unwrap_or(evidence.created)
-            .checked_add(rpo)
-            .unwrap_or(Timestamp::MAX);
-        match (evidence.newest.is_some(), now <= deadline) {
+        let deadline = newest.unwrap_or(evidence.created).checked_add(rpo).unwrap_or(Timestamp::MAX);
+        match (newest.is_some(), now <= deadline) {
             (true, true) => Self::Protected { until: deadline },
             (true, false) => Self::TooOld { since: deadline },
             (false, true) => Self::Awaited { until: deadline },
@@ -70,10 +69,17 @@ impl Protection {
     pub fn changes_after(&self, now: Timestamp) -> Option<SignedDuration> {
         match self {
             Self::Protected { until } | Self::Awaited { until } => Some(until.duration_since(now) + SignedDuration::from_secs(1)),
-            Self::Implausible { recovery_point } => Some(recovery_point.duration_since(now) - TOLERANCE),
-            Self::NeverCopied { .. } | Self::TooOld { .. } | Self::Unscheduled => None,
+            Self::Implausible { recovery_point } if !plausible(*recovery_point, now) => {
+                Some(recovery_point.duration_since(now) - TOLERANCE)
+            }
+            Self::NeverCopied { .. } | Self::TooOld { .. } | Self::Unscheduled | Self::Implausible { .. } => None,
         }
     }
+}
+
+/// Whether a recovery point can be believed at `then`, such as when its copy was committed: it is not in the future.
+pub fn plausible(recovery_point: Timestamp, then: Timestamp) -> bool {
+    recovery_point.duration_since(then) <= TOLERANCE
 }
 
 /// How old the newest copy is, in whole seconds: the gauge. None without a copy; zero for one from the (near) future.
@@ -94,6 +100,7 @@ mod tests {
         let evidence = Evidence {
             created: at("2026-03-01T00:00:00Z"),
             newest: newest.map(at),
+            implausible: None,
             rpo: rpo_hours.map(SignedDuration::from_hours),
         };
         Protection::of(&evidence, at(now))
@@ -183,6 +190,30 @@ mod tests {
     }
 
     #[test]
+    fn a_copy_of_the_future_takes_nothing_from_the_others() {
+        let now = at("2026-03-02T12:00:00Z");
+        let judged = |newest: Option<&str>, implausible: &str, rpo: Option<i64>| {
+            let evidence = Evidence {
+                created: at("2026-03-01T00:00:00Z"),
+                newest: newest.map(at),
+                implausible: Some(at(implausible)),
+                rpo: rpo.map(SignedDuration::from_hours),
+            };
+            let protection = Protection::of(&evidence, now);
+            (protection, protection.changes_after(now))
+        };
+        let (protection, _) = judged(Some("2026-03-02T02:00:00Z"), "2106-01-01T00:00:00Z", Some(24));
+        assert!(protection.is_protected(), "{protection:?}");
+        // Alone it protects nobody, also once its time has come.
+        let only = |recovery_point: &str| Protection::Implausible {
+            recovery_point: at(recovery_point),
+        };
+        assert_eq!(judged(None, "2106-01-01T00:00:00Z", Some(24)).0, only("2106-01-01T00:00:00Z"));
+        assert_eq!(judged(None, "2026-03-02T11:00:00Z", Some(24)), (only("2026-03-02T11:00:00Z"), None));
+        assert_eq!(judged(None, "2026-03-02T11:00:00Z", None).0, only("2026-03-02T11:00:00Z"));
+    }
+
+    #[test]
     fn it_changes_when_it_says() {
         let now = at("2026-03-02T12:00:00Z");
         for (newest, rpo) in [
@@ -193,6 +224,7 @@ mod tests {
             let evidence = Evidence {
                 created: at("2026-03-01T00:00:00Z"),
                 newest,
+                implausible: None,
                 rpo: Some(SignedDuration::from_hours(rpo)),
             };
             let before = Protection::of(&evidence, now);
@@ -209,6 +241,7 @@ mod tests {
                 let evidence = Evidence {
                     created: Timestamp::MIN,
                     newest,
+                    implausible: newest,
                     rpo: Some(SignedDuration::MAX),
                 };
                 let _ = Protection::of(&evidence, now).changes_after(now);

@@ -1,6 +1,7 @@
 //! One controller per kind, each a pipeline: dereference (reads) → validate (pure) → build (pure) → apply (writes) → status (writes).
 
 mod carry_out;
+mod history;
 mod jobs;
 pub mod restore;
 pub mod run;

@@ -237,6 +237,7 @@ fn add_source(families: &mut Families, source: &BackupSource, identity: &(String
     let status = source.status.as_ref();
     let newest = status.and_then(|status| status.newest_copy.as_ref());
     let newest = newest.map(|copy| copy.recovery_point.as_str());
+    let implausible = status.and_then(|status| status.implausible_copy.as_ref());
     let rpo = status.and_then(|status| status.rpo_seconds);
     let created = source
         .metadata
@@ -248,6 +249,7 @@ fn add_source(families: &mut Families, source: &BackupSource, identity: &(String
         &Evidence {
             created,
             newest: newest.and_then(|newest| newest.parse().ok()),
+            implausible: implausible.and_then(|copy| copy.recovery_point.parse().ok()),
             rpo: rpo.map(SignedDuration::from_secs),
         },
         now,

@@ -9,7 +9,7 @@ mod faults;
 pub mod world;
 
 use self::world::{JOBS, Kind, NOW, OURS, PODS, World, drive, rest, server, store, succeeds};
-use crate::watch::Key;
+use crate::{queue::Next, watch::Key};
 
 #[tokio::test(start_paused = true)]
 async fn a_run_is_counted_made_watched_and_tidied() {
@@ -60,6 +60,21 @@ async fn a_restore_is_counted_made_watched_and_tidied() {
     );
     rest(&mut world).await;
     assert_eq!(world.jobs(), [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_object_of_a_finished_restore_goes_after_90_days() {
+    let mut world = World::restore();
+    drive(&mut world, succeeds).await;
+    rest(&mut world).await;
+    let after = |days: u32| Duration::from_secs(u64::from(days) * 86_400);
+    tokio::time::advance(after(89)).await;
+    let next = world.reconcile().await.unwrap();
+    assert!(matches!(next, Next::After(wait) if wait > after(0) && wait <= after(1)), "{next:?}");
+    tokio::time::advance(after(1)).await;
+    world.reconcile().await.unwrap();
+    assert_eq!(world.fake.calls(), ["DELETE restorerequests/now"]);
+    assert!(world.context.caches.restores.is_empty());
 }
 
 #[tokio::test(start_paused = true)]

@@ -7,7 +7,7 @@ mod status;
 use std::sync::Arc;
 
 use holdfast_crds::{Reason, RestoreFrom, RestoreRequest, RestoreRequestStatus};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::batch::v1::Job;
 use kube::ResourceExt;
 
@@ -15,11 +15,17 @@ use self::dereference::Known;
 use crate::{
     attempt::{Course, Kind, Obstacle, Plan, Rules},
     context::{Context, Error},
-    controller::carry_out::{Ended, Work, carry_out, created, refused, tidy},
+    controller::{
+        carry_out::{Ended, Work, carry_out, created, refused, tidy},
+        history,
+    },
     job::RESTORE,
     queue::{Next, Queue, Reconcile},
     watch::{Cache, Caches, Change, Key},
 };
+
+/// How long the object of a restore that has ended stays.
+const FINISHED_FOR: SignedDuration = SignedDuration::from_hours(90 * 24);
 
 /// The controller of RestoreRequests.
 pub struct RestoreController {
@@ -114,8 +120,18 @@ impl Reconcile for RestoreController {
             course: &course,
         };
         tidy(context, &key.namespace, RESTORE, &[ended]).await?;
-        Ok(next)
+        match forgotten_at(&course) {
+            Some(at) if at <= context.clock.now() => history::delete(context, &context.caches.restores, &[Arc::new(written)]).await,
+            Some(at) => Ok(next.or(Next::After(context.clock.until(at)))),
+            None => Ok(next),
+        }
     }
+}
+
+/// When the object of a restore that has ended is deleted. Its receipt stays in the target: the same request, made again, does nothing.
+fn forgotten_at(course: &Course) -> Option<Timestamp> {
+    let ended: Timestamp = course.completion_time.as_ref().filter(|_| course.phase.ended())?.parse().ok()?;
+    ended.checked_add(FINISHED_FOR).ok()
 }
 
 /// A restore with what it refers to.

@@ -1,27 +1,19 @@
-//! Makes the runs that are due, and deletes the objects of old ones.
-
-use std::sync::Arc;
+//! Makes the runs that are due.
 
 use futures::{StreamExt, stream};
 use holdfast_crds::{BackupRun, BackupSchedule, BackupType, Reason};
 use holdfast_policy::tick::Firing;
-use kube::{
-    Api, ResourceExt,
-    api::{DeleteParams, PostParams, Preconditions},
-};
+use kube::{Api, ResourceExt, api::PostParams};
 
 use super::build;
 use crate::{
-    context::{Context, Error, chain},
-    queue::Next,
+    context::{Context, Error},
     report::MANAGER,
     watch::Key,
 };
 
 /// Calls at once for one schedule.
 const AT_ONCE: usize = 8;
-/// Objects deleted in one go; the rest follows.
-const DELETIONS: usize = 100;
 
 /// What became of the runs that were due.
 #[derive(Debug, Default)]
@@ -118,36 +110,4 @@ async fn create(context: &Context, run: BackupRun) -> Result<Option<(Reason, Str
         ))),
         _ => Err(error),
     }
-}
-
-/// Deletes run objects. What is left over asks to be called again.
-pub async fn delete(context: &Context, runs: &[Arc<BackupRun>]) -> Result<Next, Error> {
-    let now = &runs[..runs.len().min(DELETIONS)];
-    let calls = now.iter().cloned().map(|run| async move {
-        let key = Key::of(&*run);
-        let api: Api<BackupRun> = Api::namespaced(context.client.clone(), &key.namespace);
-        let parameters = DeleteParams::background().preconditions(Preconditions {
-            uid: run.metadata.uid.clone(),
-            resource_version: run.metadata.resource_version.clone(),
-        });
-        let outcome = api
-            .delete(&key.name, &parameters)
-            .await
-            .map_err(Error::calling(format!("delete the old run {key}")));
-        match outcome {
-            Ok(_) => context.caches.runs.deleted(&key, run.metadata.uid.as_deref()),
-            Err(error) if error.is_not_found() => context.caches.runs.deleted(&key, run.metadata.uid.as_deref()),
-            // It changed meanwhile: it is judged again.
-            Err(error) if error.is_conflict() => tracing::debug!(run = %key, error = chain(&error), "an old run changed"),
-            Err(error) => return Err(error),
-        }
-        Ok(())
-    });
-    let outcomes: Vec<Result<(), Error>> = stream::iter(calls).buffer_unordered(AT_ONCE).collect().await;
-    outcomes.into_iter().collect::<Result<Vec<()>, Error>>()?;
-    Ok(if runs.len() > now.len() {
-        Next::After(std::time::Duration::from_secs(1))
-    } else {
-        Next::Change
-    })
 }

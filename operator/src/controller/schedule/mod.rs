@@ -2,7 +2,6 @@
 
 mod apply;
 mod build;
-mod history;
 mod status;
 mod triggers;
 mod validate;
@@ -19,6 +18,7 @@ pub use validate::{Plan, Timing, created, plan, timing};
 
 use crate::{
     context::{Context, Error},
+    controller::history,
     queue::{Next, Reconcile},
     watch::{Caches, Key},
 };
@@ -107,14 +107,13 @@ impl Reconcile for ScheduleController {
             tell(context, &written, decision, &plan.schedule).await;
         }
 
-        let history = history::surplus(&runs, &schedule.spec.history, now);
-        let rest = apply::delete(context, &history.surplus).await?;
+        let history = history::surplus(&runs, &schedule.spec.history, |_| false, now);
+        let rest = history::delete(context, &context.caches.runs, &history.surplus).await?;
         if let Some(error) = made.failed {
             return Err(error);
         }
         let tick = wake(decision.as_ref());
-        let expiry = history.next.map_or(Next::Change, |at| Next::After(context.clock.until(at)));
-        Ok(tick.or(expiry).or(rest))
+        Ok(tick.or(history.again(context)).or(rest))
     }
 }
 

@@ -13,11 +13,10 @@ use kube::ResourceExt;
 
 use super::{
     apply::Made,
-    history::time,
     shown,
     validate::{Invalid, Plan},
 };
-use crate::controller::store;
+use crate::controller::{history::time, store};
 
 /// How many failing sources are listed.
 const FAILING_LIMIT: usize = 10;
@@ -283,7 +282,7 @@ fn last_run_succeeded(found: &Found<'_>, failing: &[FailingSource], before: &[Co
     let reason = held.and_then(|held| Reason::ALL.iter().find(|reason| reason.as_str() == held.reason));
     match (held, reason) {
         (Some(held), Some(reason)) => Finding::new(kind, held.status == "True", *reason, held.message.clone()),
-        _ => Finding::unknown(kind, Reason::Pending, "no run has ended yet"),
+        _ => Finding::unknown(kind, Reason::Pending, "no run has succeeded or failed yet"),
     }
 }
 

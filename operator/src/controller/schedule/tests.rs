@@ -508,7 +508,7 @@ fn history_keeps_what_is_new_what_failed_lately_and_the_newest_success() {
     };
     let now: Timestamp = "2026-03-01T00:00:00Z".parse().unwrap();
     let surplus = |runs: &[(&str, &str, i64)]| {
-        let history = history::surplus(&past(runs), &limits, now);
+        let history = history::surplus(&past(runs), &limits, |_| false, now);
         let names: Vec<String> = history.surplus.iter().map(|run| run.name_any()).collect();
         (names.join(" "), history.next.map(|next| next.duration_since(now).as_hours()))
     };

@@ -6,12 +6,15 @@ mod triggers;
 
 use std::sync::Arc;
 
+use holdfast_crds::{BackupRun, RunHistory};
 use jiff::{SignedDuration, Timestamp};
+use kube::ResourceExt;
 
 pub use triggers::triggers;
 
 use crate::{
     context::{Context, Error},
+    controller::history,
     queue::{Next, Reconcile},
     watch::{Caches, Key},
 };
@@ -32,11 +35,11 @@ impl Reconcile for SourceController {
 
     async fn reconcile(&self, key: &Key) -> Result<Next, Error> {
         let context = &*self.context;
+        let runs = context.caches.runs.by(Caches::RUNS_BY_SOURCE, &key.namespace, &key.name);
         let Some(source) = context.caches.sources.get(key) else {
-            return Ok(Next::Change);
+            return forget(context, &runs).await;
         };
         let schedules = context.caches.schedules_of(&source);
-        let runs = context.caches.runs.by(Caches::RUNS_BY_SOURCE, &key.namespace, &key.name);
         let now = context.clock.now();
 
         let judged = status::judge(&source, &schedules, &runs, now);
@@ -46,8 +49,30 @@ impl Reconcile for SourceController {
             .report
             .transitions(&written, &before.conditions, &judged.status.conditions)
             .await;
-        Ok(wake(judged.changes_after, judged.status.next_tick.as_deref(), now))
+        // By now the status says what they said.
+        let history = forget(context, &runs).await?;
+        Ok(wake(judged.changes_after, judged.status.next_tick.as_deref(), now).or(history))
     }
+}
+
+/// Deletes the objects of old runs of which no schedule keeps the history: those by hand, and those whose schedule is gone. The latter
+/// stay for a while whatever their end, because a schedule may come back.
+async fn forget(context: &Context, runs: &[Arc<BackupRun>]) -> Result<Next, Error> {
+    let schedules = &context.caches.schedules;
+    let schedule = |run: &BackupRun| {
+        let tick = run.spec.tick.as_ref()?;
+        Some(Key::new(run.namespace().unwrap_or_default(), tick.schedule.as_str()))
+    };
+    let kept_elsewhere = |key: &Key| schedules.get(key).is_some() || schedules.unreadable(key).is_some();
+    let own: Vec<_> = runs
+        .iter()
+        .filter(|run| !schedule(run).is_some_and(|key| kept_elsewhere(&key)))
+        .cloned()
+        .collect();
+    let limits = RunHistory::default();
+    let history = history::surplus(&own, &limits, |run| run.spec.tick.is_some(), context.clock.now());
+    let rest = history::delete(context, &context.caches.runs, &history.surplus).await?;
+    Ok(rest.or(history.again(context)))
 }
 
 /// To be called again when the protection ends, and at the next tick, whose time is shown until then.

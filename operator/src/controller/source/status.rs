@@ -6,7 +6,7 @@ use holdfast_crds::{
     BackupRun, BackupSchedule, BackupSource, BackupSourceStatus, ConditionType, CopyReference, Finding, Reason, RunPhase, RunReference,
     conditions,
 };
-use holdfast_policy::protection::{Evidence, Protection};
+use holdfast_policy::protection::{Evidence, Protection, plausible};
 use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
 
@@ -23,27 +23,29 @@ pub struct Judged {
 pub fn judge(source: &BackupSource, schedules: &[Arc<BackupSchedule>], runs: &[Arc<BackupRun>], now: Timestamp) -> Judged {
     let before = source.status.clone().unwrap_or_default();
     let (namespace, name) = (source.namespace().unwrap_or_default(), source.name_any());
-    let newest_copy = newest_copy(before.newest_copy, runs);
+    let Copies { newest, implausible } = copies(&before, runs, now);
     let last_run = last_run(before.last_run, runs);
     let rpo = objective::rpo(&namespace, &name, schedules, now);
     let next_ticks = objective::next_ticks(&namespace, &name, schedules, now);
     let protection = Protection::of(
         &Evidence {
             created: created(source),
-            newest: newest_copy.as_ref().and_then(|copy| copy.recovery_point.parse().ok()),
+            newest: newest.as_ref().and_then(recovery_point),
+            implausible: implausible.as_ref().and_then(recovery_point),
             rpo,
         },
         now,
     );
     let findings = [
-        Finding::new(ConditionType::Ready, true, Reason::Accepted, "the source is accepted"),
-        protected(&protection, newest_copy.as_ref(), rpo, schedules),
+        ready(implausible.as_ref()),
+        protected(&protection, newest.as_ref(), rpo, schedules),
         last_run_succeeded(last_run.as_ref()),
     ];
     let status = BackupSourceStatus {
         observed_generation: source.metadata.generation,
         conditions: conditions(&before.conditions, &findings, source.metadata.generation, now),
-        newest_copy,
+        newest_copy: newest,
+        implausible_copy: implausible,
         last_run,
         next_tick: next_ticks.iter().filter_map(|ticks| ticks.at.first()).min().cloned(),
         next_ticks,
@@ -55,31 +57,53 @@ pub fn judge(source: &BackupSource, schedules: &[Arc<BackupSchedule>], runs: &[A
     }
 }
 
-/// The copy with the newest recovery point that was ever seen: objects of runs go, copies stay.
-fn newest_copy(known: Option<CopyReference>, runs: &[Arc<BackupRun>]) -> Option<CopyReference> {
-    let copies = runs.iter().filter_map(|run| {
+/// What is known of the copies of a source.
+struct Copies {
+    newest: Option<CopyReference>,
+    implausible: Option<CopyReference>,
+}
+
+/// The copy with the newest recovery point that was ever seen (objects of runs go, copies stay), and the one that cannot be believed, as
+/// long as its run is there or there is no other.
+fn copies(before: &BackupSourceStatus, runs: &[Arc<BackupRun>], now: Timestamp) -> Copies {
+    let made = runs.iter().filter_map(|run| {
         let status = run.status.as_ref().filter(|status| status.phase == RunPhase::Succeeded)?;
         let copy = status.copy.as_ref()?;
-        Some(CopyReference {
+        let ended = status.completion_time.as_ref().and_then(|time| time.parse::<Timestamp>().ok());
+        let copy = CopyReference {
             run: run.name_any(),
             store: run.spec.stores.first().map(|store| store.name.clone()).unwrap_or_default(),
             path: copy.path.clone(),
             recovery_point: copy.recovery_point.clone(),
             stored_bytes: copy.stored_bytes,
-        })
+        };
+        Some((copy, ended.map_or(now, |ended| ended.min(now))))
     });
-    known
-        .into_iter()
-        .chain(copies)
-        .filter_map(|copy| Some((copy.recovery_point.parse::<Timestamp>().ok()?, copy)))
-        .reduce(|held, next| if next.0 > held.0 { next } else { held })
-        .map(|(_, copy)| copy)
+    let known = before.newest_copy.iter().map(|copy| (copy.clone(), now));
+    let (believed, doubted): (Vec<_>, Vec<_>) = known
+        .chain(made)
+        .filter_map(|(copy, then)| Some((recovery_point(&copy)?, copy, then)))
+        .partition(|(point, _, then)| plausible(*point, *then));
+    let newest = |copies: Vec<(Timestamp, CopyReference, Timestamp)>| {
+        let newest = copies.into_iter().reduce(|held, next| if next.0 > held.0 { next } else { held });
+        newest.map(|(_, copy, _)| copy)
+    };
+    let (believed, doubted) = (newest(believed), newest(doubted));
+    let remembered = before.implausible_copy.clone().filter(|_| believed.is_none());
+    Copies {
+        newest: believed,
+        implausible: doubted.or(remembered),
+    }
 }
 
-/// The run that ended last, of those that were ever seen.
+fn recovery_point(copy: &CopyReference) -> Option<Timestamp> {
+    copy.recovery_point.parse().ok()
+}
+
+/// The run that succeeded or failed last, of those that were ever seen. Who cancels a run says nothing about copies.
 fn last_run(known: Option<RunReference>, runs: &[Arc<BackupRun>]) -> Option<RunReference> {
     let ended = runs.iter().filter_map(|run| {
-        let status = run.status.as_ref().filter(|status| status.phase.ended())?;
+        let status = run.status.as_ref()?;
         Some(RunReference {
             name: run.name_any(),
             type_: run.spec.type_,
@@ -91,10 +115,25 @@ fn last_run(known: Option<RunReference>, runs: &[Arc<BackupRun>]) -> Option<RunR
     known
         .into_iter()
         .chain(ended)
+        .filter(|run| matches!(run.phase, RunPhase::Succeeded | RunPhase::Failed))
         .filter_map(|run| Some((run.completion_time.parse::<Timestamp>().ok()?, run)))
         // Of the same time the later in the list counts: the same run may say more than it did.
         .reduce(|held, next| if next.0 >= held.0 { next } else { held })
         .map(|(_, run)| run)
+}
+
+fn ready(implausible: Option<&CopyReference>) -> Finding {
+    let (reason, message) = match implausible {
+        Some(copy) => (
+            Reason::ClockWasWrong,
+            format!(
+                "the copy of run {} says that it is of {}, which was in the future when it was made: a clock was wrong, and it does not count",
+                copy.run, copy.recovery_point
+            ),
+        ),
+        None => (Reason::Accepted, "the source is accepted".to_owned()),
+    };
+    Finding::new(ConditionType::Ready, true, reason, message)
 }
 
 fn protected(
@@ -156,7 +195,7 @@ fn protected(
             false,
             Reason::ClockWasWrong,
             format!(
-                "the newest copy says that it is of {}, which is in the future: a clock was wrong when it was made",
+                "the only copy says that it is of {}, which was in the future when it was made: a clock was wrong",
                 shown(*recovery_point)
             ),
         ),
@@ -166,7 +205,7 @@ fn protected(
 fn last_run_succeeded(last: Option<&RunReference>) -> Finding {
     let kind = ConditionType::LastRunSucceeded;
     let Some(run) = last else {
-        return Finding::unknown(kind, Reason::Pending, "no run has ended yet");
+        return Finding::unknown(kind, Reason::Pending, "no run has succeeded or failed yet");
     };
     let message = format!(
         "{} ended {} with {} ({})",

@@ -63,6 +63,7 @@ impl World {
             "spec": {"source": "a", "stores": [{"name": "offsite"}]},
             "status": {"phase": phase, "reason": reason, "completionTime": ended},
         });
+        run["metadata"]["creationTimestamp"] = json!(ended);
         if let Some(copy) = copy {
             run["status"]["copy"] = copy;
         }
@@ -77,14 +78,24 @@ impl World {
         serde_json::from_value(self.fake.get(SOURCE).unwrap()["status"].clone()).unwrap()
     }
 
-    fn protected(&self) -> (String, String, String) {
-        let status = self.status();
-        let condition = status
-            .conditions
-            .into_iter()
-            .find(|condition| condition.type_ == "Protected")
-            .unwrap();
+    fn condition(&self, kind: &str) -> (String, String, String) {
+        let conditions = self.status().conditions;
+        let condition = conditions.into_iter().find(|condition| condition.type_ == kind).unwrap();
         (condition.status, condition.reason, condition.message)
+    }
+
+    fn protected(&self) -> (String, String, String) {
+        self.condition("Protected")
+    }
+
+    /// A run that a tick made and that succeeded.
+    fn tick_run(&self, name: &str, schedule: &str, time: &str) {
+        let run = json!({
+            "apiVersion": "holdfast.dev/v1alpha1", "kind": "BackupRun", "metadata": meta(name),
+            "spec": {"source": "a", "stores": [{"name": "offsite"}], "tick": {"schedule": schedule, "trigger": "nightly", "time": time}},
+            "status": {"phase": "Succeeded", "reason": "Succeeded", "completionTime": time},
+        });
+        self.context.caches.runs.watched(serde_json::from_value::<BackupRun>(run).unwrap());
     }
 
     fn at(&self, now: &str) {
@@ -193,6 +204,133 @@ async fn the_newest_copy_outlives_the_object_of_its_run_and_never_goes_back() {
     world.reconcile().await;
     assert_eq!(world.status().newest_copy.unwrap().run, "new");
     assert_eq!(world.status().last_run.unwrap().name, "older");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cancelled_run_says_nothing_about_the_source() {
+    let world = world();
+    world.schedule("gold", &json!({}));
+    world.run("stopped", "Cancelled", "Cancelled", "2026-03-01T00:10:00Z", None);
+    world.reconcile().await;
+    let last = || world.condition("LastRunSucceeded");
+    assert_eq!(last().0, "Unknown");
+    world.run(
+        "good",
+        "Succeeded",
+        "Succeeded",
+        "2026-03-01T00:12:00Z",
+        Some("2026-03-01T00:11:00Z"),
+    );
+    world.run("again", "Cancelled", "Cancelled", "2026-03-01T00:20:00Z", None);
+    world.reconcile().await;
+    let (status, _, message) = last();
+    assert!(status == "True" && message.starts_with("good "), "{status}: {message}");
+    assert_eq!(world.status().last_run.unwrap().name, "good");
+    world.run("bad", "Failed", "LockTimeout", "2026-03-01T00:25:00Z", None);
+    world.run("third", "Cancelled", "Cancelled", "2026-03-01T00:28:00Z", None);
+    world.reconcile().await;
+    assert_eq!(last().1, "LockTimeout");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_from_the_future_is_told_and_takes_no_other_s_place() {
+    let world = world();
+    world.schedule("gold", &json!({"objectives": {"rpo": "25h"}}));
+    world.run(
+        "odd",
+        "Succeeded",
+        "Succeeded",
+        "2026-03-01T00:05:00Z",
+        Some("2106-01-01T00:00:00Z"),
+    );
+    world.reconcile().await;
+    let (status, reason, message) = world.protected();
+    assert_eq!((status.as_str(), reason.as_str()), ("False", "ClockWasWrong"), "{message}");
+    // The next copy counts, and the odd one is a note.
+    world.run(
+        "good",
+        "Succeeded",
+        "Succeeded",
+        "2026-03-01T00:20:00Z",
+        Some("2026-03-01T00:19:00Z"),
+    );
+    world.reconcile().await;
+    assert_eq!(world.protected().0, "True");
+    let status = world.status();
+    assert_eq!(
+        (
+            status.newest_copy.unwrap().run.as_str(),
+            status.implausible_copy.unwrap().run.as_str()
+        ),
+        ("good", "odd")
+    );
+    let (status, reason, message) = world.condition("Ready");
+    assert_eq!((status.as_str(), reason.as_str()), ("True", "ClockWasWrong"));
+    assert!(message.contains("odd") && message.contains("2106"), "{message}");
+    // Its time comes, and it is no younger for that.
+    world.run(
+        "ahead",
+        "Succeeded",
+        "Succeeded",
+        "2026-03-01T00:25:00Z",
+        Some("2026-03-02T00:00:00Z"),
+    );
+    world.at("2026-03-02T12:00:00Z");
+    world.reconcile().await;
+    assert_eq!(world.protected().1, "CopyTooOld");
+    // The objects of their runs go, and with them the note; what is known of the newest copy stays.
+    for run in ["odd", "good", "ahead"] {
+        let uid = format!("uid-{run}");
+        world.context.caches.runs.deleted(&Key::new("shop", run), Some(&uid));
+    }
+    world.reconcile().await;
+    assert_eq!(world.status().newest_copy.unwrap().run, "good");
+    assert_eq!(
+        (world.status().implausible_copy, world.condition("Ready").1.as_str()),
+        (None, "Accepted")
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn runs_by_hand_have_a_history_limit_too() {
+    let world = world();
+    let deleted = |calls: Vec<String>| -> Vec<String> {
+        let mut deleted: Vec<_> = calls.into_iter().filter(|call| call.starts_with("DELETE")).collect();
+        deleted.sort();
+        deleted
+    };
+    world.at("2026-03-09T00:00:00Z");
+    for day in 1..=7 {
+        let ended = format!("2026-03-0{day}T00:10:00Z");
+        world.run(&format!("day{day}"), "Succeeded", "Succeeded", &ended, Some(&ended));
+        world.run(&format!("bad{day}"), "Failed", "LockTimeout", &ended, None);
+    }
+    let next = world.reconcile().await;
+    let old = ["bad1", "day1", "day2", "day3", "day4", "day5"].map(|run| format!("DELETE backupruns/{run}"));
+    assert_eq!(deleted(world.fake.calls()), old);
+    assert!(matches!(next, Next::After(_)), "failed ones have a time");
+    assert_eq!(world.status().newest_copy.unwrap().run, "day7", "the status says what they said");
+    // A tick's run is its schedule's to forget; once that is gone, it is treated as one by hand, but not at once.
+    for index in 0..7 {
+        world.tick_run(&format!("tick{index}"), "gold", "2026-03-08T02:00:00Z");
+    }
+    world.schedule("gold", &json!({}));
+    world.reconcile().await;
+    assert_eq!(deleted(world.fake.calls()), [""; 0]);
+    world.context.caches.schedules.deleted(&Key::new("shop", "gold"), Some("uid-gold"));
+    world.reconcile().await;
+    let gone = deleted(world.fake.calls());
+    assert!(!gone.iter().any(|call| call.contains("tick")), "{gone:?}");
+    world.at("2026-03-15T03:00:00Z");
+    world.reconcile().await;
+    assert!(deleted(world.fake.calls()).iter().any(|call| call == "DELETE backupruns/tick6"));
+    // Also where the source is gone.
+    for index in 0..7 {
+        world.run(&format!("later{index}"), "Succeeded", "Succeeded", "2026-03-14T00:00:00Z", None);
+    }
+    world.context.caches.sources.deleted(&Key::new("shop", "a"), Some("uid-a"));
+    world.reconcile().await;
+    assert_eq!(world.context.caches.runs.len(), 5);
 }
 
 #[tokio::test(start_paused = true)]
