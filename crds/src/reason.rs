@@ -253,6 +253,23 @@ impl Reason {
             .find(|reason| code != 0 && i32::from(reason.exit_code()) == code)
     }
 
+    /// Whether it tells of a store, such that each run would meet it, and not of one run.
+    pub const fn is_about_the_store(self) -> bool {
+        matches!(
+            self,
+            Self::StoreUnreachable
+                | Self::StoreAccessDenied
+                | Self::BucketNotFound
+                | Self::StoreUnsafe
+                | Self::StoreForeign
+                | Self::StoreFull
+                | Self::StoreFailed
+                | Self::ChecksumMismatch
+                | Self::ClockSkew
+                | Self::StoreTlsFailed
+        )
+    }
+
     /// Whether another attempt may succeed without anybody's help.
     pub const fn worth_retrying(self) -> bool {
         matches!(self.class(), Class::Transient)

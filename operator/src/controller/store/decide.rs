@@ -5,6 +5,7 @@ use holdfast_policy::backoff::Backoff;
 use jiff::Timestamp;
 use kube::ResourceExt;
 
+use super::experience::Experience;
 use crate::job::{End, JobState, Observation};
 
 /// The next step.
@@ -18,12 +19,12 @@ pub enum Step {
     Watch,
     /// A probe has ended.
     Finish(End),
-    /// Nothing until then.
-    Rest(Option<Timestamp>),
+    /// Nothing now.
+    Rest,
 }
 
-/// Decides. `job` is the state of the Job of the probe that is counted and not finished.
-pub fn decide(store: &BackupStore, job: Option<&JobState>, now: Timestamp) -> Step {
+/// Decides. `job` is the state of the Job of the probe that is counted and not finished; `met` is what runs say last.
+pub fn decide(store: &BackupStore, job: Option<&JobState>, met: Option<&Experience>, now: Timestamp) -> Step {
     let probe = store.status.as_ref().and_then(|status| status.probe.as_ref());
     let Some(probe) = probe.filter(|probe| probe.number > 0) else {
         return Step::Start;
@@ -40,9 +41,9 @@ pub fn decide(store: &BackupStore, job: Option<&JobState>, now: Timestamp) -> St
     if changed(store, probe) {
         return Step::Start;
     }
-    match next_try(store) {
+    match next_try(store, met) {
         Some(at) if at <= now => Step::Start,
-        again => Step::Rest(again),
+        _ => Step::Rest,
     }
 }
 
@@ -51,17 +52,21 @@ fn changed(store: &BackupStore, probe: &ProbeStatus) -> bool {
     store.metadata.generation.is_some_and(|generation| generation != probe.generation)
 }
 
-/// When a finished probe is to be repeated: at once for another specification, with back-off after a failure, else never.
-pub fn next_try(store: &BackupStore) -> Option<Timestamp> {
+/// When a finished probe is to be repeated: at once for another specification, with back-off after a failure or where runs met one since,
+/// else never.
+pub fn next_try(store: &BackupStore, met: Option<&Experience>) -> Option<Timestamp> {
     let probe = store.status.as_ref()?.probe.as_ref()?;
     let finished: Timestamp = probe.finished_at.as_ref()?.parse().ok()?;
     if changed(store, probe) {
         return Some(finished);
     }
-    let failures = u32::try_from(probe.failures).unwrap_or(u32::MAX);
-    if failures == 0 {
-        return None;
-    }
     let name = format!("{}/{}", store.namespace().unwrap_or_default(), store.name_any());
+    let failures = u32::try_from(probe.failures).unwrap_or(u32::MAX);
+    // A probe that passes is no answer to runs that go on failing: their number sets the pace.
+    let failures = match (failures, met.and_then(|met| met.contradicts(probe))) {
+        (0, None) => return None,
+        (0, Some(contradiction)) => contradiction.times,
+        (failures, _) => failures,
+    };
     finished.checked_add(Backoff::PROBE.delay(failures, &name)).ok()
 }

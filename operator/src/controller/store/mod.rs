@@ -1,18 +1,20 @@
-//! BackupStore: tries the store by a Job, at first and after each change, and again while it fails.
+//! BackupStore: tries the store by a Job, at first, after each change, when runs met a failure, and again while it fails.
 
 mod apply;
 mod build;
 mod decide;
+mod experience;
 mod status;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use holdfast_crds::{BackupStore, ProbeStatus, Reason};
+use holdfast_crds::{BackupRun, BackupStore, ProbeStatus, Reason};
 use holdfast_policy::name::{JobPurpose, job_name};
 use kube::ResourceExt;
 
 use self::{
     decide::{Step, decide},
+    experience::{Experience, Met},
     status::Phase,
 };
 use crate::{
@@ -21,10 +23,13 @@ use crate::{
     job::STORE,
     observation::job_state,
     queue::{Next, Queue, Reconcile},
-    watch::{Caches, Key},
+    watch::{Caches, Change, Key},
 };
 
 pub use status::refusal;
+
+/// Runs meet a failing store in bursts; what they say is collected for so long.
+const COLLECT: Duration = Duration::from_secs(2);
 
 /// The controller of BackupStores.
 pub struct StoreController {
@@ -52,6 +57,14 @@ pub fn triggers(caches: &Arc<Caches>, queue: &Queue) {
             .get(STORE)
             .map(|store| Key::new(namespace.unwrap_or_default(), store.as_str()))
     };
+    caches.runs.listen({
+        let (caches, queue) = (Arc::downgrade(caches), queue.clone());
+        move |change| {
+            if let Some(caches) = caches.upgrade() {
+                met(&caches, change, &queue);
+            }
+        }
+    });
     caches.jobs.listen({
         let queue = queue.clone();
         move |change| {
@@ -68,6 +81,27 @@ pub fn triggers(caches: &Arc<Caches>, queue: &Queue) {
             }
         }
     });
+}
+
+/// A store is looked at when a run fails because of it, and when one succeeds although the store is said to be not ready.
+fn met(caches: &Caches, change: &Change<BackupRun>, queue: &Queue) {
+    let Some(run) = &change.after else { return };
+    let before = change.before.as_ref().map(|run| experience::of(run)).unwrap_or_default();
+    let after = experience::of(run);
+    let Some(last) = after.last().filter(|last| before.last() != Some(last)) else {
+        return;
+    };
+    let namespace = run.namespace().unwrap_or_default();
+    for store in &run.spec.stores {
+        let key = Key::new(namespace.as_str(), store.name.as_str());
+        let news = match last.met {
+            Met::Failure { .. } => true,
+            Met::Success => caches.stores.get(&key).is_some_and(|store| last.clears(&store)),
+        };
+        if news {
+            queue.add_after(key, COLLECT);
+        }
+    }
 }
 
 impl Reconcile for StoreController {
@@ -89,10 +123,14 @@ impl Reconcile for StoreController {
             _ => (None, Next::Change),
         };
 
-        match decide(&store, state.as_ref(), now) {
+        let runs = context.caches.runs.by(Caches::RUNS_BY_STORE, &key.namespace, &key.name);
+        let met = experience::newest(&runs);
+        let contradicts = |met: &&Experience| probe.as_ref().is_some_and(|probe| met.contradicts(probe).is_some());
+        match decide(&store, state.as_ref(), met.as_ref(), now) {
             Step::Start => {
                 let number = self.free_number(&store, probe.as_ref());
-                let store = self.report(&store, Phase::Started { number }).await?;
+                let met = met.as_ref().filter(contradicts);
+                let store = self.report(&store, Phase::Started { number, met }).await?;
                 self.make(&store, number).await
             }
             Step::Make => {
@@ -106,14 +144,16 @@ impl Reconcile for StoreController {
             }
             Step::Finish(end) => {
                 let store = self.report(&store, Phase::Finished(&end)).await?;
-                let again = decide::next_try(&store);
-                let keep = current.filter(|_| again.is_some());
+                let keep = current.filter(|_| decide::next_try(&store, None).is_some());
+                let again = decide::next_try(&store, met.as_ref());
                 apply::remove_others(context, &store, keep.as_ref()).await?;
                 Ok(again.map_or(Next::Change, |at| Next::After(context.clock.until(at))))
             }
-            Step::Rest(again) => {
-                let store = self.report(&store, Phase::Same).await?;
-                let keep = current.filter(|_| decide::next_try(&store).is_some());
+            Step::Rest => {
+                let news = met.as_ref().filter(|met| contradicts(met) || met.clears(&store));
+                let store = self.report(&store, news.map_or(Phase::Same, Phase::Met)).await?;
+                let keep = current.filter(|_| decide::next_try(&store, None).is_some());
+                let again = decide::next_try(&store, met.as_ref());
                 apply::remove_others(context, &store, keep.as_ref()).await?;
                 Ok(again.map_or(Next::Change, |at| Next::After(context.clock.until(at))))
             }
@@ -141,7 +181,7 @@ impl StoreController {
             return Ok(Next::Change);
         };
         let store = self.report(store, Phase::Refused { reason, message }).await?;
-        let again = decide::next_try(&store);
+        let again = decide::next_try(&store, None);
         Ok(again.map_or(Next::Change, |at| Next::After(self.context.clock.until(at))))
     }
 

@@ -1,24 +1,30 @@
 //! What a store's status says. Pure.
 
 use holdfast_crds::{
-    BackupStore, BackupStoreStatus, Class, ConditionType, Finding, ProbeReport, ProbeStatus, Reason, conditions, whole_seconds,
+    BackupStore, BackupStoreStatus, Class, ConditionType, Finding, ProbeReport, ProbeStatus, Reason, conditions, shortened, whole_seconds,
 };
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
 
-use super::decide::next_try;
+use super::{
+    decide::next_try,
+    experience::{Experience, Met},
+};
 use crate::job::{End, JobState, Observation};
 
+/// What of a run's message goes into the store's, in bytes.
+const MET_LIMIT: usize = 1_024;
 /// The check without which nothing is written to a store.
 const CREATE_IF_ABSENT: &str = "CreateIfAbsent";
 
 /// What there is to say.
 #[derive(Clone, Debug)]
 pub enum Phase<'a> {
-    /// A probe of this number is counted, and its Job is made next.
+    /// A probe of this number is counted, and its Job is made next; perhaps because of what runs met.
     Started {
         number: i64,
+        met: Option<&'a Experience>,
     },
     /// Its pod does not start; `reason` is `Pending` on the usual way.
     Waiting {
@@ -32,6 +38,8 @@ pub enum Phase<'a> {
         reason: Reason,
         message: String,
     },
+    /// Runs say something else than the last probe.
+    Met(&'a Experience),
     /// Nothing new.
     Same,
 }
@@ -98,7 +106,7 @@ fn probe(before: Option<&ProbeStatus>, phase: &Phase<'_>, generation: Option<i64
     let known = before.cloned().unwrap_or_default();
     let now = whole_seconds(now).to_string();
     match phase {
-        Phase::Started { number } => Some(ProbeStatus {
+        Phase::Started { number, .. } => Some(ProbeStatus {
             number: *number,
             generation: generation.unwrap_or_default(),
             started_at: Some(now),
@@ -129,7 +137,8 @@ fn probe(before: Option<&ProbeStatus>, phase: &Phase<'_>, generation: Option<i64
             failures: known.failures.saturating_add(1),
             ..known
         }),
-        Phase::Waiting { .. } | Phase::Running | Phase::Same => before.cloned(),
+        Phase::Met(Experience { met: Met::Success, .. }) => before.map(|_| ProbeStatus { failures: 0, ..known }),
+        Phase::Waiting { .. } | Phase::Running | Phase::Met(_) | Phase::Same => before.cloned(),
     }
 }
 
@@ -155,6 +164,7 @@ fn findings(store: &BackupStore, after: &BackupStoreStatus, phase: &Phase<'_>) -
         ])
     };
     match phase {
+        Phase::Started { met: Some(experience), .. } | Phase::Met(experience) => met(store, after, experience),
         // While it is tried again, what the last probe said stays.
         Phase::Started { .. } if tried_before => None,
         Phase::Started { .. } => unknown(Reason::Pending, "the store is being tried"),
@@ -167,7 +177,7 @@ fn findings(store: &BackupStore, after: &BackupStoreStatus, phase: &Phase<'_>) -
             None => None,
         },
         Phase::Waiting { reason, message } => Some(failed(*reason, format!("the store cannot be tried: {message}"))),
-        Phase::Refused { reason, message } => Some(failed(*reason, format!("{message}{}", again(store, after)))),
+        Phase::Refused { reason, message } => Some(failed(*reason, format!("{message}{}", again(store, after, None)))),
         Phase::Finished(end) if succeeded(end) => {
             let message = after
                 .probe
@@ -185,9 +195,32 @@ fn findings(store: &BackupStore, after: &BackupStoreStatus, phase: &Phase<'_>) -
                 .filter(|_| end.reason == Reason::DeadlineExceeded)
                 .unwrap_or_else(|| (end.reason, end.message.clone()));
             let message = message.split("; tried again after").next().unwrap_or_default();
-            Some(failed(reason, format!("{message}{}", again(store, after))))
+            Some(failed(reason, format!("{message}{}", again(store, after, None))))
         }
     }
+}
+
+/// What runs say against the last probe. While probes fail, they know better than runs how to go on.
+fn met(store: &BackupStore, after: &BackupStoreStatus, experience: &Experience) -> Option<[Finding; 2]> {
+    let probe = store.status.as_ref().and_then(|status| status.probe.as_ref())?;
+    if experience.clears(store) {
+        let message = format!("the run {} committed a copy at {}", experience.run, experience.at);
+        return Some([
+            Finding::new(ConditionType::Ready, true, Reason::StoreReady, message),
+            Finding::new(ConditionType::Stalled, false, Reason::StoreReady, ""),
+        ]);
+    }
+    let contradiction = experience.contradicts(probe).filter(|_| probe.failures == 0)?;
+    let message = shortened(contradiction.message, MET_LIMIT);
+    let again = if after.probe.as_ref().is_some_and(|probe| probe.finished_at.is_none()) {
+        "; it is tried again now".to_owned()
+    } else {
+        again(store, after, Some(experience))
+    };
+    Some(failed(
+        contradiction.reason,
+        format!("the run {} met: {message}{again}", experience.run),
+    ))
 }
 
 /// Whether the agent itself says that all is well, in whatever words.
@@ -218,10 +251,10 @@ fn passed(report: &ProbeReport) -> String {
     format!("the store passed: {}", checks.join(", "))
 }
 
-fn again(store: &BackupStore, after: &BackupStoreStatus) -> String {
+fn again(store: &BackupStore, after: &BackupStoreStatus, met: Option<&Experience>) -> String {
     let mut then = store.clone();
     then.status = Some(after.clone());
-    next_try(&then).map_or_else(String::new, |at| format!("; tried again after {}", whole_seconds(at)))
+    next_try(&then, met).map_or_else(String::new, |at| format!("; tried again after {}", whole_seconds(at)))
 }
 
 /// Why the pod of the probe could not start, if the conditions say so: reasons 10 to 20 are those of pods that do not start.

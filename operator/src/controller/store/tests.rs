@@ -7,6 +7,8 @@ use serde_json::{Value, json};
 use super::*;
 use crate::fake::Fake;
 
+mod experience;
+
 const STORE_PATH: &str = "/apis/holdfast.dev/v1alpha1/namespaces/shop/backupstores/offsite";
 const JOBS: &str = "/apis/batch/v1/namespaces/shop/jobs";
 

@@ -1,0 +1,98 @@
+//! What runs met in a store. Pure.
+
+use std::sync::Arc;
+
+use holdfast_crds::{BackupRun, BackupStore, ProbeStatus, Reason, RunPhase};
+use jiff::Timestamp;
+use kube::ResourceExt;
+
+use crate::attempt::read;
+
+/// The newest word of runs about a store.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Experience {
+    pub run: String,
+    /// When the run began, and when it met this.
+    pub began: Timestamp,
+    pub at: Timestamp,
+    pub met: Met,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Met {
+    /// A copy was committed.
+    Success,
+    /// An attempt failed because of the store, the last of so many since a run succeeded.
+    Failure { reason: Reason, message: String, times: u32 },
+}
+
+/// A failure that no probe has looked into yet.
+pub struct Contradiction<'a> {
+    pub reason: Reason,
+    pub message: &'a str,
+    pub times: u32,
+}
+
+/// What all runs that use a store say of it last.
+pub fn newest<'a>(runs: impl IntoIterator<Item = &'a Arc<BackupRun>>) -> Option<Experience> {
+    let mut met: Vec<Experience> = runs.into_iter().flat_map(|run| of(run)).collect();
+    met.sort_by_key(|experience| experience.at);
+    let failures = met.iter().rev().take_while(|experience| experience.met != Met::Success).count();
+    let mut newest = met.pop()?;
+    if let Met::Failure { times, .. } = &mut newest.met {
+        *times = u32::try_from(failures).unwrap_or(u32::MAX);
+    }
+    Some(newest)
+}
+
+/// What one run says: each attempt that failed because of the store, and its success.
+pub fn of(run: &BackupRun) -> Vec<Experience> {
+    let Some(status) = &run.status else { return Vec::new() };
+    let began = read(status.start_time.as_deref());
+    let say = |at: &str, met| Experience {
+        run: run.name_any(),
+        began,
+        at: read(Some(at)),
+        met,
+    };
+    let failed = status.attempts.iter().filter_map(|attempt| {
+        let reason = attempt.reason.filter(|reason| reason.is_about_the_store())?;
+        let message = attempt.message.clone().unwrap_or_default();
+        let failure = Met::Failure { reason, message, times: 1 };
+        Some(say(attempt.finished_at.as_deref()?, failure))
+    });
+    let succeeded = status.completion_time.as_deref().filter(|_| status.phase == RunPhase::Succeeded);
+    failed.chain(succeeded.map(|at| say(at, Met::Success))).collect()
+}
+
+impl Experience {
+    /// The failure that asks for a new probe: one that was met after the last probe began.
+    pub fn contradicts(&self, probe: &ProbeStatus) -> Option<Contradiction<'_>> {
+        match &self.met {
+            Met::Failure { reason, message, times } if self.at > read(probe.started_at.as_deref()) => Some(Contradiction {
+                reason: *reason,
+                message,
+                times: *times,
+            }),
+            _ => None,
+        }
+    }
+
+    /// Whether it shows that the store works although the conditions say otherwise: a run that began after the last probe did, so that
+    /// both are about the same specification.
+    pub fn clears(&self, store: &BackupStore) -> bool {
+        let Some(status) = &store.status else { return false };
+        let Some(probe) = status.probe.as_ref().filter(|probe| probe.finished_at.is_some()) else {
+            return false;
+        };
+        let ready = status
+            .conditions
+            .iter()
+            .any(|condition| condition.type_ == "Ready" && condition.status == "True");
+        !ready
+            && self.met == Met::Success
+            && store.metadata.generation == Some(probe.generation)
+            && self.began >= read(probe.started_at.as_deref())
+            && self.at > read(probe.finished_at.as_deref())
+    }
+}
