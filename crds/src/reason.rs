@@ -121,6 +121,8 @@ reasons! {
     RunNotFound = 7, Structural;
     /// The run has no copy.
     RunHasNoCopy = 8, Structural;
+    /// The named BackupSchedule does not exist.
+    ScheduleNotFound = 9, Structural;
 
     /// A Secret that the Job needs does not exist.
     SecretNotFound = 10, Structural;

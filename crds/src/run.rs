@@ -4,11 +4,11 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use crate::{
     BackupSourceSpec, BackupStoreSpec, BackupType, Reason, Span, StoreReference,
     rule::{Fixed, fixed, stays_cancelled},
-    schedule::{default_attempts, default_timeout},
 };
 
 /// One execution of a backup, by a schedule's tick or by hand. Its name is its identity: a second backup needs a second name.
@@ -45,15 +45,22 @@ pub struct BackupRunSpec {
     #[serde(rename = "type", default)]
     pub type_: BackupType,
     /// Where the copy goes. This version takes one store.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1, max = 1), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub stores: Vec<StoreReference>,
-    /// How often it is attempted, where a failure may go away by itself.
-    #[serde(default = "default_attempts")]
+    /// *Run now*: a schedule whose stores, attempts and timeout are used, and by whose retention the copy is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<ScheduleReference>,
+    /// How long the copy is kept at least, from its recovery point. By default 30d, and with `schedule` as long as that keeps its copies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_for: Option<Span>,
+    /// How often it is attempted, where a failure may go away by itself. By default 3, or the schedule's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 10))]
-    pub attempts: i32,
-    /// The time that one attempt has.
-    #[serde(default = "default_timeout")]
-    pub timeout: Span,
+    pub attempts: Option<i32>,
+    /// The time that one attempt has. By default 6h, or the schedule's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Span>,
     /// Ends the run: its Job is deleted, its uploads are aborted, and its register is closed.
     #[serde(default)]
     pub cancel: bool,
@@ -67,6 +74,8 @@ fn rules() -> Vec<serde_json::Value> {
         Fixed::Text("source"),
         Fixed::Text("type"),
         Fixed::Structure("stores"),
+        Fixed::Structure("schedule"),
+        Fixed::Text("keepFor"),
         Fixed::Number("attempts", 10),
         Fixed::Text("timeout"),
         Fixed::Structure("tick"),
@@ -76,7 +85,45 @@ fn rules() -> Vec<serde_json::Value> {
         "a run cannot change, but for spec.cancel; make a new run with another name",
     );
     rules.push(stays_cancelled("run"));
+    rules.push(json!({
+        "rule": "has(self.stores) != has(self.schedule)",
+        "messageExpression": "'found ' + (has(self.stores) ? 'stores and schedule' : 'neither stores nor schedule') + '; name exactly one of them'",
+    }));
+    rules.push(json!({
+        "rule": "!has(self.keepFor) || (!has(self.schedule) && !has(self.tick))",
+        "fieldPath": ".keepFor",
+        "messageExpression": "\"found '\" + self.keepFor + \"' on a run of a schedule, whose retention says how long the copy is kept; remove keepFor, or schedule\"",
+    }));
     rules
+}
+
+/// How long the copy of a run by hand is kept that says nothing else.
+pub const KEEP_BY_HAND: Span = Span::from_days(30);
+
+impl BackupRunSpec {
+    /// How long the copy is kept at least: only runs that no schedule made have that.
+    pub fn kept_for(&self) -> Option<Span> {
+        let by_schedule = self.tick.is_some() || self.schedule.is_some();
+        (!by_schedule).then(|| self.keep_for.unwrap_or(KEEP_BY_HAND))
+    }
+}
+
+impl BackupRun {
+    /// The store that its copy goes to, as far as that is known: a run that names a schedule has it from its first attempt on.
+    pub fn store(&self) -> Option<&str> {
+        let frozen = self.status.as_ref().and_then(|status| status.frozen.as_ref());
+        let named = self.spec.stores.first().map(|store| store.name.as_str());
+        frozen.map(|frozen| frozen.store.name.as_str()).or(named)
+    }
+}
+
+/// A schedule of the same namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ScheduleReference {
+    /// Name of a BackupSchedule.
+    #[schemars(length(min = 1, max = 63))]
+    pub name: String,
 }
 
 /// A tick of a schedule.
@@ -183,6 +230,19 @@ pub struct FrozenRun {
     pub source_uid: String,
     pub source: BackupSourceSpec,
     pub store: FrozenStore,
+    /// The schedule that a run by hand names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<FrozenSchedule>,
+}
+
+/// The schedule of a run by hand as it was when the work began.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FrozenSchedule {
+    pub name: String,
+    pub generation: i64,
+    pub attempts: i32,
+    pub timeout: Span,
 }
 
 /// A store as it was when the work began.

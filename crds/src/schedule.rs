@@ -90,12 +90,17 @@ fn default_time_zone() -> String {
     "UTC".to_owned()
 }
 
+/// How often a run is attempted of which nothing says it.
+pub const ATTEMPTS: i32 = 3;
+/// The time that an attempt has of which nothing says it.
+pub const TIMEOUT: Span = Span::from_hours(6);
+
 pub(crate) fn default_attempts() -> i32 {
-    3
+    ATTEMPTS
 }
 
 pub(crate) fn default_timeout() -> Span {
-    Span::from_hours(6)
+    TIMEOUT
 }
 
 /// Sources by name or by labels: exactly one.

@@ -3,7 +3,9 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{BackupSourceSpec, BackupType, FrozenStore, KeepTask, MissingRoles, Reason, RestoreSelection, RestoreTo, Tick};
+use crate::{
+    BackupSourceSpec, BackupType, FrozenSchedule, FrozenStore, KeepTask, MissingRoles, Reason, RestoreSelection, RestoreTo, Span, Tick,
+};
 
 /// The version of [`Task`] and [`crate::AgentResult`] that operator and agent must agree on.
 pub const TASK_VERSION: u32 = 1;
@@ -97,6 +99,12 @@ pub struct BackupTask {
     pub type_: BackupType,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tick: Option<Tick>,
+    /// The schedule that a run by hand names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<FrozenSchedule>,
+    /// How long the copy is kept at least, where no schedule says that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_for: Option<Span>,
     /// From 1.
     pub attempt: i32,
     /// Whether no attempt follows: then the agent itself gives the run up in the register when it fails.

@@ -10,7 +10,8 @@ use holdfast_crds::document::{
     Sha256, SourceIdentity, StoredObject, Stream,
 };
 use holdfast_crds::{
-    Action, AgentResult, BackupSource, BackupStore, BackupTask, BackupType, Class, FrozenStore, Reason, TASK_VERSION, Task,
+    Action, AgentResult, BackupSource, BackupStore, BackupTask, BackupType, Class, FrozenStore, KEEP_BY_HAND, Reason, Span, TASK_VERSION,
+    Task,
 };
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
@@ -51,6 +52,9 @@ pub struct BackupArgs {
     /// The run's name, which is the copy's id in the store
     #[arg(long, requires = "store")]
     pub run: Option<String>,
+    /// How long the copy is kept at least, as in 14d
+    #[arg(long, requires = "store", default_value_t = KEEP_BY_HAND)]
+    pub keep_for: Span,
     /// Id of the cluster that owns the place in the store
     #[arg(long, default_value = "by-hand")]
     pub cluster: String,
@@ -75,6 +79,8 @@ impl BackupArgs {
             spec: source.spec,
             type_: BackupType::Full,
             tick: None,
+            schedule: None,
+            keep_for: Some(self.keep_for),
             attempt: 1,
             final_: false,
             not_after: (Timestamp::now() + BY_HAND).to_string(),
@@ -325,11 +331,16 @@ impl Job<'_> {
         encryption: Encryption,
         started: Timestamp,
     ) -> Manifest {
-        let schedule = self.task.tick.as_ref().map(|tick| ScheduleIdentity {
-            name: tick.schedule.clone(),
+        let by_tick = self.task.tick.as_ref();
+        let by_hand = self.task.schedule.as_ref();
+        let schedule = by_tick
+            .map(|tick| (&tick.schedule, Some(&tick.trigger), tick.generation))
+            .or(by_hand.map(|schedule| (&schedule.name, None, schedule.generation)));
+        let schedule = schedule.map(|(name, trigger, generation)| ScheduleIdentity {
+            name: name.clone(),
             namespace: Some(self.invocation.task.namespace.clone()),
-            trigger: tick.trigger.clone(),
-            generation: tick.generation,
+            trigger: trigger.cloned(),
+            generation,
             // Retention is not built yet: the policy under which the copy is kept is the empty one, which keeps everything.
             policy_digest: Sha256::of(b"{}"),
         });
@@ -343,6 +354,7 @@ impl Job<'_> {
             run: RunIdentity {
                 name: self.run.run.clone(),
                 tick: self.tick,
+                keep_for: self.task.keep_for,
                 attempt: u32::try_from(self.task.attempt).unwrap_or(1),
                 pod: self.invocation.pod.clone(),
             },

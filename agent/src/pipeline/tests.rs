@@ -58,6 +58,7 @@ pub(crate) fn manifest_of(streams: Vec<Stream>, encryption: Encryption) -> Manif
         run: RunIdentity {
             name: pod.run.run.clone(),
             tick: None,
+            keep_for: None,
             attempt: 1,
             pod: pod.pod,
         },

@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Blake3, DocumentError, FormatVersion, Label, ObjectPath, PodPath, RunPath, Sha256, canonical_bytes, open_words};
+use crate::Span;
 
 /// What a copy is. Its canonical bytes have the SHA-256 by which parents, approvals and comparisons name it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -17,7 +18,7 @@ pub struct Manifest {
     pub cluster: String,
     pub source: SourceIdentity,
     pub run: RunIdentity,
-    /// Absent where the run was made by hand.
+    /// The schedule by whose retention the copy is kept; absent where the run was made by hand and names none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schedule: Option<ScheduleIdentity>,
     pub engine: Engine,
@@ -61,6 +62,9 @@ pub struct RunIdentity {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub tick: Option<Timestamp>,
+    /// How long the copy is kept at least, from its recovery point; absent where a schedule says that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_for: Option<Span>,
     /// Counted from 1.
     pub attempt: u32,
     /// UID of the pod that stored the data.
@@ -75,7 +79,9 @@ pub struct ScheduleIdentity {
     /// Absent for a cluster-wide schedule.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
-    pub trigger: String,
+    /// Absent where the run was made by hand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trigger: Option<String>,
     /// `metadata.generation` of the schedule when the run was made.
     pub generation: i64,
     /// SHA-256 of the canonical bytes of the policy under which the copy is kept.

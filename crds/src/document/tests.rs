@@ -23,13 +23,14 @@ fn manifest() -> Manifest {
         run: RunIdentity {
             name: run().run,
             tick: Some("2026-11-20T22:00:00Z".parse().unwrap()),
+            keep_for: None,
             attempt: 1,
             pod: pod.pod.clone(),
         },
         schedule: Some(ScheduleIdentity {
             name: "gold".into(),
             namespace: Some("shop".into()),
-            trigger: "hourly".into(),
+            trigger: Some("hourly".into()),
             generation: 3,
             policy_digest: Sha256::of(b"policy"),
         }),

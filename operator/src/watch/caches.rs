@@ -39,7 +39,9 @@ impl Caches {
     pub const RUNS_BY_SOURCE: &'static str = "source";
     /// Runs by the schedule of their tick.
     pub const RUNS_BY_SCHEDULE: &'static str = "schedule";
-    /// Runs and restores by their stores.
+    /// Runs by hand by the schedule that they name.
+    pub const RUNS_FROM_SCHEDULE: &'static str = "from";
+    /// Runs by their stores.
     pub const RUNS_BY_STORE: &'static str = "store";
     /// Jobs and pods by what they work for: `<label>=<name>` of a run, store or restore ([`Caches::owned_by`]).
     pub const BY_OWNER: &'static str = "owner";
@@ -73,8 +75,11 @@ impl Caches {
                 .indexed(Self::RUNS_BY_SCHEDULE, |run: &BackupRun| {
                     run.spec.tick.iter().map(|tick| tick.schedule.clone()).collect()
                 })
+                .indexed(Self::RUNS_FROM_SCHEDULE, |run: &BackupRun| {
+                    run.spec.schedule.iter().map(|schedule| schedule.name.clone()).collect()
+                })
                 .indexed(Self::RUNS_BY_STORE, |run: &BackupRun| {
-                    run.spec.stores.iter().map(|store| store.name.clone()).collect()
+                    run.store().map(str::to_owned).into_iter().collect()
                 }),
             restores: Cache::new(&scopes),
             jobs: Cache::new(&scopes).indexed(Self::BY_OWNER, |job: &Job| owners(job.labels())),

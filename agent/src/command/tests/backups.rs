@@ -217,6 +217,36 @@ async fn what_is_new_gone_or_left_out_since_the_last_copy_is_told() {
     assert!(notes.contains(&"excluded: told_a".to_owned()), "{notes:?}");
 }
 
+/// Policy T8: who judges the copy later finds in it by what it is kept, though nothing else of the cluster is left.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_manifest_says_by_what_the_copy_is_kept() {
+    let scene = Scene::new();
+    scene.server.create("kept", "CREATE TABLE t ()");
+    let tick = json!({"tick": {"schedule": "gold", "trigger": "nightly", "time": "2026-03-01T02:00:00Z", "generation": 3}});
+    let by_hand = json!({"schedule": {"name": "gold", "generation": 3, "attempts": 1, "timeout": "6h"}});
+    for (run, more, kept_for, schedule) in [
+        ("by-hand", json!({"keepFor": "30d"}), Some("30d"), None),
+        ("now", by_hand, None, Some((None, 3))),
+        ("nightly", tick, None, Some((Some("nightly"), 3))),
+    ] {
+        let task = scene.backup_task(run, &["kept"], &more);
+        scene.backup("pod-1", &task).await.unwrap();
+        let decided = scene
+            .store()
+            .outcome(&RunPath::new("shop", "shop", run).unwrap())
+            .await
+            .unwrap()
+            .unwrap();
+        let manifest = &decided.outcome.committed().unwrap().manifest();
+        assert_eq!(manifest.run.keep_for.map(|kept| kept.to_string()).as_deref(), kept_for, "{run}");
+        let found = manifest
+            .schedule
+            .as_ref()
+            .map(|schedule| (schedule.trigger.as_deref(), schedule.generation));
+        assert_eq!(found, schedule, "{run}");
+    }
+}
+
 /// F02, F30, F34: a run is tried once and its calls to the store are counted; then for each call it is tried again with each fault in it,
 /// and after it once more by another pod with empty memory. The end is the same as without a fault: one outcome, and all that it names.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -90,6 +90,7 @@ pub fn frozen(caches: &Caches, run: &BackupRun) -> Option<FrozenRun> {
     Some(FrozenRun {
         source_uid: backup.source_uid,
         source: backup.spec,
+        schedule: backup.schedule,
         store: FrozenStore { name, uid, spec },
     })
 }

@@ -1,6 +1,6 @@
 //! The Jobs of a run.
 
-use holdfast_crds::{Action, BackupRun, BackupTask, FrozenRun, Reason, SettleTask, TASK_VERSION, Task};
+use holdfast_crds::{ATTEMPTS, Action, BackupRun, BackupTask, FrozenRun, Reason, SettleTask, Span, TASK_VERSION, TIMEOUT, Task};
 use k8s_openapi::api::batch::v1::Job;
 use kube::{Resource, ResourceExt};
 
@@ -22,11 +22,13 @@ pub fn attempt(context: &Context, run: &BackupRun, known: &Known) -> Result<Job,
         spec: known.live.source.clone(),
         type_: run.spec.type_,
         tick: run.spec.tick.clone(),
+        schedule: known.frozen.schedule.clone(),
+        keep_for: run.spec.kept_for(),
         attempt: number,
-        final_: number >= run.spec.attempts,
+        final_: number >= attempts(run, Some(known)),
         not_after,
     });
-    let seconds = i64::try_from(run.spec.timeout.seconds())
+    let seconds = i64::try_from(timeout(run, Some(known)).seconds())
         .unwrap_or(i64::MAX)
         .saturating_add(DEADLINE_GRACE.as_secs());
     job(context, run, &known.live, &name, action, seconds)
@@ -50,6 +52,18 @@ pub fn settle(context: &Context, run: &BackupRun, known: &Known) -> Result<Job, 
         action,
         SETTLE_TIMEOUT.as_secs(),
     )
+}
+
+/// How often the run is attempted.
+pub fn attempts(run: &BackupRun, known: Option<&Known>) -> i32 {
+    let schedule = known.and_then(|known| known.frozen.schedule.as_ref());
+    run.spec.attempts.or(schedule.map(|schedule| schedule.attempts)).unwrap_or(ATTEMPTS)
+}
+
+/// The time that an attempt of it has.
+pub fn timeout(run: &BackupRun, known: Option<&Known>) -> Span {
+    let schedule = known.and_then(|known| known.frozen.schedule.as_ref());
+    run.spec.timeout.or(schedule.map(|schedule| schedule.timeout)).unwrap_or(TIMEOUT)
 }
 
 fn job(context: &Context, run: &BackupRun, live: &FrozenRun, name: &str, action: Action, timeout: i64) -> Result<Job, BuildError> {

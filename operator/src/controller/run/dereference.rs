@@ -1,6 +1,10 @@
 //! What a run works on: frozen with its first attempt, but for the names of Secrets.
 
-use holdfast_crds::{BackupRun, BackupSource, BackupSourceSpec, BackupStore, BackupStoreSpec, Encryption, FrozenRun, FrozenStore, Reason};
+use std::sync::Arc;
+
+use holdfast_crds::{
+    BackupRun, BackupSchedule, BackupSource, BackupSourceSpec, BackupStoreSpec, Encryption, FrozenRun, FrozenSchedule, FrozenStore, Reason,
+};
 use kube::ResourceExt;
 
 use super::adopt;
@@ -20,15 +24,14 @@ pub struct Known {
 pub fn known(caches: &Caches, run: &BackupRun) -> Result<Known, Obstacle> {
     let namespace = run.namespace().unwrap_or_default();
     let source = caches.sources.get(&Key::new(namespace.as_str(), run.spec.source.as_str()));
-    let store_name = run.spec.stores.first().map(|store| store.name.clone()).unwrap_or_default();
-    let store = caches.stores.get(&Key::new(namespace.as_str(), store_name.as_str()));
     let frozen = match run.status.as_ref().and_then(|status| status.frozen.clone()) {
         Some(frozen) => frozen,
         None => match adopt::frozen(caches, run) {
             Some(frozen) => frozen,
-            None => freeze(run, &store_name, source.as_deref(), store.as_deref())?,
+            None => freeze(caches, &namespace, run, source.as_deref())?,
         },
     };
+    let store = caches.stores.get(&Key::new(namespace.as_str(), frozen.store.name.as_str()));
     let mut live = frozen.clone();
     if let Some(source) = source.filter(|source| source.uid().as_deref() == Some(frozen.source_uid.as_str())) {
         source_secrets(&mut live.source, &source.spec);
@@ -39,7 +42,17 @@ pub fn known(caches: &Caches, run: &BackupRun) -> Result<Known, Obstacle> {
     Ok(Known { frozen, live })
 }
 
-fn freeze(run: &BackupRun, store_name: &str, source: Option<&BackupSource>, store: Option<&BackupStore>) -> Result<FrozenRun, Obstacle> {
+fn freeze(caches: &Caches, namespace: &str, run: &BackupRun, source: Option<&BackupSource>) -> Result<FrozenRun, Obstacle> {
+    let schedule = match &run.spec.schedule {
+        Some(named) => Some(schedule(caches, namespace, &named.name)?),
+        None => None,
+    };
+    let store_name = match &schedule {
+        Some(schedule) => schedule.spec.stores.first().map(|store| store.name.as_str()),
+        None => run.spec.stores.first().map(|store| store.name.as_str()),
+    };
+    let store_name = store_name.unwrap_or_default();
+    let store = caches.stores.get(&Key::new(namespace, store_name));
     let name = &run.spec.source;
     let source = source.ok_or_else(|| {
         let message = format!("spec.source: there is no BackupSource {name} in this namespace; create it, or delete this run");
@@ -49,7 +62,7 @@ fn freeze(run: &BackupRun, store_name: &str, source: Option<&BackupSource>, stor
         let message = format!("spec.stores: there is no BackupStore {store_name} in this namespace; create it, or delete this run");
         Obstacle::passing(Reason::StoreNotFound, message)
     })?;
-    if let Some((reason, message)) = refusal(store) {
+    if let Some((reason, message)) = refusal(&store) {
         return Err(Obstacle::passing(reason, message));
     }
     Ok(FrozenRun {
@@ -60,6 +73,19 @@ fn freeze(run: &BackupRun, store_name: &str, source: Option<&BackupSource>, stor
             uid: store.uid().unwrap_or_default(),
             spec: store.spec.clone(),
         },
+        schedule: schedule.map(|schedule| FrozenSchedule {
+            name: schedule.name_any(),
+            generation: schedule.metadata.generation.unwrap_or_default(),
+            attempts: schedule.spec.attempts,
+            timeout: schedule.spec.timeout,
+        }),
+    })
+}
+
+fn schedule(caches: &Caches, namespace: &str, name: &str) -> Result<Arc<BackupSchedule>, Obstacle> {
+    caches.schedules.get(&Key::new(namespace, name)).ok_or_else(|| {
+        let message = format!("spec.schedule: there is no BackupSchedule {name} in this namespace; create it, or delete this run");
+        Obstacle::passing(Reason::ScheduleNotFound, message)
     })
 }
 

@@ -72,7 +72,7 @@ pub fn triggers(caches: &Arc<Caches>, queue: &Queue) {
             }
         }
     });
-    // Runs that wait for a source or a store.
+    // Runs that wait for a source, a store or a schedule.
     caches.sources.listen({
         let (add, caches) = (add(queue), Arc::downgrade(caches));
         move |change| {
@@ -88,6 +88,17 @@ pub fn triggers(caches: &Arc<Caches>, queue: &Queue) {
             if let Some(caches) = caches.upgrade() {
                 let key = change.key();
                 waiting(&caches.runs.by(Caches::RUNS_BY_STORE, &key.namespace, &key.name), &add);
+                for schedule in caches.schedules.by(Caches::SCHEDULES_BY_STORE, &key.namespace, &key.name) {
+                    waiting(&from_schedule(&caches, &Key::of(&*schedule)), &add);
+                }
+            }
+        }
+    });
+    caches.schedules.listen({
+        let (add, caches) = (add(queue), Arc::downgrade(caches));
+        move |change| {
+            if let Some(caches) = caches.upgrade().filter(|_| change.beyond_status()) {
+                waiting(&from_schedule(&caches, &change.key()), &add);
             }
         }
     });
@@ -98,6 +109,11 @@ fn owner<K: kube::Resource>(change: &Change<K>, add: &impl Fn(Key)) {
     if let Some(run) = object.labels().get(RUN) {
         add(Key::new(object.namespace().unwrap_or_default(), run.as_str()));
     }
+}
+
+/// The runs by hand that name a schedule.
+fn from_schedule(caches: &Caches, schedule: &Key) -> Vec<Arc<BackupRun>> {
+    caches.runs.by(Caches::RUNS_FROM_SCHEDULE, &schedule.namespace, &schedule.name)
 }
 
 fn waiting(runs: &[Arc<BackupRun>], add: &impl Fn(Key)) {
@@ -157,8 +173,8 @@ impl Work for RunWork {
         Rules {
             name: run.metadata.name.as_deref().unwrap_or_default(),
             kind: Kind::Run,
-            attempts: run.spec.attempts,
-            timeout: run.spec.timeout,
+            attempts: build::attempts(run, self.known.as_ref().ok()),
+            timeout: build::timeout(run, self.known.as_ref().ok()),
             cancel: run.spec.cancel || self.replaced.is_some(),
             cancelled_by: self.replaced.as_deref().unwrap_or("cancelled"),
             born_cancelled: run.spec.cancel && run.metadata.generation == Some(1),

@@ -122,3 +122,69 @@ async fn who_waits_for_its_turn_is_not_late() {
         "{message}"
     );
 }
+
+/// The BackupSchedule `gold`, of this generation and timeout.
+fn gold(world: &World, generation: i64, timeout: &str) {
+    let schedule = json!({"apiVersion": "holdfast.dev/v1alpha1", "kind": "BackupSchedule",
+        "metadata": {"name": "gold", "namespace": "shop", "uid": "uid-gold", "generation": generation, "creationTimestamp": "2026-03-01T00:00:00Z"},
+        "spec": {"sources": {"names": ["shop"]}, "stores": [{"name": "offsite"}], "triggers": [{"name": "nightly", "cron": "0 2 * * *"}],
+            "attempts": 1, "timeout": timeout}});
+    let schedule = world
+        .fake
+        .put::<holdfast_crds::BackupSchedule>(&format!("{OURS}/backupschedules/gold"), schedule);
+    world.context.caches.schedules.watched(schedule);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_by_hand_takes_stores_attempts_and_timeout_from_the_schedule_that_it_names() {
+    let world = World::new(Kind::Run, true, &json!({"source": "shop", "schedule": {"name": "gold"}}));
+    let queue = Queue::default();
+    triggers(&world.context.caches, &queue);
+    world.look_at("now").await;
+    let (phase, reason, message) = told(&world, "now");
+    assert_eq!((phase.as_str(), reason.as_str()), ("Pending", "ScheduleNotFound"));
+    assert!(message.contains("spec.schedule") && message.contains("gold"), "{message}");
+    let before = queue.depth();
+    gold(&world, 7, "12h");
+    assert_eq!(queue.depth(), before.max(1), "it looks again");
+    world.look_at("now").await;
+    let task = world.task("now-b1")["action"]["backup"].clone();
+    assert_eq!((&task["final"], &task["notAfter"]), (&json!(true), &json!("2026-03-01T12:00:00Z")));
+    assert_eq!(
+        (
+            &task["schedule"]["name"],
+            &task["schedule"]["generation"],
+            &task["keepFor"],
+            &task["tick"]
+        ),
+        (&json!("gold"), &json!(7), &Value::Null, &Value::Null)
+    );
+    // Frozen: what the schedule says later is of no consequence, even for a run that lost its status.
+    gold(&world, 8, "1h");
+    world.change(|object| object["status"] = Value::Null);
+    world.look_at("now").await;
+    let frozen = world.status()["frozen"]["schedule"].clone();
+    assert_eq!((&frozen["generation"], &frozen["timeout"]), (&json!(7), &json!("12h")));
+    world.word("now-b1", Reason::Succeeded, true);
+    world.look_at("now").await;
+    assert_eq!(told(&world, "now").0, "Succeeded");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_copy_of_a_run_by_hand_is_kept_for_what_it_says_or_thirty_days() {
+    for (more, kept) in [(json!({}), "30d"), (json!({"keepFor": "400d"}), "400d")] {
+        let mut spec = json!({"source": "shop", "stores": [{"name": "offsite"}]});
+        spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let world = World::new(Kind::Run, true, &spec);
+        world.look_at("now").await;
+        assert_eq!(world.task("now-b1")["action"]["backup"]["keepFor"], kept);
+    }
+    let world = world();
+    tick(&world, "first", "hourly", 1, false);
+    world.look_at("first").await;
+    assert_eq!(
+        world.task("first-b1")["action"]["backup"]["keepFor"],
+        Value::Null,
+        "the schedule says that"
+    );
+}

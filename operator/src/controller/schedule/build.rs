@@ -31,8 +31,10 @@ pub fn run(schedule: &BackupSchedule, firing: &Firing<'_, BackupType>) -> Backup
             source,
             type_: firing.trigger.kind,
             stores: schedule.spec.stores.iter().map(ScheduleStore::reference).collect(),
-            attempts: schedule.spec.attempts,
-            timeout: schedule.spec.timeout,
+            schedule: None,
+            keep_for: None,
+            attempts: Some(schedule.spec.attempts),
+            timeout: Some(schedule.spec.timeout),
             cancel: false,
             tick: Some(Tick {
                 schedule: schedule.name_any(),

@@ -72,7 +72,7 @@ fn copies(before: &BackupSourceStatus, runs: &[Arc<BackupRun>], now: Timestamp) 
         let ended = status.completion_time.as_ref().and_then(|time| time.parse::<Timestamp>().ok());
         let copy = CopyReference {
             run: run.name_any(),
-            store: run.spec.stores.first().map(|store| store.name.clone()).unwrap_or_default(),
+            store: run.store().unwrap_or_default().to_owned(),
             path: copy.path.clone(),
             recovery_point: copy.recovery_point.clone(),
             stored_bytes: copy.stored_bytes,

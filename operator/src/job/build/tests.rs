@@ -53,6 +53,8 @@ fn backup(store: FrozenStore) -> Task {
         spec: serde_json::from_value(json!({"postgresql": server()})).unwrap(),
         type_: BackupType::Full,
         tick: None,
+        schedule: None,
+        keep_for: None,
         attempt: 1,
         final_: false,
         not_after: "2026-01-01T06:00:00Z".into(),
