@@ -96,7 +96,12 @@ pub struct VersionPages {
     store: Store,
     sum: Sum,
     next: Option<String>,
+    last: Option<ObjectVersion>,
     done: bool,
+}
+
+fn named(version: &ObjectVersion) -> (&str, &str) {
+    (&version.path, version.version.as_deref().unwrap_or_default())
 }
 
 impl VersionPages {
@@ -110,13 +115,15 @@ impl VersionPages {
         let page = store.repeat("list versions", |backend| {
             backend.list_versions(&self.sum.prefix, self.next.as_deref())
         });
-        let Page { items, next } = page.await?;
-        let names = items
-            .iter()
-            .map(|item| (item.path.as_str(), item.version.as_deref().unwrap_or_default()));
-        self.sum.add(names, next.as_deref())?;
+        let Page { mut items, next } = page.await?;
+        // Some servers begin a page with the very version that the page before ended with (versitygw 1.8). Anything else that comes twice is refused.
+        if self.last.is_some() && items.first().map(named) == self.last.as_ref().map(named) {
+            items.remove(0);
+        }
+        self.sum.add(items.iter().map(named), next.as_deref())?;
         self.done = next.is_none();
         self.next = next;
+        self.last = items.last().cloned().or(self.last.take());
         Ok(Some(items))
     }
 }
@@ -132,6 +139,7 @@ impl Store {
             store: self.clone(),
             sum: Sum::new(prefix),
             next: None,
+            last: None,
             done: false,
         }
     }

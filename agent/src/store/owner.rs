@@ -304,4 +304,76 @@ mod tests {
             "name and content differ"
         );
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_is_taken_over_from_whom_it_belongs_to() {
+        let memory = Memory::new();
+        let store = store(&memory);
+        let nobody = store.take_over("b", "shop/offsite", "a").await.unwrap_err();
+        assert!(nobody.to_string().contains("belongs to nobody"), "{nobody}");
+        let pinned = store.claim("a", "shop/offsite").await.unwrap();
+        let other = store.take_over("b", "shop/offsite", "c").await.unwrap_err();
+        assert!(
+            other.to_string().contains("found \"c\"") && other.to_string().contains("cluster \"a\""),
+            "{other}"
+        );
+        assert_eq!(other.reason(), Reason::StoreForeign);
+        assert!(memory.objects().len() == 1, "nothing was written");
+        let taken = store.take_over("b", "vault/offsite", "a").await.unwrap();
+        assert_eq!((taken.cluster(), taken.epoch()), ("b", 2));
+        assert_eq!(store.take_over("b", "vault/offsite", "a").await.unwrap(), taken, "once is enough");
+        assert!(matches!(
+            store.still_owned(&pinned).await,
+            Err(OwnerError::TakenOver { epoch: 2, pinned: 1, .. })
+        ));
+        assert!(matches!(store.claim("a", "shop/offsite").await, Err(OwnerError::Foreign { .. })));
+        // The same cluster under another name of the store object, and back.
+        store.take_over("b", "vault/second", "b").await.unwrap();
+        assert_eq!(store.take_over("a", "shop/offsite", "b").await.unwrap().epoch(), 4);
+    }
+
+    /// Each call of a take-over fails in each way, or is the last one of a process that is killed: in the end there is one owner, and no epoch is written twice.
+    #[tokio::test(start_paused = true)]
+    async fn a_take_over_survives_a_fault_in_any_call() {
+        let faults = [
+            Fault::Before(Fault::reset()),
+            Fault::After(Fault::reset()),
+            Fault::Before(Fault::slow_down()),
+            Fault::CrashBefore,
+            Fault::CrashAfter,
+        ];
+        for fault in faults {
+            for index in 0..8 {
+                let memory = Memory::new();
+                let old = store(&memory).claim("a", "shop/offsite").await.unwrap();
+                let dying = Faulty::at(memory.clone(), index, fault.clone());
+                let first = Store::new(dying.clone(), Patience::RUN, 1)
+                    .take_over("b", "shop/offsite", "a")
+                    .await;
+                assert!(first.is_ok() || dying.crashed(), "{fault:?} in call {index}: {first:?}");
+                let taken = store(&memory).take_over("b", "shop/offsite", "a").await.unwrap();
+                assert_eq!((taken.cluster(), taken.epoch()), ("b", 2), "{fault:?} in call {index}");
+                assert!(store(&memory).still_owned(&old).await.is_err());
+                assert_eq!(memory.versions_of("owner/2.json"), 1);
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_two_who_take_over_at_once_one_owns() {
+        let memory = Memory::new();
+        store(&memory).claim("a", "shop/offsite").await.unwrap();
+        let slow = || Faulty::first(memory.clone(), CallKind::Create, 1, Fault::Slow(std::time::Duration::from_secs(1)));
+        let takes = ["b", "c"].map(|cluster| {
+            let store = Store::new(slow(), Patience::RUN, 1);
+            async move { store.take_over(cluster, "shop/offsite", "a").await }
+        });
+        let results = futures::future::join_all(takes).await;
+        assert_eq!(results.iter().filter(|taken| taken.is_ok()).count(), 1, "{results:?}");
+        assert!(
+            results
+                .iter()
+                .any(|taken| matches!(taken, Err(OwnerError::Foreign { epoch: 2, .. })))
+        );
+    }
 }

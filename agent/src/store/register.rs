@@ -1,6 +1,6 @@
 //! The register of a run: `outcome.json`, which has one value for ever. Who creates it first decides.
 
-use super::{Created, Held, OwnerError, Pinned, Store, StoreError, StorePath, create::MAX_DOCUMENT, random};
+use super::{Alteration, Created, Held, OwnerError, Pinned, Store, StoreError, StorePath, create::MAX_DOCUMENT, random};
 use holdfast_crds::{
     Reason,
     document::{Abandonment, Decision, DocumentError, Label, Outcome, RunPath},
@@ -56,6 +56,9 @@ pub enum RegisterError {
     /// The store tells no time, so that nobody can say whether the attempt's time is over.
     #[error("the store's answers have no Date: whether the attempt's time is over cannot be told")]
     NoClock,
+    /// The register was overwritten or hidden by somebody who may write to the store.
+    #[error("{0}; find out who did it, and remove what is not ours")]
+    Altered(Alteration),
     /// The outcome is older than the tick of its run.
     #[error(
         "the outcome of {run} was written at {written}, before the run's own tick {tick}: it is not of this run; find out who wrote it"
@@ -79,7 +82,7 @@ impl RegisterError {
                 source: DocumentError::NewerVersion { .. },
                 ..
             } => Reason::FormatUnknown,
-            Self::Document { .. } | Self::Tampered { .. } => Reason::Tampered,
+            Self::Document { .. } | Self::Tampered { .. } | Self::Altered(_) => Reason::Tampered,
             Self::Owner(error) => error.reason(),
             Self::TooLate { .. } => Reason::DeadlineExceeded,
             Self::NoClock => Reason::StoreUnsafe,
@@ -139,12 +142,42 @@ impl Store {
     }
 
     async fn outcome_once(&self, run: &RunPath) -> Result<Option<Decided>, RegisterError> {
-        let found = self.read(&StorePath::from(&run.outcome()), MAX_DOCUMENT).await;
-        let found = found.map_err(|source| RegisterError::Store {
+        let failed = |source| RegisterError::Store {
             run: run.to_string(),
             source,
-        })?;
+        };
+        let found = self.read(&StorePath::from(&run.outcome()), MAX_DOCUMENT).await.map_err(failed)?;
+        self.unaltered(run).await?;
         found.map(|held| Decided::read(run, &held, false)).transpose()
+    }
+
+    /// That nothing lies over the register's first version, and nothing hides it.
+    async fn unaltered(&self, run: &RunPath) -> Result<(), RegisterError> {
+        match self.tampered(&StorePath::from(&run.outcome()), None).await {
+            Ok(Some(alteration)) => Err(RegisterError::Altered(alteration)),
+            // Who may not list versions sees what there is now; the keeper sees the rest.
+            Ok(None) | Err(StoreError::Denied { .. } | StoreError::Unsupported { .. }) => Ok(()),
+            Err(source) => Err(RegisterError::Store {
+                run: run.to_string(),
+                source,
+            }),
+        }
+    }
+
+    /// What exactly this version of the register says, as it was found in a listing; `None` if it is not there.
+    pub async fn outcome_version(&self, run: &RunPath, version: Option<&str>) -> Result<Option<Decided>, RegisterError> {
+        let read = async || {
+            let found = self.read_version(&StorePath::from(&run.outcome()), version, MAX_DOCUMENT).await;
+            let found = found.map_err(|source| RegisterError::Store {
+                run: run.to_string(),
+                source,
+            })?;
+            found.map(|held| Decided::read(run, &held, false)).transpose()
+        };
+        match read().await {
+            Err(RegisterError::Document { .. }) => read().await,
+            read => read,
+        }
     }
 
     /// Commits a copy, or whatever `outcome` says, unless the register is taken: then what it holds is returned, with `ours` false.
@@ -188,6 +221,13 @@ impl Store {
         let created = self
             .create_while(&StorePath::from(&run.outcome()), bytes.into(), || in_time().is_ok())
             .await;
+        if created.is_ok() {
+            // Over a delete marker a create succeeds, and what it made is not the first that was decided. If it cannot be asked, the next who reads will.
+            match self.unaltered(run).await {
+                Err(RegisterError::Store { .. }) => {}
+                other => other?,
+            }
+        }
         match created {
             Ok(Created::Ours(held)) => Decided::read(run, &held, true),
             Ok(Created::Theirs(held)) => match Decided::read(run, &held, false) {

@@ -474,4 +474,5 @@ async fn refused_credentials_are_waited_for_only_if_they_were_good_before() {
     assert_eq!(rotated.calls().len(), 5);
 }
 
+mod locks;
 mod volumes;

@@ -126,9 +126,18 @@ impl Gateway {
                 .map(|argument| argument.replace("{dir}", &directory.path().display().to_string()))
                 .collect()
         };
-        for name in ["buckets", "versions", "buckets/backups"] {
+        for name in ["buckets", "versions", "buckets/backups", "iam"] {
             std::fs::create_dir(directory.path().join(name)).unwrap();
         }
+        let account = |role: &&str| {
+            (
+                role.to_string(),
+                serde_json::json!({"access": role, "secret": role, "role": "user"}),
+            )
+        };
+        let accounts: serde_json::Map<_, _> = ["writer", "reader", "keeper", "pruner"].iter().map(account).collect();
+        let accounts = serde_json::json!({"accessAccounts": accounts});
+        std::fs::write(directory.path().join("iam/users.json"), accounts.to_string()).unwrap();
         let (arguments, backend) = (filled(arguments), filled(backend));
         let mut gateway = Self {
             process: None,
@@ -188,14 +197,72 @@ impl Gateway {
         store(self.config()).unwrap()
     }
 
+    /// With versions, Object Lock, and an account for each role (named as the role, with the role's name as its secret); root owns the bucket.
+    pub async fn locked() -> Self {
+        let gateway = Self::with(&["--iam-dir", "{dir}/iam"], &["--versioning-dir", "{dir}/versions"]);
+        std::fs::remove_dir(gateway.buckets().join(BUCKET)).unwrap();
+        gateway.put("", "", &[("x-amz-bucket-object-lock-enabled", "true")]).await;
+        gateway
+    }
+
+    #[expect(dead_code, reason = "for the roles")]
+    /// A store with the keys of `account`.
+    pub fn config_of(&self, account: &str) -> S3Config {
+        let keys = self.directory.path().join(format!("keys-{account}"));
+        std::fs::create_dir_all(&keys).unwrap();
+        write_keys(&keys, account, account);
+        S3Config {
+            credentials: Credentials::Files(keys),
+            ..self.config()
+        }
+    }
+
+    /// The bytes of all versions of all objects, as they lie on the disk.
+    pub fn disk_bytes(&self) -> u64 {
+        let mut directories = vec![self.buckets().join(BUCKET), self.directory.path().join("versions")];
+        let mut sum = 0;
+        while let Some(directory) = directories.pop() {
+            for entry in std::fs::read_dir(directory).unwrap().map(Result::unwrap) {
+                let metadata = entry.metadata().unwrap();
+                if metadata.is_dir() {
+                    directories.push(entry.path());
+                } else {
+                    sum += metadata.len();
+                }
+            }
+        }
+        sum
+    }
+
     /// Turns versions on for the bucket.
     pub async fn enable_versions(&self) {
         let body = r#"<VersioningConfiguration xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Status>Enabled</Status></VersioningConfiguration>"#;
-        let uri = format!("http://{}/{BUCKET}?versioning=", self.address);
+        self.put("?versioning=", body, &[]).await;
+    }
+
+    /// Sets something of the bucket, or puts an object that may be there already, as root.
+    pub async fn put(&self, query: &str, body: &str, headers: &[(&'static str, &str)]) {
+        let (status, said) = self.put_as(KEY, SECRET, query, body, headers).await;
+        assert!(status.is_success(), "{status}: {said}");
+    }
+
+    /// As anybody.
+    pub async fn put_as(
+        &self,
+        key: &str,
+        secret: &str,
+        query: &str,
+        body: &str,
+        headers: &[(&'static str, &str)],
+    ) -> (http::StatusCode, String) {
+        let uri = format!("http://{}/{BUCKET}{query}", self.address);
         let mut request = http::Request::put(uri).body(HttpRequestBody::from(body.to_owned())).unwrap();
+        for (name, value) in headers {
+            request.headers_mut().insert(*name, value.parse().unwrap());
+        }
         let credential = AwsCredential {
-            key_id: KEY.to_owned(),
-            secret_key: SECRET.to_owned(),
+            key_id: key.to_owned(),
+            secret_key: secret.to_owned(),
             token: None,
         };
         AwsAuthorizer::new(&credential, "s3", "us-east-1")
@@ -208,7 +275,9 @@ impl Gateway {
             .execute(request)
             .await
             .unwrap();
-        assert!(answer.status().is_success(), "{answer:?}");
+        let status = answer.status();
+        let said = answer.into_body().bytes().await.unwrap();
+        (status, String::from_utf8_lossy(&said).into_owned())
     }
 }
 

@@ -5,6 +5,7 @@
 mod access;
 mod faults;
 mod gateway;
+mod locks;
 mod probe;
 mod proxy;
 

@@ -243,3 +243,38 @@ async fn one_outcome_whatever_happens() {
     }
     assert!(cases > 30, "{cases} faults were met");
 }
+
+/// What somebody does to a store, and what it is called.
+type Case = (&'static str, fn(&Memory));
+
+/// Somebody with the writer's keys overwrites the register, or hides it, or hides it and lets a run commit once more: nobody believes what lies there now, and what
+/// was decided first is still there.
+#[tokio::test(start_paused = true)]
+async fn f45_a_register_that_was_altered_is_seen() {
+    let cases: [Case; 3] = [
+        ("overwritten", |memory| {
+            let forged = outcome("forger", Timestamp::UNIX_EPOCH).to_bytes();
+            memory.plant(PLACE, forged);
+        }),
+        ("hidden", |memory| memory.hide(PLACE)),
+        ("hidden and written", |memory| {
+            memory.hide(PLACE);
+            memory.plant(PLACE, outcome("forger", Timestamp::UNIX_EPOCH).to_bytes());
+        }),
+    ];
+    for (name, alter) in cases {
+        let memory = Memory::new();
+        let (pinned, not_after) = (claimed(&memory).await, later(&memory));
+        let store = store(memory.clone());
+        let first = store.commit(&outcome("pod-a", not_after), &pinned, not_after).await.unwrap();
+        alter(&memory);
+        let read = store.outcome(&run()).await.unwrap_err();
+        assert!(matches!(read, RegisterError::Altered(_)), "{name}: {read:?}");
+        assert_eq!(read.reason(), Reason::Tampered);
+        assert!(read.to_string().contains(first.version.as_deref().unwrap()), "{name}: {read}");
+        let committed = store.commit(&outcome("pod-b", not_after), &pinned, not_after).await.unwrap_err();
+        assert!(matches!(committed, RegisterError::Altered(_)), "{name}: {committed:?}");
+        let kept = store.outcome_version(&run(), first.version.as_deref()).await.unwrap().unwrap();
+        assert_eq!(kept.outcome.by, label("pod-a"), "{name}");
+    }
+}

@@ -247,7 +247,11 @@ fn unless_unlocked<T>(answer: Result<T, StoreError>) -> Result<Option<T>, StoreE
         {
             Ok(None)
         }
-        Err(StoreError::Refused { code, message, .. }) if code == "InvalidRequest" && message.contains("Object Lock") => Ok(None),
+        Err(StoreError::Refused { code, message, .. })
+            if code == "InvalidRequest" && (message.contains("Object Lock") || message.contains("ObjectLock")) =>
+        {
+            Ok(None)
+        }
         other => other.map(Some),
     }
 }
