@@ -212,7 +212,7 @@ impl Job<'_> {
         receipt::begin(&target.session, &self.identity)
             .await
             .map_err(|error| certain(error.into()))?;
-        let result = or_stopped(&self.stop, self.restore(&copy, &reader, &target, &plan)).await;
+        let result = or_stopped(&self.stop, Box::pin(self.restore(&copy, &reader, &target, &plan))).await;
         match result {
             Ok(result) => Ok(result),
             Err(failure) => Err(self.give_up(failure, &target, &plan).await),
@@ -272,8 +272,12 @@ impl Job<'_> {
                 Some(stream) => Some(self.globals(stream, reader).await?),
                 None => None,
             };
-            let statements = roles::statements(globals.as_deref(), &plan.missing, &target.offer.roles);
-            roles::create(&target.session, &statements).await?;
+            let statements = roles::statements(globals.as_deref(), &plan.missing, &target.offer);
+            notes.extend(
+                roles::create(&target.session, &statements)
+                    .await
+                    .map_err(|error| restoring(error.into()))?,
+            );
             notes.push(format!(
                 "created roles {}",
                 plan.missing.iter().cloned().collect::<Vec<_>>().join(", ")
@@ -289,11 +293,13 @@ impl Job<'_> {
             load::create(&target.session, &one.side, &properties, one.database)
                 .await
                 .map_err(|error| of_database(restoring(error.into())))?;
+            load::let_create(&target.session, &one.side, &one.creators, true).await?;
             let stream = reader.open(one.stream, &one.index).await?;
             let adapted = one.toc.as_ref().map(|(toc, length)| (toc, *length));
             load::load(&self.tools, &self.access, &target.server.host, &one.side, adapted, stream)
                 .await
                 .map_err(|error| of_database(error.into()))?;
+            load::let_create(&target.session, &one.side, &one.creators, false).await?;
             progress.enter("check", &one.target);
             let inside = self.access.connect_again(&target.server.host, &one.side).await?;
             let counted = load::check(&inside, one.database)
@@ -329,7 +335,10 @@ impl Job<'_> {
             old: one.old.clone(),
         });
         let ready = ready.collect::<Vec<_>>();
-        match swap(&self.access, &target.session, &self.identity, &ready, &summary).await? {
+        match swap(&self.access, &target.session, &self.identity, &ready, &summary)
+            .await
+            .map_err(|error| restoring(error.into()))?
+        {
             Swapped::Done => Ok(done(Reason::Succeeded, "the databases are in place", summary)),
             Swapped::AlreadyDone(theirs) => {
                 self.drop_own(target, plan).await?;

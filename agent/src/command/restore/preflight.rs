@@ -7,7 +7,9 @@ use holdfast_crds::{MissingRoles, Reason, RestoreSelection};
 
 use super::{Job, refused};
 use crate::engine::postgresql::archive::{Keep, Reader, Toc};
-use crate::engine::postgresql::restore::plan::{Lacking, adapt, has_user_objects, lacking};
+use crate::engine::postgresql::restore::creator::database_creators;
+use crate::engine::postgresql::restore::plan::{Lacking, Power, adapt, has_user_objects, lacking};
+use crate::engine::postgresql::restore::rights::{Demands, demands};
 use crate::engine::postgresql::restore::target::{self, Target, check_name, old_name, side_name};
 use crate::pipeline::{CopyReader, Index};
 use crate::result::Failure;
@@ -26,6 +28,8 @@ pub(super) struct Selected<'a> {
     /// Header and table of contents as the target can take them, and the length of those in the archive; `None` where the archive's
     /// format is not known.
     pub(super) toc: Option<(Toc, u64)>,
+    /// Roles that must be able to create in the database while it is filled.
+    pub(super) creators: BTreeSet<String>,
 }
 
 /// What a restore has found out before it touches the target.
@@ -82,6 +86,7 @@ impl Job<'_> {
                 old,
                 index,
                 toc,
+                creators: BTreeSet::new(),
             });
         }
         if selected.is_empty() {
@@ -108,7 +113,7 @@ impl Job<'_> {
 
     /// Compares what the archives need with what the target has, and adapts their tables of contents. Returns the roles that are to be made.
     fn weigh(&self, selected: &mut [Selected<'_>], target: &Target, notes: &mut Vec<String>) -> Result<BTreeSet<String>, Failure> {
-        let mut all = Lacking::default();
+        let (mut all, mut demanded) = (Lacking::default(), Demands::default());
         for one in &*selected {
             let Some((toc, _)) = &one.toc else {
                 notes.push(format!(
@@ -117,6 +122,7 @@ impl Job<'_> {
                 ));
                 continue;
             };
+            demanded.extend(demands(toc, &target.offer));
             let lacking = lacking(toc, &target.offer);
             all.extensions.extend(lacking.extensions);
             for (role, entries) in lacking.roles {
@@ -146,10 +152,20 @@ impl Job<'_> {
             return Err(Failure::new(Reason::RolesMissing, message));
         }
         let create = self.task.missing_roles == MissingRoles::Create;
+        if let Some(problem) = demanded.refusal(&target.offer, self.task.missing_roles, create && !missing.is_empty()) {
+            let message = format!(
+                "user {} at {} cannot restore this: {problem}",
+                target.offer.user.name, target.server.host
+            );
+            return Err(Failure::new(Reason::DatabasePermissionDenied, message));
+        }
         for one in selected {
             if let Some((toc, _)) = &mut one.toc {
                 let left_out = adapt(toc, &target.offer, self.task.missing_roles);
                 notes.extend(left_out.into_iter().map(|note| format!("{}: {note}", one.target)));
+                if target.offer.user.power != Power::Superuser {
+                    one.creators = database_creators(toc, &target.offer.user.name);
+                }
             }
         }
         Ok(if create { missing } else { BTreeSet::new() })

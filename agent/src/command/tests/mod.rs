@@ -2,6 +2,7 @@
 
 mod backups;
 mod restores;
+mod rights;
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;

@@ -338,64 +338,6 @@ async fn a_restore_that_is_asked_to_stop_drops_what_it_made() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_user_who_is_no_superuser_restores_what_is_his() {
-    let scene = Scene::new();
-    let role = "limited";
-    scene.server.sql(
-        "postgres",
-        "DROP DATABASE IF EXISTS managed WITH (FORCE); DROP DATABASE IF EXISTS managed_new WITH (FORCE);",
-    );
-    scene.server.sql(
-        "postgres",
-        "DO $$ BEGIN IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'limited') THEN EXECUTE 'DROP OWNED BY limited CASCADE'; END IF; END $$; \
-         DROP ROLE IF EXISTS limited; CREATE ROLE limited LOGIN CREATEDB PASSWORD 'p';",
-    );
-    scene.server.sql("postgres", "CREATE DATABASE managed OWNER limited");
-    let extension = if awkward().contains("pg_trgm") {
-        "CREATE EXTENSION pg_trgm; COMMENT ON EXTENSION pg_trgm IS 'mine';"
-    } else {
-        ""
-    };
-    let sql = format!(
-        "SET ROLE {role}; {extension} CREATE TABLE t AS SELECT 1 AS id; CREATE SCHEMA s; CREATE VIEW s.v AS SELECT * FROM t; COMMENT ON TABLE t IS 'x';"
-    );
-    scene.server.sql("managed", &sql);
-    write(&scene.places().login.join("username"), role);
-    write(&scene.places().login.join("password"), "p");
-    let task = scene.backup_task("run-1", &["managed"], &nothing());
-    let result = scene.backup("pod-1", &task).await.unwrap();
-    assert!(
-        result
-            .copy
-            .unwrap()
-            .notes
-            .iter()
-            .any(|note| note.contains("may not read pg_authid"))
-    );
-    let request = scene.restore_task("r", "run-1", &json!({"select": {"rename": {"managed": "managed_new"}}}));
-    let (why, message, _) = reason(scene.restore("pod-2", &request).await);
-    assert_eq!(why, Reason::DatabasePermissionDenied);
-    assert!(
-        message.contains("GRANT CREATE ON DATABASE \"postgres\" TO \"limited\""),
-        "{message}"
-    );
-    scene.server.sql("postgres", "GRANT CREATE ON DATABASE postgres TO limited");
-    // Tables of receipts that another user made are his alone: this one needs them too.
-    scene.server.sql(
-        "postgres",
-        "CREATE SCHEMA IF NOT EXISTS holdfast; GRANT ALL ON SCHEMA holdfast TO limited; GRANT ALL ON ALL TABLES IN SCHEMA holdfast TO limited;",
-    );
-    let result = scene.restore("pod-2", &request).await.unwrap();
-    assert_eq!(result.reason, Reason::Succeeded, "{}", result.message);
-    let owners = "SELECT pg_get_userbyid(datdba), (SELECT pg_get_userbyid(relowner) FROM pg_class WHERE relname = 't') FROM pg_database WHERE datname = 'managed_new'";
-    assert_eq!(scene.server.sql("managed_new", owners), "limited|limited");
-    scene.server.sql(
-        "postgres",
-        "DROP DATABASE managed; DROP DATABASE managed_new; DROP OWNED BY limited;",
-    );
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_in_another_encoding_comes_back_with_its_names_and_comments() {
     let scene = Scene::new();
     scene.server.sql("postgres", "DROP DATABASE IF EXISTS latin WITH (FORCE)");

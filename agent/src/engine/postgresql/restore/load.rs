@@ -1,5 +1,6 @@
 //! Into the database beside: made, loaded by `pg_restore`, counted, and given the properties of the one that was copied.
 
+use std::collections::BTreeSet;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use super::super::archive::Toc;
 use super::super::connect::Access;
 use super::super::error::{DatabaseError, chain};
 use super::super::host::Host;
-use super::super::session::{Session, identifier, literal};
+use super::super::session::{Row, Session, identifier, literal};
 use super::super::tool::{Running, Tools};
 use super::plan::DatabaseProperties;
 use super::statement::{for_database, without_tablespace};
@@ -57,6 +58,17 @@ fn by_manifest(side: &str, copied: &Database) -> String {
         "CREATE DATABASE {} WITH TEMPLATE = template0 ENCODING = {encoding}{locale}",
         identifier(side)
     )
+}
+
+/// Lets roles create in the database beside while it is filled, or no more: its own grants come afterwards.
+pub async fn let_create(session: &Session, side: &str, roles: &BTreeSet<String>, allowed: bool) -> Result<(), DatabaseError> {
+    if roles.is_empty() {
+        return Ok(());
+    }
+    let roles = roles.iter().map(|role| identifier(role)).collect::<Vec<_>>().join(", ");
+    let (what, word) = if allowed { ("GRANT", "TO") } else { ("REVOKE", "FROM") };
+    let sql = format!("{what} CREATE ON DATABASE {} {word} {roles}", identifier(side));
+    session.run("let the owners of publications create", &sql).await
 }
 
 /// Streams an archive into `pg_restore`. With `adapted`, that TOC goes in place of the archive's own, which has `toc_length` bytes.
@@ -124,6 +136,27 @@ pub struct Counted {
     pub notes: Vec<String>,
 }
 
+/// The rows of a table, all of them. Row security may hide them even from its owner, and its owner may have no right to read: both are lifted
+/// for the count, and nobody sees it.
+async fn count(inside: &Session, name: &str) -> Result<u64, DatabaseError> {
+    let doing = format!("count the rows of {name}");
+    let sql = format!("SELECT count(*) FROM ONLY {name}");
+    let number = |rows: Vec<Row>| rows.first().map_or(0, |row| row.number(0));
+    match inside.rows_within(LONG, &doing, &sql).await {
+        Err(DatabaseError::Server { code, .. }) if code == "42501" => {}
+        result => return result.map(number),
+    }
+    let lifted = format!(
+        "BEGIN; ALTER TABLE {name} NO FORCE ROW LEVEL SECURITY; GRANT SELECT ON {name} TO {}; {sql}; ROLLBACK",
+        identifier(&inside.user)
+    );
+    let rows = inside.rows_within(LONG, &doing, &lifted).await;
+    if rows.is_err() {
+        inside.run("end the count", "ROLLBACK").await?;
+    }
+    rows.map(number)
+}
+
 /// Gathers statistics, and counts the rows of every table of the copy and its large objects: fewer or more are an error.
 pub async fn check(inside: &Session, copied: &Database) -> Result<Counted, DatabaseError> {
     let mut counted = Counted::default();
@@ -141,10 +174,9 @@ pub async fn check(inside: &Session, copied: &Database) -> Result<Counted, Datab
             counted.notes.push(format!("{name}: the copy does not say how many rows it has"));
             continue;
         };
-        let sql = format!("SELECT count(*) FROM ONLY {name}");
-        let found = match inside.rows_within(LONG, &format!("count the rows of {name}"), &sql).await {
-            Ok(rows) => rows.first().map_or(0, |row| row.number(0)),
-            // A name in an encoding that we cannot read, or row security that hides the new owner's rows.
+        let found = match count(inside, &name).await {
+            Ok(found) => found,
+            // A name in an encoding that we cannot read.
             Err(error @ DatabaseError::Server { .. }) => {
                 counted.notes.push(format!("{name} was not counted: {error}"));
                 continue;
@@ -201,6 +233,8 @@ pub async fn set_properties(
             result => result?,
         }
     }
-    session.run("end the grantor's part", "RESET SESSION AUTHORIZATION").await?;
+    session
+        .run("end the grantor's part", "RESET SESSION AUTHORIZATION; RESET ROLE")
+        .await?;
     Ok(notes)
 }

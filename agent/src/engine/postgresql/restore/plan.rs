@@ -5,19 +5,62 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use holdfast_crds::MissingRoles;
 
 use super::super::archive::{Entry, Toc};
-use super::statement::{roles, split};
+use super::creator::let_owners_create;
+use super::statement::{acting, roles, split, with_set_role};
+
+/// Who restores.
+#[derive(Debug, Clone, Default)]
+pub struct User {
+    /// The role's name.
+    pub name: String,
+    /// What stands above its grants.
+    pub power: Power,
+    /// Whether it may make roles.
+    pub creates_roles: bool,
+    /// Whether it has the rights of the roles that it is a member of, without setting one.
+    pub inherits: bool,
+}
+
+/// What a user may do that no grant gives.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Power {
+    /// Nothing.
+    #[default]
+    None,
+    /// What a service gives its administrators, which PostgreSQL's catalogs do not show.
+    Service,
+    /// Everything.
+    Superuser,
+}
 
 /// What the target server has.
 #[derive(Debug, Clone, Default)]
 pub struct Offer {
+    /// Its major version.
+    pub major: u32,
+    /// Who restores.
+    pub user: User,
     /// Its roles.
     pub roles: BTreeSet<String>,
+    /// Those of its roles that the user can act as, and so give objects to.
+    pub acted: BTreeSet<String>,
+    /// Those of its roles that are superusers.
+    pub superusers: BTreeSet<String>,
     /// Its tablespaces.
     pub tablespaces: BTreeSet<String>,
+    /// Those of its tablespaces in which the user may make nothing.
+    pub closed_tablespaces: BTreeSet<String>,
     /// Extensions that can be made there.
     pub extensions: BTreeSet<String>,
-    /// Whether the user is a superuser.
-    pub superuser: bool,
+    /// Those of its extensions that only a superuser can make.
+    pub untrusted_extensions: BTreeSet<String>,
+}
+
+impl Offer {
+    /// Whether objects may be given to a role that the target has: a superuser may, others must be able to act as it.
+    pub fn acts_as(&self, role: &str) -> bool {
+        self.user.power == Power::Superuser || self.acted.contains(role)
+    }
 }
 
 /// What an archive needs that the target lacks.
@@ -32,13 +75,13 @@ pub struct Lacking {
 }
 
 /// Kinds of entries whose SQL names roles.
-const WITH_ROLES: [&[u8]; 5] = [b"ACL", b"DEFAULT ACL", b"POLICY", b"USER MAPPING", b"DATABASE PROPERTIES"];
+pub(super) const WITH_ROLES: [&[u8]; 5] = [b"ACL", b"DEFAULT ACL", b"POLICY", b"USER MAPPING", b"DATABASE PROPERTIES"];
 
-fn text(bytes: &[u8]) -> String {
+pub(super) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-fn is_of_database(entry: &Entry) -> bool {
+pub(super) fn is_of_database(entry: &Entry) -> bool {
     entry.tag.as_deref().is_some_and(|tag| tag.starts_with(b"DATABASE ")) && matches!(entry.kind(), b"ACL" | b"COMMENT" | b"SECURITY LABEL")
 }
 
@@ -76,13 +119,17 @@ pub fn lacking(toc: &Toc, offer: &Offer) -> Lacking {
     lacking
 }
 
-/// The TOC for this target, and what it leaves out. Roles that are still missing are handled as `missing` says (`Fail` has failed before).
+/// The TOC for this target, and what it leaves out. Roles that are still missing are handled as `missing` says (`Fail` has failed before),
+/// and with `Skip` so is the ownership of those that the user cannot act as.
 pub fn adapt(toc: &mut Toc, offer: &Offer, missing: MissingRoles) -> Vec<String> {
     let mut notes = Vec::new();
-    let gone = |role: &str| missing == MissingRoles::Skip && !offer.roles.contains(role);
+    let skip = missing == MissingRoles::Skip;
+    let gone = |role: &str| skip && !offer.roles.contains(role);
+    let strange = |role: &str| gone(role) || skip && !offer.acts_as(role);
+    let superuser = offer.user.power == Power::Superuser;
     let (mut owners, mut removed, mut moved) = (BTreeMap::<String, usize>::new(), HashSet::new(), BTreeSet::new());
     for entry in &mut toc.entries {
-        if let Some(owner) = entry.owner.as_deref().map(text).filter(|owner| !owner.is_empty() && gone(owner)) {
+        if let Some(owner) = entry.owner.as_deref().map(text).filter(|owner| !owner.is_empty() && strange(owner)) {
             *owners.entry(owner).or_default() += 1;
             entry.owner = Some(Vec::new());
         }
@@ -93,7 +140,7 @@ pub fn adapt(toc: &mut Toc, offer: &Offer, missing: MissingRoles) -> Vec<String>
         }
         if WITH_ROLES.contains(&entry.kind()) {
             let definition = entry.definition.clone().unwrap_or_default();
-            let (kept, lost) = without_roles(&definition, gone);
+            let (kept, lost) = without_roles(&definition, gone, strange);
             if !lost.is_empty() {
                 for statement in lost {
                     notes.push(format!("left out: {statement}"));
@@ -103,10 +150,13 @@ pub fn adapt(toc: &mut Toc, offer: &Offer, missing: MissingRoles) -> Vec<String>
                 }
                 entry.definition = Some(kept);
             }
+            if !superuser && let Some(definition) = entry.definition.as_deref().and_then(with_set_role) {
+                entry.definition = Some(definition);
+            }
         }
         // Who is no superuser owns no extension that was there before, and may not comment on it.
         let of_extension = entry.tag.as_deref().is_some_and(|tag| tag.starts_with(b"EXTENSION "));
-        if !offer.superuser && entry.kind() == b"COMMENT" && of_extension {
+        if !superuser && entry.kind() == b"COMMENT" && of_extension {
             removed.insert(entry.dump_id);
         }
     }
@@ -125,10 +175,18 @@ pub fn adapt(toc: &mut Toc, offer: &Offer, missing: MissingRoles) -> Vec<String>
         removed.extend(more);
     }
     toc.entries.retain(|entry| !removed.contains(&entry.dump_id));
+    if !superuser {
+        let_owners_create(toc, &offer.user.name);
+    }
     toc.count = toc.entries.len() as u64;
-    let owners = owners
-        .into_iter()
-        .map(|(role, objects)| format!("owner {role} of {objects} objects does not exist: they belong to the restoring user"));
+    let owners = owners.into_iter().map(|(role, objects)| {
+        let why = if offer.roles.contains(&role) {
+            "is none that the restoring user can act as"
+        } else {
+            "does not exist"
+        };
+        format!("owner {role} of {objects} objects {why}: they belong to the restoring user")
+    });
     let moved = moved
         .into_iter()
         .map(|tablespace| format!("tablespace {tablespace} does not exist: its objects are in the default one"));
@@ -143,11 +201,13 @@ fn depends_on(entry: &Entry, removed: &HashSet<i64>) -> bool {
     entry.kind() == b"COMMENT" && ids.any(|id| removed.contains(&id))
 }
 
-/// The statements that name no such role, and the others for people. What a missing grantor granted goes with it.
-fn without_roles(sql: &[u8], gone: impl Fn(&str) -> bool) -> (Vec<u8>, Vec<String>) {
+/// The statements that name no role that is gone and act as none that is strange, and the others for people. What such a grantor granted goes
+/// with it.
+fn without_roles(sql: &[u8], gone: impl Fn(&str) -> bool, strange: impl Fn(&str) -> bool) -> (Vec<u8>, Vec<String>) {
     let (mut kept, mut lost, mut grantor_gone) = (Vec::new(), Vec::new(), false);
     for statement in split(sql) {
-        let names_gone = roles(statement).iter().any(|role| gone(&text(role)));
+        let acts = acting(statement).is_some_and(|role| strange(&text(&role)));
+        let names_gone = acts || roles(statement).iter().any(|role| gone(&text(role)));
         let upper = statement.to_ascii_uppercase();
         let (sets, resets) = (
             upper.starts_with(b"SET SESSION AUTHORIZATION"),
@@ -214,7 +274,12 @@ pub fn has_user_objects(toc: &Toc) -> bool {
             entry.kind(),
             b"ENCODING" | b"STDSTRINGS" | b"SEARCHPATH" | b"DATABASE" | b"DATABASE PROPERTIES"
         );
-        schema || session || entry.namespace.as_deref() == Some(b"holdfast") || is_of_database(entry)
+        // The two tables of restores, with their keys and rows.
+        let name = tag.split(|byte| *byte == b' ').next().unwrap_or_default();
+        let receipts = entry.namespace.as_deref() == Some(b"holdfast")
+            && matches!(name, b"receipts" | b"attempts" | b"TABLE")
+            && matches!(entry.kind(), b"TABLE" | b"TABLE DATA" | b"CONSTRAINT" | b"ACL");
+        schema || session || receipts || is_of_database(entry)
     };
     toc.entries.iter().any(|entry| !own(entry))
 }
@@ -258,7 +323,10 @@ mod tests {
         let owned = |names: &[&str]| names.iter().map(ToString::to_string).collect();
         Offer {
             roles: owned(&[roles, &["postgres", "pg_database_owner"][..]].concat()),
-            superuser: true,
+            user: User {
+                power: Power::Superuser,
+                ..User::default()
+            },
             ..Offer::default()
         }
     }

@@ -42,8 +42,7 @@ pub struct Leftover {
     pub target: String,
 }
 
-const SCHEMA: &str = "
-    CREATE SCHEMA IF NOT EXISTS holdfast;
+const TABLES: &str = "
     CREATE TABLE IF NOT EXISTS holdfast.receipts (
         digest text PRIMARY KEY, namespace text NOT NULL, request text NOT NULL, copy text NOT NULL, pod text NOT NULL,
         restored_at timestamptz NOT NULL DEFAULT clock_timestamp(), summary jsonb NOT NULL);
@@ -78,8 +77,8 @@ fn lock_of(pod: &str) -> String {
 /// Makes the tables, and takes the lock that says that this pod lives.
 pub async fn begin(session: &Session, identity: &Identity) -> Result<(), DatabaseError> {
     // Two that make the schema at once can fail each other; then it is there.
-    if session.run("make the tables of restores", SCHEMA).await.is_err() {
-        session.run("make the tables of restores", SCHEMA).await?;
+    if make_tables(session).await.is_err() {
+        make_tables(session).await?;
     }
     let sql = format!("SELECT pg_try_advisory_lock({})", lock_of(&identity.pod));
     if session.row("say that this pod lives", &sql).await?.flag(0) {
@@ -89,6 +88,18 @@ pub async fn begin(session: &Session, identity: &Identity) -> Result<(), Databas
         reason: Reason::InternalError,
         message: format!("another process restores as pod {}", identity.pod),
     })
+}
+
+/// Makes what is not there: even to ask for it with `IF NOT EXISTS` takes the right to make it.
+async fn make_tables(session: &Session) -> Result<(), DatabaseError> {
+    let schema = "SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = 'holdfast'";
+    if session.rows("look for the schema of restores", schema).await?.is_empty() {
+        session.run("make the schema of restores", "CREATE SCHEMA holdfast").await?;
+    }
+    if exists(session, "receipts").await? && exists(session, "attempts").await? {
+        return Ok(());
+    }
+    session.run("make the tables of restores", TABLES).await
 }
 
 /// What dead pods of the same request left. Changes nothing.
@@ -127,6 +138,14 @@ pub async fn clean(session: &Session, leftovers: &[Leftover]) -> Result<(), Data
             let sql = format!("ALTER DATABASE {} ALLOW_CONNECTIONS true", identifier(&leftover.target));
             session.run("open the target database again", &sql).await?;
         }
+        if !may_drop(session, &leftover.database).await? {
+            tracing::warn!(
+                database = leftover.database,
+                pod = leftover.pod,
+                "a database of an ended attempt belongs to a role that this user cannot act as: it stays, drop it by hand"
+            );
+            continue;
+        }
         tracing::info!(
             database = leftover.database,
             pod = leftover.pod,
@@ -136,6 +155,15 @@ pub async fn clean(session: &Session, leftovers: &[Leftover]) -> Result<(), Data
         forget(session, &leftover.database).await?;
     }
     Ok(())
+}
+
+/// Whether a database is gone or the user's: the attempt may have worked as another one.
+async fn may_drop(session: &Session, database: &str) -> Result<bool, DatabaseError> {
+    let sql = format!(
+        "SELECT 1 FROM pg_catalog.pg_database WHERE datname = {} AND NOT pg_has_role(datdba, 'USAGE')",
+        literal(database)
+    );
+    Ok(session.rows("ask whose the database beside is", &sql).await?.is_empty())
 }
 
 /// Notes a database before it is made.

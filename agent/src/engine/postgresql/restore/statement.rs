@@ -242,6 +242,64 @@ pub fn roles(sql: &[u8]) -> Vec<Vec<u8>> {
     roles
 }
 
+/// The role as whom a statement works: the one that it sets, or whose default privileges it changes.
+pub fn acting(sql: &[u8]) -> Option<Vec<u8>> {
+    let statement = Statement::new(sql);
+    if statement.begins(&["SET", "SESSION", "AUTHORIZATION"]) || statement.begins(&["SET", "ROLE"]) {
+        let n = if statement.is(1, "ROLE") { 2 } else { 3 };
+        return statement
+            .name(n)
+            .filter(|_| !statement.is(n, "DEFAULT"))
+            .or_else(|| statement.text(n));
+    }
+    (statement.begins(&["ALTER", "DEFAULT", "PRIVILEGES"]) && statement.is(3, "FOR")).then(|| statement.name(5))?
+}
+
+/// The statements with `SET ROLE` in place of `SET SESSION AUTHORIZATION`, which is for superusers; `None` if there is none.
+pub fn with_set_role(sql: &[u8]) -> Option<Vec<u8>> {
+    let (mut turned, mut any) = (Vec::with_capacity(sql.len()), false);
+    for text in split(sql) {
+        let statement = Statement::new(text);
+        let n = usize::from(statement.begins(&["SET", "SESSION", "AUTHORIZATION"]));
+        if n == 1 || statement.begins(&["RESET", "SESSION", "AUTHORIZATION"]) {
+            any = true;
+            turned.extend_from_slice(if n == 1 { b"SET ROLE" } else { b"RESET ROLE" });
+            turned.extend_from_slice(&text[statement.pieces[2].1.end..]);
+        } else {
+            turned.extend_from_slice(text);
+        }
+        turned.extend_from_slice(b";\n");
+    }
+    any.then_some(turned)
+}
+
+/// Whether a statement has these keywords, one after the other, outside of strings and parentheses.
+pub fn has_keywords(sql: &[u8], keywords: &[&str]) -> bool {
+    let statement = Statement::new(sql);
+    (0..statement.pieces.len()).any(|at| keywords.iter().enumerate().all(|(n, keyword)| statement.is(at + n, keyword)))
+}
+
+/// `ALTER ROLE … WITH …` without what only a superuser may set, and which of it had been given.
+pub fn without_superuser_attributes(sql: &[u8]) -> (Vec<u8>, Vec<String>) {
+    const ATTRIBUTES: [&str; 3] = ["SUPERUSER", "REPLICATION", "BYPASSRLS"];
+    let statement = Statement::new(sql);
+    if !statement.begins(&["ALTER", "ROLE"]) || !statement.is(3, "WITH") {
+        return (sql.to_vec(), Vec::new());
+    }
+    let (mut kept, mut given, mut from) = (Vec::with_capacity(sql.len()), Vec::new(), 0);
+    for n in 4..statement.pieces.len() {
+        let range = statement.pieces[n].1.clone();
+        let has = ATTRIBUTES.iter().find(|attribute| statement.is(n, attribute));
+        if has.is_some() || ATTRIBUTES.iter().any(|attribute| statement.is(n, &format!("NO{attribute}"))) {
+            kept.extend_from_slice(sql[from..range.start].trim_ascii_end());
+            from = range.end;
+            given.extend(has.map(ToString::to_string));
+        }
+    }
+    kept.extend_from_slice(&sql[from..]);
+    (kept, given)
+}
+
 impl Statement<'_> {
     /// A plain string's content.
     fn text(&self, n: usize) -> Option<Vec<u8>> {
@@ -286,117 +344,4 @@ pub fn membership(sql: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn texts(statements: &[&[u8]]) -> Vec<String> {
-        statements.iter().map(|sql| String::from_utf8_lossy(sql).into_owned()).collect()
-    }
-
-    fn names(sql: &str) -> Vec<String> {
-        roles(sql.as_bytes())
-            .iter()
-            .map(|name| String::from_utf8_lossy(name).into_owned())
-            .collect()
-    }
-
-    #[test]
-    fn statements_end_where_the_server_ends_them() {
-        let sql = "--\n-- a; comment\n\\restrict abc;\nSELECT ';', \";\", E'\\';', $$;$$, $a$;$$;$a$; /* ; */ SELECT 2 ;\n;;SELECT x$1;last 'open;";
-        let expected = [
-            "SELECT ';', \";\", E'\\';', $$;$$, $a$;$$;$a$",
-            "SELECT 2",
-            "SELECT x$1",
-            "last 'open;",
-        ];
-        assert_eq!(texts(&split(sql.as_bytes())), expected);
-    }
-
-    #[test]
-    fn roles_are_found_where_pg_dump_writes_them() {
-        for (sql, expected) in [
-            (
-                "GRANT SELECT ON TABLE public.\"to\" TO \"we\"\"ird\", b WITH GRANT OPTION",
-                vec!["we\"ird", "b"],
-            ),
-            ("GRANT ALL ON FUNCTION f(\"to\" integer) TO PUBLIC", vec![]),
-            ("GRANT ALL ON SCHEMA s TO \"PUBLIC\"", vec!["PUBLIC"]),
-            ("REVOKE ALL ON SCHEMA public FROM PUBLIC", vec![]),
-            ("REVOKE GRANT OPTION FOR INSERT ON TABLE t FROM r", vec!["r"]),
-            ("REVOKE CONNECT ON DATABASE d FROM r CASCADE", vec!["r"]),
-            (
-                "ALTER DEFAULT PRIVILEGES FOR ROLE a IN SCHEMA s GRANT SELECT ON TABLES  TO b",
-                vec!["a", "b"],
-            ),
-            ("ALTER DEFAULT PRIVILEGES FOR ROLE a REVOKE ALL ON TABLES  FROM a", vec!["a", "a"]),
-            ("SET SESSION AUTHORIZATION \"a b\"", vec!["a b"]),
-            ("SET SESSION AUTHORIZATION 'a b'", vec!["a b"]),
-            ("RESET SESSION AUTHORIZATION", vec![]),
-            (
-                "CREATE POLICY p ON public.t AS RESTRICTIVE FOR SELECT TO r1, \"R 2\" USING ((a = ' TO x'::text))",
-                vec!["r1", "R 2"],
-            ),
-            ("CREATE POLICY p ON public.t USING (true)", vec![]),
-            ("CREATE POLICY p ON public.t FOR INSERT TO r WITH CHECK (true)", vec!["r"]),
-            ("CREATE USER MAPPING FOR r SERVER s OPTIONS (\n    \"user\" 'x'\n)", vec!["r"]),
-            ("CREATE USER MAPPING FOR PUBLIC SERVER s", vec![]),
-            ("ALTER ROLE r IN DATABASE d SET work_mem TO '1MB'", vec!["r"]),
-            ("GRANT a TO b WITH INHERIT TRUE GRANTED BY c", vec!["b", "c"]),
-            ("CREATE TABLE t (a integer)", vec![]),
-        ] {
-            assert_eq!(names(sql), expected, "{sql}");
-        }
-    }
-
-    #[test]
-    fn a_statement_is_turned_to_another_database() {
-        for (sql, expected) in [
-            (
-                "CREATE DATABASE \"a b\" WITH TEMPLATE = template0",
-                Some("CREATE DATABASE \"x\"\"y\" WITH TEMPLATE = template0"),
-            ),
-            (
-                "ALTER DATABASE d SET search_path TO 'DATABASE d'",
-                Some("ALTER DATABASE \"x\"\"y\" SET search_path TO 'DATABASE d'"),
-            ),
-            (
-                "ALTER ROLE database IN DATABASE d SET a TO 'b'",
-                Some("ALTER ROLE database IN DATABASE \"x\"\"y\" SET a TO 'b'"),
-            ),
-            (
-                "COMMENT ON DATABASE d IS 'on DATABASE d'",
-                Some("COMMENT ON DATABASE \"x\"\"y\" IS 'on DATABASE d'"),
-            ),
-            (
-                "GRANT CONNECT ON DATABASE d TO r",
-                Some("GRANT CONNECT ON DATABASE \"x\"\"y\" TO r"),
-            ),
-            ("SET SESSION AUTHORIZATION r", None),
-        ] {
-            let turned = for_database(sql.as_bytes(), "x\"y").map(|sql| String::from_utf8(sql).unwrap());
-            assert_eq!(turned.as_deref(), expected);
-        }
-        let sql = b"CREATE DATABASE d WITH TEMPLATE = template0 TABLESPACE = \"fast disk\" LOCALE = 'C'";
-        assert_eq!(
-            String::from_utf8(without_tablespace(sql)).unwrap(),
-            "CREATE DATABASE d WITH TEMPLATE = template0  LOCALE = 'C'"
-        );
-        assert_eq!(
-            membership(b"GRANT a TO \"b c\" GRANTED BY d"),
-            Some((b"a".to_vec(), b"b c".to_vec()))
-        );
-        assert_eq!(membership(b"GRANT SELECT ON t TO b"), None);
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn no_text_makes_it_panic(sql in proptest::collection::vec(proptest::sample::select(b"$'\"\\;-/*Ea( ,\n\xc3".to_vec()), 0..60)) {
-            for statement in split(&sql) {
-                roles(statement);
-                for_database(statement, "x");
-                without_tablespace(statement);
-                membership(statement);
-            }
-        }
-    }
-}
+mod tests;

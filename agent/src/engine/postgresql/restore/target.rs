@@ -1,7 +1,5 @@
 //! The server that is restored into: what it has, and whether a name in it is free.
 
-use std::collections::BTreeSet;
-
 use holdfast_crds::Reason;
 
 use super::super::connect::{Access, Wanted};
@@ -10,6 +8,7 @@ use super::super::preflight::{OWN_PREFIX, ServerFacts, server_facts};
 use super::super::session::{Session, identifier, literal};
 use super::super::tool::{ToolVersion, Tools};
 use super::plan::Offer;
+use super::rights::{may_keep_receipts, offer};
 
 /// A server that can be restored into.
 pub struct Target {
@@ -48,52 +47,8 @@ pub async fn look(access: &Access, tools: &Tools) -> Result<Target, DatabaseErro
             ),
         });
     }
-    let user = session
-        .row(
-            "ask for the user's rights",
-            "SELECT rolsuper, rolcreatedb, has_database_privilege(current_database(), 'CREATE') FROM pg_catalog.pg_roles WHERE rolname = current_user",
-        )
-        .await?;
-    let (superuser, creates_databases, creates_schemas) = (user.flag(0), user.flag(1), user.flag(2));
-    let name = identifier(&session.user);
-    let lacking = match (superuser || creates_databases, superuser || creates_schemas) {
-        (false, _) => Some(format!("may not create databases: ALTER ROLE {name} CREATEDB")),
-        (_, false) => Some(format!(
-            "may not keep receipts in the maintenance database: GRANT CREATE ON DATABASE {} TO {name}",
-            identifier(&session.database)
-        )),
-        _ => None,
-    };
-    if let Some(lacking) = lacking {
-        let message = format!("user {} at {} {lacking}", session.user, session.host);
-        return Err(DatabaseError::Refused {
-            reason: Reason::DatabasePermissionDenied,
-            message,
-        });
-    }
-    let names = |doing, sql| {
-        let session = &session;
-        async move {
-            Ok::<_, DatabaseError>(
-                session
-                    .rows(doing, sql)
-                    .await?
-                    .iter()
-                    .map(|row| row.text(0))
-                    .collect::<BTreeSet<_>>(),
-            )
-        }
-    };
-    let offer = Offer {
-        roles: names("list the target's roles", "SELECT rolname FROM pg_catalog.pg_roles").await?,
-        tablespaces: names("list the target's tablespaces", "SELECT spcname FROM pg_catalog.pg_tablespace").await?,
-        extensions: names(
-            "list the target's extensions",
-            "SELECT name FROM pg_catalog.pg_available_extensions",
-        )
-        .await?,
-        superuser,
-    };
+    let offer = offer(&session, server.major).await?;
+    may_keep_receipts(&session, &offer).await?;
     Ok(Target {
         session,
         server,
@@ -113,7 +68,8 @@ pub async fn place(access: &Access, session: &Session, database: &str) -> Result
     let sql = format!(
         "SELECT datallowconn, datistemplate, (SELECT count(*) FROM pg_catalog.pg_replication_slots s WHERE s.database = datname), \
                 (SELECT count(*) FROM pg_catalog.pg_prepared_xacts x WHERE x.database = datname), \
-                (SELECT count(*) FROM pg_catalog.pg_subscription u WHERE u.subdbid = d.oid) \
+                (SELECT count(*) FROM pg_catalog.pg_subscription u WHERE u.subdbid = d.oid), \
+                pg_catalog.pg_get_userbyid(datdba), pg_has_role(datdba, 'USAGE') \
          FROM pg_catalog.pg_database d WHERE datname = {}",
         literal(database)
     );
@@ -138,7 +94,44 @@ pub async fn place(access: &Access, session: &Session, database: &str) -> Result
         ));
     }
     let inside = access.connect_again(&session.host, database).await?;
-    refuse_objects(&inside).await.map(|()| Place::Empty)
+    refuse_objects(&inside).await?;
+    drop(inside);
+    if !row.flag(6) {
+        let (owner, user) = (row.text(5), &session.user);
+        return denied(format!(
+            "database {database} exists, is empty and belongs to role {owner}, so that user {user} may not replace it: GRANT {} TO {}, drop it, or choose another name with select.rename",
+            identifier(&owner),
+            identifier(user)
+        ));
+    }
+    refuse_sessions(session, database).await.map(|()| Place::Empty)
+}
+
+fn denied<T>(message: String) -> Result<T, DatabaseError> {
+    Err(DatabaseError::Refused {
+        reason: Reason::DatabasePermissionDenied,
+        message,
+    })
+}
+
+/// Refuses to replace a database with sessions that the user may not end.
+async fn refuse_sessions(session: &Session, database: &str) -> Result<(), DatabaseError> {
+    let sql = format!(
+        "SELECT count(*), string_agg(DISTINCT usename, ', ') FROM pg_catalog.pg_stat_activity a JOIN pg_catalog.pg_roles r ON r.oid = usesysid \
+         WHERE datname = {} AND NOT (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user) \
+           AND (rolsuper OR NOT (pg_has_role(usesysid, 'USAGE') OR pg_has_role('pg_signal_backend', 'USAGE')))",
+        literal(database)
+    );
+    let row = session.row("look for sessions in the target database", &sql).await?;
+    if row.number(0) == 0 {
+        return Ok(());
+    }
+    denied(format!(
+        "database {database} exists, is empty, and roles {} are connected to it, whose sessions user {} may not end: GRANT pg_signal_backend TO {} (those of superusers it does not cover), end them, or choose another name with select.rename",
+        row.text(1),
+        session.user,
+        identifier(&session.user)
+    ))
 }
 
 /// Refuses to replace a database that holds anything.
@@ -162,12 +155,22 @@ pub async fn user_objects(session: &Session) -> Result<Vec<String>, DatabaseErro
         .rows(
             "look for user objects in the target database",
             "SELECT what FROM ( \
-               SELECT 'schema ' || quote_ident(nspname) AS what, oid FROM pg_namespace WHERE nspname !~ '^pg_(temp|toast)' AND nspname <> 'holdfast' \
+               SELECT 'schema ' || quote_ident(nspname) AS what, oid FROM pg_namespace WHERE nspname !~ '^pg_(temp|toast)' \
                UNION ALL SELECT 'relation ' || c.oid::regclass::text, c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace \
-                 WHERE nspname !~ '^pg_(temp|toast)' AND nspname <> 'holdfast' AND relkind <> 'i' \
+                 WHERE nspname !~ '^pg_(temp|toast)' AND relkind <> 'i' \
                UNION ALL SELECT 'function ' || p.oid::regproc::text, p.oid FROM pg_proc p \
                UNION ALL SELECT 'type ' || t.oid::regtype::text, t.oid FROM pg_type t JOIN pg_namespace n ON n.oid = typnamespace \
-                 WHERE typrelid = 0 AND typelem = 0 AND nspname !~ '^pg_(temp|toast)' AND nspname <> 'holdfast' \
+                 WHERE typrelid = 0 AND typelem = 0 AND nspname !~ '^pg_(temp|toast)' \
+               UNION ALL SELECT 'operator ' || o.oid::regoper::text, o.oid FROM pg_operator o \
+               UNION ALL SELECT 'collation ' || quote_ident(collname), oid FROM pg_collation \
+               UNION ALL SELECT 'conversion ' || quote_ident(conname), oid FROM pg_conversion \
+               UNION ALL SELECT 'text search configuration ' || quote_ident(cfgname), oid FROM pg_ts_config \
+               UNION ALL SELECT 'text search dictionary ' || quote_ident(dictname), oid FROM pg_ts_dict \
+               UNION ALL SELECT 'cast ' || format_type(castsource, NULL) || ' as ' || format_type(casttarget, NULL), oid FROM pg_cast \
+               UNION ALL SELECT 'language ' || quote_ident(lanname), oid FROM pg_language \
+               UNION ALL SELECT 'foreign data wrapper ' || quote_ident(fdwname), oid FROM pg_foreign_data_wrapper \
+               UNION ALL SELECT 'server ' || quote_ident(srvname), oid FROM pg_foreign_server \
+               UNION ALL SELECT 'default privileges of ' || quote_ident(pg_get_userbyid(defaclrole)), oid FROM pg_default_acl \
                UNION ALL SELECT 'extension ' || quote_ident(extname), oid FROM pg_extension \
                UNION ALL SELECT 'large object ' || oid::text, oid FROM pg_largeobject_metadata \
                UNION ALL SELECT 'publication ' || quote_ident(pubname), oid FROM pg_publication \
