@@ -104,6 +104,14 @@ reasons! {
     TicksDropped = 0, Transient;
     /// A schedule's watermark (it was set back to now) or a copy's recovery point (it does not count) lay in the future: a clock was wrong.
     ClockWasWrong = 0, Transient;
+    /// Something of a source's catalogue cannot be read; nothing of the source is removed.
+    CatalogueUnreadable = 0, Structural;
+    /// Copies that were in a store, or that others need, are not there any more; nothing of the source is removed.
+    CopiesMissing = 0, Structural;
+    /// The newest copy has less than half or more than double the size of those before it; nothing of the source is removed.
+    SizeAnomalous = 0, Structural;
+    /// More would be removed at once than was foreseen; it waits for a person's approval.
+    RemovalNeedsApproval = 0, Structural;
 
     /// The specification cannot be worked with; the message names the field.
     InvalidSpec = 1, Structural;

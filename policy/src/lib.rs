@@ -6,8 +6,12 @@
 //! - [`tick`]: cron expressions, zones, timetables, and what is due
 //! - [`backoff`]: how long to wait before another attempt
 //! - [`protection`]: is the newest copy young enough
+//! - [`retention`]: which copies stay, which go, and why
+//! - [`hold`]: which copies a hold names, and whether it is in force
 
 pub mod backoff;
+pub mod hold;
 pub mod name;
 pub mod protection;
+pub mod retention;
 pub mod tick;

@@ -4,6 +4,7 @@ use std::fmt;
 
 use jiff::{
     Timestamp,
+    civil::{Date, DateTime},
     tz::{TimeZone, TimeZoneDatabase},
 };
 
@@ -59,6 +60,17 @@ impl Zone {
 
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// What clocks show there.
+    pub fn local(&self, at: Timestamp) -> DateTime {
+        self.rules.to_datetime(at)
+    }
+
+    /// When a day begins there: the first moment that has its date. None outside of representable time.
+    pub fn midnight(&self, date: Date) -> Option<Timestamp> {
+        let zoned = self.rules.to_ambiguous_zoned(date.at(0, 0, 0, 0)).compatible().ok()?;
+        Some(zoned.timestamp())
     }
 
     /// The stretch of one offset that `minute` (of UTC, since 1970) lies in. None outside of representable time.

@@ -1,0 +1,192 @@
+//! Holds: which copies one names, and whether it is in force. Rules R10 and R11.
+
+use holdfast_crds::document::{HoldFact, HoldRecord, HoldScope};
+use jiff::Timestamp;
+
+/// What a hold asks of a copy.
+#[derive(Clone, Copy, Debug)]
+pub struct Candidate<'a> {
+    pub namespace: &'a str,
+    pub source: &'a str,
+    /// `<namespace>/<source>/<run id>`.
+    pub run: &'a str,
+    pub recovery_point: Timestamp,
+}
+
+/// Whether the scope names the copy: every field that is there must match.
+pub fn names(scope: &HoldScope, copy: &Candidate<'_>) -> bool {
+    let listed = |list: &Option<Vec<String>>, name: &str| list.as_ref().is_none_or(|list| list.iter().any(|entry| entry == name));
+    listed(&scope.namespaces, copy.namespace)
+        && listed(&scope.sources, &format!("{}/{}", copy.namespace, copy.source))
+        && listed(&scope.runs, copy.run)
+        && scope.from.is_none_or(|from| from <= copy.recovery_point)
+        && scope.to.is_none_or(|to| copy.recovery_point <= to)
+}
+
+/// When the hold of these records ends or ended by a release: the end of the cool-off. None while it is not released, and where it was
+/// placed again after the release. Records are ordered by their ULIDs.
+pub fn released_at(records: &[HoldRecord]) -> Option<Timestamp> {
+    let mut records: Vec<_> = records.iter().collect();
+    records.sort_by(|a, b| a.ulid.cmp(&b.ulid));
+    records.iter().fold(None, |released, record| match &record.fact {
+        HoldFact::Place { .. } => None,
+        // A second release cannot bring the end forward.
+        HoldFact::Release { effective_at, .. } => Some(released.map_or(*effective_at, |before: Timestamp| before.max(*effective_at))),
+    })
+}
+
+/// Whether the hold of these records is in force at `now`: placed, not past every `until` it was placed with, and not released for good.
+pub fn in_force(records: &[HoldRecord], now: Timestamp) -> bool {
+    if released_at(records).is_some_and(|end| end <= now) {
+        return false;
+    }
+    records.iter().any(|record| match &record.fact {
+        HoldFact::Place { until, .. } => until.is_none_or(|until| now < until),
+        HoldFact::Release { .. } => false,
+    })
+}
+
+/// Whether any placing of the hold names the copy. What a hold names only grows: a later placing adds to the earlier ones.
+pub fn any_names(records: &[HoldRecord], copy: &Candidate<'_>) -> bool {
+    records.iter().any(|record| match &record.fact {
+        HoldFact::Place { scope, .. } => names(scope, copy),
+        HoldFact::Release { .. } => false,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_crds::document::{Label, Ulid};
+
+    use super::*;
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    fn record(when: &str, fact: HoldFact) -> HoldRecord {
+        let label = |text: &str| Label::new("test", text).unwrap();
+        HoldRecord::new(label("htax-1"), Ulid::new(at(when), [0; 10]), label("pod"), at(when), fact)
+    }
+
+    fn place(when: &str, until: Option<&str>, scope: HoldScope) -> HoldRecord {
+        let fact = HoldFact::Place {
+            namespace: Some("shop".into()),
+            name: "tax".into(),
+            placed_by: "ann".into(),
+            reason: "audit".into(),
+            scope,
+            until: until.map(at),
+        };
+        record(when, fact)
+    }
+
+    fn release(when: &str, effective: &str) -> HoldRecord {
+        let fact = HoldFact::Release {
+            released_by: "bob".into(),
+            reason: "over".into(),
+            effective_at: at(effective),
+        };
+        record(when, fact)
+    }
+
+    #[test]
+    fn a_hold_lasts_until_its_cool_off_is_over_and_can_be_placed_again() {
+        let placed = place("2026-01-01T00:00:00Z", None, HoldScope::default());
+        let released = release("2026-02-01T00:00:00Z", "2026-02-02T00:00:00Z");
+        let again = place("2026-03-01T00:00:00Z", None, HoldScope::default());
+        let two = [placed.clone(), released.clone()];
+        assert!(in_force(&two, at("2026-02-01T23:59:59Z")));
+        assert!(!in_force(&two, at("2026-02-02T00:00:00Z")));
+        for order in [
+            [placed.clone(), released.clone(), again.clone()],
+            [again, released.clone(), placed.clone()],
+        ] {
+            assert!(
+                in_force(&order, at("2026-03-02T00:00:00Z")),
+                "the order in which records are read does not matter"
+            );
+        }
+        let earlier = release("2026-02-01T12:00:00Z", "2026-02-01T13:00:00Z");
+        assert!(
+            in_force(&[placed, released, earlier], at("2026-02-01T23:00:00Z")),
+            "a second release brings nothing forward"
+        );
+        assert!(!in_force(&[], at("2026-01-01T00:00:00Z")));
+        let ends = place("2026-01-01T00:00:00Z", Some("2026-06-01T00:00:00Z"), HoldScope::default());
+        assert!(in_force(std::slice::from_ref(&ends), at("2026-05-31T23:59:59Z")));
+        assert!(!in_force(&[ends], at("2026-06-01T00:00:00Z")));
+    }
+
+    #[test]
+    fn every_field_of_a_scope_must_match_and_a_later_placing_only_adds() {
+        let copy = Candidate {
+            namespace: "shop",
+            source: "orders",
+            run: "shop/orders/orders-1",
+            recovery_point: at("2026-03-01T00:00:00Z"),
+        };
+        let list = |text: &str| Some(vec![text.to_owned()]);
+        let empty = HoldScope::default();
+        assert!(names(&empty, &copy));
+        for (scope, expected) in [
+            (
+                HoldScope {
+                    sources: list("shop/orders"),
+                    ..empty.clone()
+                },
+                true,
+            ),
+            (
+                HoldScope {
+                    sources: list("other/orders"),
+                    ..empty.clone()
+                },
+                false,
+            ),
+            (
+                HoldScope {
+                    namespaces: list("shop"),
+                    runs: list("shop/orders/orders-2"),
+                    ..empty.clone()
+                },
+                false,
+            ),
+            (
+                HoldScope {
+                    from: Some(at("2026-03-01T00:00:00Z")),
+                    to: Some(at("2026-03-01T00:00:00Z")),
+                    ..empty.clone()
+                },
+                true,
+            ),
+            (
+                HoldScope {
+                    from: Some(at("2026-03-01T00:00:01Z")),
+                    ..empty.clone()
+                },
+                false,
+            ),
+            (
+                HoldScope {
+                    to: Some(at("2026-02-28T23:59:59Z")),
+                    ..empty.clone()
+                },
+                false,
+            ),
+        ] {
+            assert_eq!(names(&scope, &copy), expected, "{scope:?}");
+        }
+        let narrow = place(
+            "2026-04-01T00:00:00Z",
+            None,
+            HoldScope {
+                sources: list("shop/other"),
+                ..empty.clone()
+            },
+        );
+        let wide = place("2026-01-01T00:00:00Z", None, empty);
+        assert!(any_names(&[wide, narrow.clone()], &copy));
+        assert!(!any_names(&[narrow], &copy));
+    }
+}

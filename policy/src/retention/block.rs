@@ -1,0 +1,203 @@
+//! When nothing of a source is removed, although nothing keeps it. Rules R6 to R8.
+
+use std::collections::{HashMap, HashSet};
+
+use holdfast_crds::{
+    Blocked, Reason,
+    document::{Acceptance, Sha256},
+};
+
+use super::{
+    facts::{CopyFacts, CopyType, SourceFacts},
+    keep::{good_fulls, plausible},
+    slot::PENDING,
+};
+
+/// So many copies before the newest are compared with its size.
+const MEDIAN_OF: usize = 7;
+/// A brake stops more chains than this …
+const CHAINS: usize = 5;
+/// … or more than one of so many.
+const SHARE: usize = 10;
+
+fn blocked(reason: Reason, message: impl Into<String>) -> Blocked {
+    let message: String = message.into();
+    Blocked {
+        reason,
+        message: holdfast_crds::shortened(&message, 512),
+    }
+}
+
+/// Facts that cannot be relied on: nothing is marked or removed.
+pub fn unreliable(facts: &SourceFacts) -> Option<Blocked> {
+    if let Some(problem) = facts.problems.first() {
+        let more = match facts.problems.len() {
+            1 => String::new(),
+            count => format!(" (and {} more)", count - 1),
+        };
+        return Some(blocked(
+            Reason::CatalogueUnreadable,
+            format!("{problem}{more}; nothing is removed until all of the source can be read"),
+        ));
+    }
+    if let Some(copy) = facts
+        .copies
+        .iter()
+        .filter(|copy| copy.unreadable.is_some())
+        .min_by_key(|copy| copy.order())
+    {
+        let problem = copy.unreadable.clone().unwrap_or_default();
+        return Some(blocked(
+            Reason::CatalogueUnreadable,
+            format!("{}: {problem}; nothing is removed until it can be read", copy.run),
+        ));
+    }
+    let known: HashSet<Sha256> = facts.copies.iter().map(|copy| copy.manifest).collect();
+    let mut orphans = facts
+        .copies
+        .iter()
+        .filter(|copy| copy.parents.iter().any(|parent| !known.contains(parent)));
+    if let Some(orphan) = orphans.next() {
+        return Some(blocked(
+            Reason::CopiesMissing,
+            format!(
+                "{} needs a copy that is not there; nothing is removed until it is back, or the copy was disposed of",
+                orphan.run
+            ),
+        ));
+    }
+    let left = facts.copies.len() as u64;
+    let accepted = facts.accepted.iter().any(|accepted| *accepted == Acceptance::Loss { copies: left });
+    match facts.copies_before {
+        Some(before) if left < before && !accepted => Some(blocked(
+            Reason::CopiesMissing,
+            format!(
+                "the last pass left {before} copies, {left} are there now; find out who removed them, then accept the loss with spec.accept: [{{loss: {{copies: {left}}}}}]"
+            ),
+        )),
+        _ => None,
+    }
+}
+
+/// A source that does not do well: copies may be marked, none is removed.
+pub fn unhealthy(facts: &SourceFacts) -> Option<Blocked> {
+    if facts.retired.is_some() {
+        return None;
+    }
+    let good = good_fulls(&facts.copies, facts.now);
+    let interval = facts.rules.values().filter_map(|rules| rules.interval).min();
+    if let (Some(interval), Some(newest)) = (interval, good.first()) {
+        let newest = &facts.copies[*newest];
+        let age = facts.now.duration_since(newest.order().0);
+        if age > interval.saturating_mul(2) {
+            return Some(blocked(
+                Reason::CopyTooOld,
+                format!(
+                    "the newest good full copy, {}, is older than two intervals of its schedule; nothing is removed until a new one is there",
+                    newest.run
+                ),
+            ));
+        }
+    } else if interval.is_some() && !facts.copies.is_empty() {
+        return Some(blocked(
+            Reason::CopyTooOld,
+            "there is no good full copy; nothing is removed until one is there",
+        ));
+    }
+    let (newest, before) = good.split_first()?;
+    let newest = &facts.copies[*newest];
+    let mut sizes: Vec<_> = before
+        .iter()
+        .take(MEDIAN_OF)
+        .map(|&position| facts.copies[position].bytes)
+        .collect();
+    sizes.sort_unstable();
+    let median = *sizes.get(sizes.len() / 2)?;
+    let accepted = facts.accepted.contains(&Acceptance::Size { run: newest.run.clone() });
+    let alike = newest.bytes >= median / 2 && newest.bytes / 2 <= median;
+    (!alike && !accepted).then(|| {
+        blocked(
+            Reason::SizeAnomalous,
+            format!(
+                "the newest copy, {}, has {} bytes, those before it {median} (median); look at it, then accept it with spec.accept: [{{size: {{run: {}}}}}]",
+                newest.run, newest.bytes, newest.run
+            ),
+        )
+    })
+}
+
+/// What of `due` (positions of copies that would be removed) nobody foresaw and is too much to go without a person's approval: these stay,
+/// and the digest of the set is what an approval names.
+///
+/// Foreseen is what was marked under rules that had been in force for a day: time alone made it go.
+pub fn unforeseen(facts: &SourceFacts, due: &[usize]) -> Option<(HashSet<usize>, Blocked)> {
+    let new_rules = |copy: &CopyFacts| {
+        let rules = copy.schedule.as_ref().and_then(|schedule| facts.rules.get(schedule));
+        match (rules, &copy.mark) {
+            (Some(rules), Some(mark)) => mark.at.duration_since(rules.since) < PENDING,
+            _ => false,
+        }
+    };
+    let surprise: HashSet<usize> = due.iter().copied().filter(|&position| new_rules(&facts.copies[position])).collect();
+    if surprise.is_empty() || facts.retired.is_some() {
+        return None;
+    }
+    let roots = roots(&facts.copies);
+    let chains = |positions: &mut dyn Iterator<Item = usize>| positions.map(|position| roots[position]).collect::<HashSet<_>>().len();
+    let gone = chains(&mut surprise.iter().copied());
+    let all = chains(&mut (0..facts.copies.len()));
+    let bytes =
+        |positions: &mut dyn Iterator<Item = usize>| positions.fold(0u64, |sum, position| sum.saturating_add(facts.copies[position].bytes));
+    let going = bytes(&mut surprise.iter().copied());
+    let total = bytes(&mut (0..facts.copies.len()));
+    let good = good_fulls(&facts.copies, facts.now);
+    let last = !good.is_empty() && good.iter().all(|position| due.contains(position));
+    if gone <= CHAINS.max(all / SHARE) && going <= total / 2 && !last {
+        return None;
+    }
+    let set = set_digest(surprise.iter().map(|&position| &facts.copies[position]));
+    if facts.accepted.contains(&Acceptance::Removal { set }) {
+        return None;
+    }
+    let block = blocked(
+        Reason::RemovalNeedsApproval,
+        format!(
+            "new rules would remove {gone} of {all} chains ({going} of {total} bytes) at once; look at the preview, then approve exactly these with spec.accept: [{{removal: {{set: {set}}}}}]"
+        ),
+    );
+    Some((surprise, block))
+}
+
+/// SHA-256 over the lines `<run> <outcome digest>`, sorted: what an approval of a removal names.
+pub fn set_digest<'a>(copies: impl Iterator<Item = &'a CopyFacts>) -> Sha256 {
+    let mut lines: Vec<_> = copies.map(|copy| format!("{} {}\n", copy.run, copy.outcome)).collect();
+    lines.sort_unstable();
+    Sha256::of(lines.concat().as_bytes())
+}
+
+/// For each copy the full that its chain stands on, as a position: itself for a full, and where that is not there.
+fn roots(copies: &[CopyFacts]) -> Vec<usize> {
+    let by_manifest: HashMap<_, _> = copies
+        .iter()
+        .enumerate()
+        .map(|(position, copy)| (copy.manifest, position))
+        .collect();
+    let root = |start: usize| {
+        let mut position = start;
+        // A chain has no circle; who forges one gets an end of the walk.
+        for _ in 0..copies.len() {
+            let parent = copies[position].parents.first().and_then(|parent| by_manifest.get(parent));
+            match parent {
+                Some(parent) if copies[position].copy_type != CopyType::Full => position = *parent,
+                _ => break,
+            }
+        }
+        position
+    };
+    (0..copies.len()).map(root).collect()
+}
+
+/// Whether the copy may be the parent of a new increment: good, not marked, and of the same server.
+pub fn may_be_parent(copy: &CopyFacts, server: Option<&str>, now: jiff::Timestamp) -> bool {
+    copy.is_good() && copy.mark.is_none() && copy.server.as_deref() == server && plausible(copy, now)
+}

@@ -1,0 +1,232 @@
+//! The plan for one source in one store.
+
+use std::collections::{HashMap, HashSet};
+
+use holdfast_crds::{
+    Blocked,
+    document::{Label, Sha256, Ulid},
+};
+use jiff::{SignedDuration, Timestamp};
+
+use super::{
+    block,
+    facts::{CopyFacts, SourceFacts},
+    keep::{self, Why},
+};
+
+/// What happens to a copy next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// It stays.
+    Stay,
+    /// It stays, and its mark is withdrawn.
+    Unmark(Ulid),
+    /// Nothing keeps it: it gets a mark.
+    Mark { not_before: Timestamp },
+    /// It is marked, and its time has not come or something stands in the way.
+    Wait,
+    /// It is removed.
+    Remove(Ulid),
+}
+
+/// What is decided about a copy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    pub run: Label,
+    /// What keeps it; empty where nothing does.
+    pub kept: Vec<Why>,
+    pub next: Next,
+}
+
+impl Verdict {
+    /// The latest time that any reason names; none where one has no end.
+    pub fn until(&self) -> Option<Timestamp> {
+        let ends = self.kept.iter().map(|why| match why {
+            Why::Until { until, .. } | Why::Locked(until) | Why::Reading(until) => Some(*until),
+            // These go by as others come; they promise nothing.
+            Why::Young | Why::InUse => Some(Timestamp::MIN),
+            _ => None,
+        });
+        ends.collect::<Option<Vec<_>>>()?
+            .into_iter()
+            .max()
+            .filter(|until| *until > Timestamp::MIN)
+    }
+
+    /// Why, for an auditor: the strongest reasons first, at most three.
+    pub fn why(&self) -> String {
+        if self.kept.is_empty() {
+            return match self.next {
+                Next::Mark { not_before } => format!("nothing keeps it; it is removed after {not_before}"),
+                Next::Wait => "nothing keeps it; it is marked".to_owned(),
+                Next::Remove(_) => "nothing keeps it".to_owned(),
+                Next::Stay | Next::Unmark(_) => "nothing keeps it; it is not touched while retention of the source stands still".to_owned(),
+            };
+        }
+        let mut kept: Vec<_> = self.kept.iter().collect();
+        kept.sort();
+        let shown: Vec<_> = kept.iter().take(3).map(ToString::to_string).collect();
+        match kept.len() {
+            0..=3 => shown.join("; "),
+            count => format!("{}; and {} more", shown.join("; "), count - 3),
+        }
+    }
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourcePlan {
+    /// By order of the copies.
+    pub verdicts: Vec<Verdict>,
+    /// What is to be recorded: run, rule, until.
+    pub retain: Vec<(Label, String, Timestamp)>,
+    /// Copies to remove, in this order: what needs another copy goes before it.
+    pub remove: Vec<Label>,
+    /// Why nothing, or not everything, is removed.
+    pub blocked: Option<Blocked>,
+    /// Slots that no good copy has.
+    pub empty_slots: Vec<String>,
+    /// SHA-256 of what the decision was made from.
+    pub input: Sha256,
+}
+
+/// Decides.
+pub fn plan(facts: &SourceFacts) -> SourcePlan {
+    let mut facts = facts.clone();
+    facts.copies.sort_by(|a, b| a.order().cmp(&b.order()));
+    let facts = &facts;
+    let kept = keep::keep(facts);
+    let unreliable = block::unreliable(facts);
+    let unhealthy = unreliable.is_none().then(|| block::unhealthy(facts)).flatten();
+    let unkept: Vec<_> = (0..facts.copies.len()).filter(|&position| kept.why[position].is_empty()).collect();
+    let due: Vec<_> = unkept
+        .iter()
+        .copied()
+        .filter(|&position| {
+            facts.copies[position]
+                .mark
+                .as_ref()
+                .is_some_and(|mark| mark.not_before <= facts.now)
+        })
+        .collect();
+    let brake = block::unforeseen(facts, &due);
+    let surprise = brake.as_ref().map_or_else(HashSet::new, |(surprise, _)| surprise.clone());
+    let standing = unreliable.is_some() || unhealthy.is_some();
+    let removable: HashSet<usize> = match standing {
+        true => HashSet::new(),
+        // What a copy that waits needs waits with it.
+        false => {
+            let waiting = descendants_stay(&facts.copies, &due, &surprise, &unkept);
+            due.iter().copied().filter(|position| !waiting.contains(position)).collect()
+        }
+    };
+    let verdicts = facts.copies.iter().zip(&kept.why).enumerate().map(|(position, (copy, why))| {
+        let next = match (&copy.mark, why.is_empty()) {
+            (None, false) => Next::Stay,
+            (Some(mark), false) => Next::Unmark(mark.ulid.clone()),
+            (None, true) if unreliable.is_some() => Next::Stay,
+            (None, true) => Next::Mark {
+                not_before: facts.now.checked_add(delay(facts, copy)).unwrap_or(Timestamp::MAX),
+            },
+            (Some(mark), true) if removable.contains(&position) => Next::Remove(mark.ulid.clone()),
+            (Some(_), true) => Next::Wait,
+        };
+        Verdict {
+            run: copy.run.clone(),
+            kept: why.clone(),
+            next,
+        }
+    });
+    let verdicts: Vec<_> = verdicts.collect();
+    let name = |position: &usize| facts.copies[*position].run.clone();
+    let records = kept.records.iter();
+    SourcePlan {
+        verdicts,
+        retain: records
+            .map(|(position, rule, until)| (name(position), rule.clone(), *until))
+            .collect(),
+        remove: removal_order(&facts.copies, &removable).iter().map(name).collect(),
+        blocked: unreliable.or(unhealthy).or_else(|| brake.map(|(_, blocked)| blocked)),
+        empty_slots: kept.empty_slots,
+        input: input_digest(facts),
+    }
+}
+
+/// How long a mark waits: what the copy's schedule says, or the longest of all.
+fn delay(facts: &SourceFacts, copy: &CopyFacts) -> SignedDuration {
+    let own = copy.schedule.as_ref().and_then(|schedule| facts.rules.get(schedule));
+    let delay = match own {
+        Some(rules) => Some(rules.retention.deletion_delay.signed()),
+        None => facts.rules.values().map(|rules| rules.retention.deletion_delay.signed()).max(),
+    };
+    delay.unwrap_or_else(|| holdfast_crds::Retention::default().deletion_delay.signed())
+}
+
+/// Positions among `due` that must wait: those that nobody foresaw, and whatever is needed by a copy that is not removed in this pass.
+fn descendants_stay(copies: &[CopyFacts], due: &[usize], surprise: &HashSet<usize>, unkept: &[usize]) -> HashSet<usize> {
+    let by_manifest: HashMap<_, _> = copies
+        .iter()
+        .enumerate()
+        .map(|(position, copy)| (copy.manifest, position))
+        .collect();
+    let going: HashSet<_> = due.iter().copied().filter(|position| !surprise.contains(position)).collect();
+    let mut waiting: HashSet<usize> = surprise.clone();
+    let mut open: Vec<_> = unkept.iter().copied().filter(|position| !going.contains(position)).collect();
+    let mut seen: HashSet<usize> = open.iter().copied().collect();
+    while let Some(position) = open.pop() {
+        for parent in copies[position].parents.iter().filter_map(|parent| by_manifest.get(parent)) {
+            waiting.insert(*parent);
+            if seen.insert(*parent) {
+                open.push(*parent);
+            }
+        }
+    }
+    waiting
+}
+
+/// What needs another copy goes before it, otherwise the oldest first.
+fn removal_order(copies: &[CopyFacts], removable: &HashSet<usize>) -> Vec<usize> {
+    let mut children: HashMap<Sha256, Vec<usize>> = HashMap::new();
+    for (position, copy) in copies.iter().enumerate().filter(|(position, _)| removable.contains(position)) {
+        for parent in &copy.parents {
+            children.entry(*parent).or_default().push(position);
+        }
+    }
+    let mut order = Vec::with_capacity(removable.len());
+    let mut seen = HashSet::new();
+    // Copies are ordered; a copy is given out when all that need it were.
+    for start in (0..copies.len()).filter(|position| removable.contains(position)) {
+        let mut way = vec![(start, false)];
+        while let Some((position, children_out)) = way.pop() {
+            if children_out {
+                order.push(position);
+            } else if seen.insert(position) {
+                way.push((position, true));
+                way.extend(
+                    children
+                        .get(&copies[position].manifest)
+                        .into_iter()
+                        .flatten()
+                        .map(|&child| (child, false)),
+                );
+            }
+        }
+    }
+    order
+}
+
+/// Of all that was decided from, but for the time: two passes with the same digest saw the same.
+fn input_digest(facts: &SourceFacts) -> Sha256 {
+    use std::fmt::Write as _;
+    let mut text = String::new();
+    for copy in &facts.copies {
+        let good = copy.problem.as_deref().unwrap_or("good");
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{} {} {good} {:?} {:?}", copy.run, copy.outcome, copy.retained, copy.holds);
+    }
+    for (schedule, rules) in &facts.rules {
+        let _ = writeln!(text, "{schedule:?} {} {:?}", rules.zone, rules.retention);
+    }
+    let _ = writeln!(text, "{:?} {:?} {:?}", facts.floors, facts.retired, facts.accepted);
+    Sha256::of(text.as_bytes())
+}
