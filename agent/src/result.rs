@@ -132,6 +132,17 @@ pub fn summarise(committed: &Committed, version_id: Option<String>, notes: &[Str
         left_out.entry(&left.why).or_default().push(&left.name);
     }
     let left_out = left_out.into_iter().map(|(why, names)| format!("{why}: {}", names.join(", ")));
+    let of_databases = contents.databases.iter().flat_map(|database| {
+        database
+            .not_copied
+            .iter()
+            .map(move |left| format!("{}: without {}: {}", database.name, left.name, left.why))
+    });
+    let mut told = notes.iter().cloned().chain(of_databases).chain(left_out).collect::<Vec<_>>();
+    if told.len() > NOTES {
+        let more = told.split_off(NOTES - 1).len();
+        told.push(format!("and {more} more, in the manifest"));
+    }
     let structure = manifest
         .streams
         .iter()
@@ -155,13 +166,7 @@ pub fn summarise(committed: &Committed, version_id: Option<String>, notes: &[Str
         manifest_digest: committed.manifest_sha256().to_string(),
         version_id,
         engine: Some(engine_line(manifest)),
-        notes: notes
-            .iter()
-            .cloned()
-            .chain(left_out)
-            .take(NOTES)
-            .map(|note| shorten(&note, 256))
-            .collect(),
+        notes: told.iter().map(|note| shorten(note, 256)).collect(),
     }
 }
 

@@ -228,7 +228,7 @@ pub struct IndexObject {
 #[serde(rename_all = "camelCase")]
 pub struct Contents {
     pub databases: Vec<Database>,
-    /// Databases that the server has and this copy has not.
+    /// What the server has and this copy has not: databases, and what belongs to the whole server.
     #[serde(default)]
     pub not_copied: Vec<NotCopied>,
     /// Roles of the server.
@@ -259,6 +259,9 @@ pub struct Database {
     /// The number of large objects, where the format shows it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub large_objects: Option<u64>,
+    /// What the database has and this copy has not, and what was not proven of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub not_copied: Vec<NotCopied>,
 }
 
 /// An extension that the database needs.
@@ -280,10 +283,11 @@ pub struct Table {
     pub rows: Option<u64>,
 }
 
-/// A database that was left out, and why.
+/// Something that was left out, and why.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NotCopied {
+    /// A database, or what it is and its names, such as `subscriptions a, b`.
     pub name: String,
     /// Such as `excluded`, `template`, or `vanished` while the run was at work.
     pub why: String,

@@ -91,6 +91,7 @@ fn manifest() -> Manifest {
                     rows: Some(2),
                 }],
                 large_objects: None,
+                not_copied: Vec::new(),
             }],
             not_copied: vec![NotCopied {
                 name: "tmp_1".into(),

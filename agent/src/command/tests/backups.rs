@@ -320,3 +320,68 @@ async fn whatever_happens_at_any_call_to_the_store_the_next_attempt_ends_with_on
         }
     }
 }
+
+const HIDDEN: &str = "
+    DROP ROLE IF EXISTS hidden_backup; CREATE ROLE hidden_backup LOGIN PASSWORD 'p'; GRANT pg_read_all_data TO hidden_backup;
+    CREATE TABLE t AS SELECT 1 AS id; CREATE FOREIGN DATA WRAPPER w; CREATE SERVER far FOREIGN DATA WRAPPER w; CREATE FOREIGN TABLE there (id integer) SERVER far;
+    CREATE USER MAPPING FOR hidden_backup SERVER far; CREATE USER MAPPING FOR postgres SERVER far OPTIONS (password 'geheim');
+    CREATE PUBLICATION p; CREATE SUBSCRIPTION one CONNECTION 'dbname=x' PUBLICATION p WITH (connect = false); CREATE SUBSCRIPTION two CONNECTION 'dbname=x' PUBLICATION p WITH (connect = false);";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_dump_leaves_out_of_a_database_is_in_the_manifest_and_in_the_notes() {
+    let scene = Scene::new();
+    scene.server.create("hidden", HIDDEN);
+    let foreign = "hidden: without rows of foreign tables public.there: they are those of another server".to_owned();
+    let task = |run: &str| scene.backup_task(run, &["hidden"], &nothing());
+    let notes = scene.backup("pod-1", &task("run-1")).await.unwrap().copy.unwrap().notes;
+    assert!(
+        notes.contains(&foreign) && notes.iter().all(|note| !note.contains("superuser")),
+        "{notes:?}"
+    );
+
+    write(&scene.places().login.join("username"), "hidden_backup");
+    write(&scene.places().login.join("password"), "p");
+    let told = |notes: &[String]| {
+        for left in ["subscriptions one, two", "options and passwords of user mappings postgres at far"] {
+            let note = format!("hidden: without {left}: pg_dump has them only for superusers");
+            assert!(notes.contains(&note), "{note} is not in {notes:?}");
+        }
+        assert!(notes.contains(&foreign), "{notes:?}");
+    };
+    told(&scene.backup("pod-2", &task("run-2")).await.unwrap().copy.unwrap().notes);
+    // Whoever finds the copy later learns it from the manifest.
+    let again = scene.backup("pod-3", &task("run-2")).await.unwrap();
+    assert_eq!(again.reason, Reason::AlreadyDone);
+    told(&again.copy.unwrap().notes);
+    // Who cannot read the catalog can only suspect.
+    scene.server.sql(
+        "hidden",
+        "REVOKE pg_read_all_data FROM hidden_backup; GRANT SELECT ON t, there TO hidden_backup",
+    );
+    let notes = scene.backup("pod-4", &task("run-3")).await.unwrap().copy.unwrap().notes;
+    let suspected = "hidden: without options and passwords, if any, of user mappings ";
+    assert!(notes.iter().any(|note| note.starts_with(suspected)), "{notes:?}");
+    scene.server.sql("hidden", "ALTER SUBSCRIPTION one SET (slot_name = NONE); ALTER SUBSCRIPTION two SET (slot_name = NONE); DROP SUBSCRIPTION one; DROP SUBSCRIPTION two");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_archive_of_an_unknown_format_is_copied_and_its_missing_proof_is_told() {
+    let scene = Scene::new();
+    scene.server.create("future", "CREATE TABLE t AS SELECT 1 AS id");
+    // Format 1.17: nobody has written one yet.
+    let script = "#!/bin/bash\n[ \"$1\" = --version ] && exec $REAL --version\n$REAL \"$@\" | { head -c 5; head -c 3 > /dev/null; printf '\\001\\021\\000'; cat; }\nexit ${PIPESTATUS[0]}\n";
+    let places = scene.tool("pg_dump", script);
+    let task = scene.backup_task("run-1", &["future"], &nothing());
+    let invocation = Invocation {
+        places,
+        ..scene.invocation("pod-1", Action::Backup(task.clone()))
+    };
+    let copy = backup::run_with(&invocation, &task, &scene.store()).await.unwrap().copy.unwrap();
+    assert_eq!((copy.structure_checked, copy.rows), (false, None));
+    let told = |notes: &[String]| {
+        let note = "future: without the proof of its structure, and the numbers of rows: the archive has format 1.17";
+        assert!(notes.iter().any(|found| found.starts_with(note)), "{notes:?}");
+    };
+    told(&copy.notes);
+    told(&scene.backup("pod-2", &task).await.unwrap().copy.unwrap().notes);
+}

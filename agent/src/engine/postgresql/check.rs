@@ -135,7 +135,7 @@ impl StreamCheck for ArchiveCheck {
             Summary::Opaque(version) => {
                 contents.large_objects = None;
                 contents.unknown = Some(format!(
-                    "the archive has format {version}, this version reads 1.14 to 1.16: nothing was counted"
+                    "the archive has format {version}, and 1.14 to 1.16 are known: only pg_dump's exit code vouches for it; use tools of the server's major version"
                 ));
                 true
             }

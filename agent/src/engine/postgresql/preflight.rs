@@ -81,6 +81,8 @@ pub struct DatabaseFacts {
     pub settings: BTreeMap<String, String>,
     /// Its extensions.
     pub extensions: Vec<Extension>,
+    /// What a dump leaves out of it.
+    pub not_copied: Vec<NotCopied>,
 }
 
 /// Asks the server and the tools. `encrypted` says whether the copy is.
@@ -100,9 +102,18 @@ pub async fn preflight(
         let lag = Timestamp::now().duration_since(server.recovery_point).as_secs().max(0);
         notes.push(format!("{} is a standby; what it has replayed is about {lag} s old", server.host));
     }
-    let (databases, not_copied) = choose(&session, selection).await?;
+    let (databases, mut not_copied) = choose(&session, selection).await?;
+    let mut leave_out = |name: &str, why: &str| {
+        not_copied.push(NotCopied {
+            name: name.to_owned(),
+            why: why.to_owned(),
+        });
+    };
     let globals = match globals {
-        Globals::Skip => GlobalsPlan::Skip,
+        Globals::Skip => {
+            leave_out("roles, memberships and tablespaces", "the source says globals: Skip");
+            GlobalsPlan::Skip
+        }
         Globals::Include => {
             tools.version("pg_dumpall").await?;
             let readable = session
@@ -120,7 +131,7 @@ pub async fn preflight(
                 } else {
                     "the store is not encrypted"
                 };
-                notes.push(format!("role passwords are not in the copy: {why}"));
+                leave_out("passwords of roles", why);
                 GlobalsPlan::WithoutPasswords
             }
         }
@@ -336,13 +347,75 @@ pub async fn describe(session: &Session) -> Result<DatabaseFacts, DatabaseError>
             version: row.text(1),
         })
         .collect();
+    let not_copied = left_out(session).await?;
     Ok(DatabaseFacts {
+        not_copied,
         bytes: row.number(0),
         owner: row.text(1),
         encoding: row.text(2),
         settings,
         extensions,
     })
+}
+
+/// How many things of a kind are named.
+const NAMED: u64 = 20;
+
+/// What `pg_dump` leaves out of a database without failing: on a session to it.
+async fn left_out(session: &Session) -> Result<Vec<NotCopied>, DatabaseError> {
+    const NO_SUPERUSER: &str = "pg_dump has them only for superusers";
+    // Who may read the catalog itself knows which mappings have options that the view hides from him, as it does from pg_dump.
+    let hidden = "SELECT v.usename || ' at ' || v.srvname FROM pg_catalog.pg_user_mappings v JOIN pg_catalog.pg_user_mapping m ON m.oid = v.umid \
+                  WHERE v.umoptions IS NULL AND m.umoptions IS NOT NULL";
+    let perhaps = "SELECT usename || ' at ' || srvname FROM pg_catalog.pg_user_mappings WHERE umoptions IS NULL";
+    let user = session
+        .row(
+            "ask what a dump leaves out",
+            "SELECT rolsuper, pg_catalog.pg_is_in_recovery(), has_table_privilege('pg_catalog.pg_user_mapping', 'SELECT') FROM pg_catalog.pg_roles WHERE rolname = current_user",
+        )
+        .await?;
+    let (superuser, standby, reads_mappings) = (user.flag(0), user.flag(1), user.flag(2));
+    let subscriptions = "SELECT subname FROM pg_catalog.pg_subscription WHERE subdbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())";
+    let relations = |filter: &str| {
+        format!(
+            "SELECT quote_ident(nspname) || '.' || quote_ident(relname) FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = relnamespace WHERE {filter}"
+        )
+    };
+    let foreign = relations("relkind = 'f'");
+    let unlogged = relations("relkind = 'r' AND relpersistence = 'u'");
+    let kinds = [
+        (!superuser, "subscriptions", subscriptions, NO_SUPERUSER),
+        (
+            !superuser && reads_mappings,
+            "options and passwords of user mappings",
+            hidden,
+            NO_SUPERUSER,
+        ),
+        (
+            !superuser && !reads_mappings,
+            "options and passwords, if any, of user mappings",
+            perhaps,
+            NO_SUPERUSER,
+        ),
+        (standby, "rows of unlogged tables", &unlogged, "a standby does not have them"),
+        (true, "rows of foreign tables", &foreign, "they are those of another server"),
+    ];
+    let mut found = Vec::new();
+    for (_, what, names, why) in kinds.into_iter().filter(|(asked, ..)| *asked) {
+        let sql = format!(
+            "SELECT count(*), string_agg(name, ', ' ORDER BY name) FILTER (WHERE place <= {NAMED}) FROM (SELECT name, row_number() OVER (ORDER BY name) AS place FROM ({names}) names (name)) named"
+        );
+        let row = session.row("ask what a dump leaves out", &sql).await?;
+        let more = row.number(0).saturating_sub(NAMED);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        if row.number(0) > 0 {
+            found.push(NotCopied {
+                name: format!("{what} {}{more}", row.text(1)),
+                why: why.to_owned(),
+            });
+        }
+    }
+    Ok(found)
 }
 
 /// Whether a database exists, on a session to the maintenance database.

@@ -200,8 +200,11 @@ impl Streaming for Source {
         let found = contents
             .map(|contents| contents.lock().unwrap_or_else(PoisonError::into_inner).clone())
             .unwrap_or_default();
-        if let Some(unknown) = &found.unknown {
-            tracing::warn!(database, unknown, "the archive was not understood");
+        let mut not_copied = facts.not_copied;
+        if let Some(why) = found.unknown {
+            tracing::warn!(database, why, "the archive was not understood");
+            let name = "the proof of its structure, and the numbers of rows".to_owned();
+            not_copied.insert(0, NotCopied { name, why });
         }
         let tables = self.decoded(found.tables, &facts.encoding).await?;
         self.databases.push(Database {
@@ -214,6 +217,7 @@ impl Streaming for Source {
             extensions: facts.extensions,
             tables,
             large_objects: found.large_objects,
+            not_copied,
         });
         Ok(Finished::Whole)
     }

@@ -6,7 +6,10 @@ use super::*;
 async fn a_standby_is_copied_and_its_lag_is_in_the_recovery_point() {
     let pod = Pod::new();
     let primary = TestServer::start(&[]);
-    primary.create("followed", "CREATE TABLE t AS SELECT generate_series(1, 10) AS id");
+    primary.create(
+        "followed",
+        "CREATE TABLE t AS SELECT generate_series(1, 10) AS id; CREATE UNLOGGED TABLE u AS SELECT 1 AS id",
+    );
     let standby = TestServer::standby_of(&primary, &[]);
     let none = serde_json::json!({"mode": "Disable"});
     let access = pod.access(&[&standby.address(), &primary.address()], none);
@@ -22,7 +25,24 @@ async fn a_standby_is_copied_and_its_lag_is_in_the_recovery_point() {
         found.notes
     );
     let contents = dump(&pod, &standby, "followed", Span::from_seconds(5)).await.unwrap();
+    assert_eq!(
+        contents.tables.len(),
+        1,
+        "a standby has no rows of unlogged tables: {:?}",
+        contents.tables
+    );
     assert_eq!(contents.tables[0].rows, Some(10));
+    let left = |server: &TestServer| {
+        let access = pod.plain(server);
+        async move {
+            let facts = describe(&access.connect_again(&access.hosts[0], "followed").await.unwrap())
+                .await
+                .unwrap();
+            facts.not_copied.into_iter().map(|left| left.name).collect::<Vec<_>>()
+        }
+    };
+    assert_eq!(left(&standby).await, ["rows of unlogged tables public.u"]);
+    assert!(left(&primary).await.is_empty());
     // A target must take writes.
     assert_eq!(access.connect(Wanted::Primary).await.unwrap().host.to_string(), primary.address());
 
