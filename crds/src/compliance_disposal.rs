@@ -115,8 +115,32 @@ pub struct DisposalRequestStatus {
     /// When its approval was first seen (RFC 3339, UTC): later copies are not removed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub approved_at: Option<String>,
-    /// The holds of this namespace that stand against it, by name.
+    /// How far it is in each store.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 10))]
-    pub deferred_by: Vec<String>,
+    #[schemars(length(max = 100))]
+    pub stores: Vec<DisposalInStore>,
+}
+
+/// A disposal in one store.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DisposalInStore {
+    /// `namespace/name` of the store.
+    pub store: String,
+    /// Copies of its scope whose data is still there; absent until the store's keeper has reported.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left: Option<i64>,
+    /// Copies whose keys were destroyed.
+    #[serde(default)]
+    pub shredded: i64,
+    /// Copies whose data is gone. Each leaves its records behind, with the name and the legal basis of this request: the certificate.
+    #[serde(default)]
+    pub removed: i64,
+    /// Copies that a hold or a lock keeps.
+    #[serde(default)]
+    pub deferred: i64,
+    /// What stands against it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 256))]
+    pub message: String,
 }

@@ -45,6 +45,9 @@ pub struct KeepTask {
     /// Copies that a restore in flight reads.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub in_use: Vec<RunPath>,
+    /// Disposals that two people agreed on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub disposals: Vec<KeepDisposal>,
 }
 
 /// A schedule's rules for this store.
@@ -109,6 +112,21 @@ pub struct KeepHold {
     /// Set once it is being released.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub release: Option<KeepRelease>,
+}
+
+/// A disposal that one person requested and another approved: keys first, then data. What is held or locked waits.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct KeepDisposal {
+    pub namespace: String,
+    /// Name of the DisposalRequest.
+    pub name: String,
+    /// Its `to` is never after the approval.
+    pub scope: HoldScope,
+    /// The duty that it fulfils.
+    pub basis: String,
+    pub requested_by: String,
+    pub approved_by: String,
 }
 
 /// The release of a hold.
@@ -185,6 +203,7 @@ pub const KEEP_LINE: &str = "holdfast-report ";
 pub enum KeepLine {
     Source(SourceReport),
     Hold(HoldReport),
+    Disposal(DisposalReport),
     Finding(StoreFinding),
     /// Only in previews: what becomes of one copy, and why.
     Copy(CopyReport),
@@ -292,6 +311,25 @@ pub struct HoldReport {
     pub copies: i64,
     /// … on which the bucket's own legal hold is set and was read back.
     pub legal_holds: i64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub problem: Option<String>,
+}
+
+/// How a disposal stands in this store.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DisposalReport {
+    pub namespace: String,
+    pub name: String,
+    /// Copies of its scope whose data is still here.
+    pub left: i64,
+    /// … whose keys were destroyed, so that nobody can read them any more.
+    pub shredded: i64,
+    /// Copies of its scope whose data is gone.
+    pub removed: i64,
+    /// Copies of its scope that a hold or a lock keeps.
+    pub deferred: i64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
     pub problem: Option<String>,

@@ -194,6 +194,7 @@ pub struct BackupSourceStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// `Ready`: accepted. `Protected`: the newest copy is younger than the objective. `LastRunSucceeded`.
+    /// `Compliant`, where a CompliancePolicy selects the namespace: no floor is missed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -216,6 +217,25 @@ pub struct BackupSourceStatus {
     /// The objective that `Protected` is judged by: the shortest of the schedules', in seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rpo_seconds: Option<i64>,
+    /// The floors and ceilings of compliance policies that it misses, at most 32.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub floors_missed: Vec<FloorMissed>,
+}
+
+/// A floor or ceiling of a compliance policy that a source misses.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FloorMissed {
+    /// Name of the CompliancePolicy.
+    pub policy: String,
+    /// Its field, such as `floors.retention`.
+    pub floor: String,
+    /// What it demands, such as `30d`.
+    pub demands: String,
+    /// What was found, and where.
+    #[schemars(length(max = 256))]
+    pub found: String,
 }
 
 /// Where a copy is.

@@ -269,6 +269,25 @@ pub struct BackupStoreStatus {
     /// What the last probe found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub probe: Option<ProbeStatus>,
+    /// How holds and disposals stand in this store, by the keeper's last pass.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holds: Option<StoreHolds>,
+}
+
+/// How holds and disposals stand in a store.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StoreHolds {
+    /// When the pass that this is of began, by the store's clock (RFC 3339, UTC).
+    pub started_at: String,
+    /// One line for each hold, at most 200.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 200))]
+    pub reports: Vec<crate::HoldReport>,
+    /// One line for each disposal, at most 50.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 50))]
+    pub disposals: Vec<crate::DisposalReport>,
 }
 
 /// The last probe of a store, and the next.

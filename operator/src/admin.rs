@@ -168,6 +168,13 @@ mod tests {
         caches.runs.listed(None, &nothing);
         caches.restores.listed(None, &nothing);
         caches.jobs.listed(None, &nothing);
+        caches.holds.listed(None, &nothing);
+        caches.disposals.listed(None, &nothing);
+        caches.cluster_holds.listed(None, &nothing);
+        caches.policies.listed(None, &nothing);
+        caches.namespaces.listed(None, &nothing);
+        caches.guards.listed(None, &nothing);
+        caches.guard_bindings.listed(None, &nothing);
         assert!(ask(address, "/readyz").starts_with("HTTP/1.1 503"));
         caches.pods.listed(None, &nothing);
         assert!(ask(address, "/readyz").starts_with("HTTP/1.1 200"));

@@ -36,6 +36,10 @@ pub struct Config {
     #[arg(long, env = "POD_NAME")]
     pub pod_name: String,
 
+    /// What the names of the release's admission policies begin with, so that they can be watched. Empty: nobody says.
+    #[arg(long, env = "HOLDFAST_GUARDS", default_value = "")]
+    pub guards: String,
+
     /// What is logged: a level, or targets with levels as in `info,kube=debug`.
     #[arg(long, env = "HOLDFAST_LOG", default_value = "info")]
     pub log: String,

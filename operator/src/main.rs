@@ -9,7 +9,7 @@ use holdfast_operator::{
     clock::ServerClock,
     config::Config,
     context::{Context, chain},
-    controller::{restore, run as backup_run, schedule, source, store},
+    controller::{compliance, disposal, hold, restore, run as backup_run, schedule, source, store},
     lease::Election,
     metrics::{Metrics, Objects},
     queue::{self, Queue, Reconcile},
@@ -89,7 +89,7 @@ async fn run(config: Config) -> Result<(), Fatal> {
     let metrics = Metrics::new()?;
     let clock = ServerClock::default();
     let fence = Fence::default();
-    let caches = Arc::new(Caches::new(&config.namespaces));
+    let caches = Arc::new(Caches::new(&config.namespaces).guarded_by(&config.guards));
     metrics.registry.register(Box::new(Objects::new(caches.clone(), clock.clone())?))?;
     let (address, pulse) = admin::serve(config.admin_addr, caches.clone(), metrics.registry.clone())?;
     tokio::spawn(async move { pulse.beat().await });
@@ -167,6 +167,10 @@ struct Controllers {
     stores: Queue,
     schedules: Queue,
     sources: Queue,
+    policies: Queue,
+    holds: Queue,
+    cluster_holds: Queue,
+    disposals: Queue,
 }
 
 impl Controllers {
@@ -177,12 +181,20 @@ impl Controllers {
             stores: Queue::default(),
             schedules: Queue::default(),
             sources: Queue::default(),
+            policies: Queue::default(),
+            holds: Queue::default(),
+            cluster_holds: Queue::default(),
+            disposals: Queue::default(),
         };
         backup_run::triggers(&context.caches, &controllers.runs);
         restore::triggers(&context.caches, &controllers.restores);
         store::triggers(&context.caches, &controllers.stores);
         schedule::triggers(&context.caches, &controllers.schedules);
         source::triggers(&context.caches, &controllers.sources);
+        compliance::triggers(&context.caches, &controllers.policies);
+        hold::triggers(&context.caches, &controllers.holds);
+        hold::cluster_triggers(&context.caches, &controllers.cluster_holds);
+        disposal::triggers(&context.caches, &controllers.disposals);
         controllers
     }
 
@@ -221,6 +233,34 @@ impl Controllers {
             &mut running,
             source::SourceController::new(context.clone()),
             self.sources,
+            context,
+            stopped,
+        );
+        spawn(
+            &mut running,
+            compliance::ComplianceController::new(context.clone()),
+            self.policies,
+            context,
+            stopped,
+        );
+        spawn(
+            &mut running,
+            hold::HoldController::new(context.clone()),
+            self.holds,
+            context,
+            stopped,
+        );
+        spawn(
+            &mut running,
+            hold::ClusterHoldController::new(context.clone()),
+            self.cluster_holds,
+            context,
+            stopped,
+        );
+        spawn(
+            &mut running,
+            disposal::DisposalController::new(context.clone()),
+            self.disposals,
             context,
             stopped,
         );

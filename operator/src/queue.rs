@@ -101,6 +101,13 @@ impl Queue {
         state.ready.len() + state.again.len()
     }
 
+    /// How many wait now or later.
+    #[cfg(test)]
+    pub fn waiting(&self) -> usize {
+        let state = self.state();
+        state.ready.len() + state.again.len() + state.delayed.len()
+    }
+
     async fn next(&self) -> Key {
         loop {
             let wake = {

@@ -1,13 +1,16 @@
 //! How the operator says what it found: status by server-side apply, and one Event per transition.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU32, Ordering},
+use std::{
+    fmt::Debug,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 use holdfast_crds::{Class, ConditionType, Reason, shortened};
 use k8s_openapi::{
-    NamespaceResourceScope,
+    ClusterResourceScope, NamespaceResourceScope,
     api::events::v1::Event,
     apimachinery::pkg::apis::meta::v1::{Condition, MicroTime, ObjectMeta},
 };
@@ -60,31 +63,23 @@ impl Report {
             + HasStatus
             + Clone
             + DeserializeOwned
-            + std::fmt::Debug
+            + Debug
             + Send
             + Sync
             + 'static,
         K::Status: Serialize + PartialEq,
     {
-        if object.status() == Some(status) {
-            return Ok(object.clone());
-        }
-        let key = Key::of(object);
-        let body = serde_json::json!({
-            "apiVersion": K::api_version(&()),
-            "kind": K::kind(&()),
-            "metadata": {"name": key.name, "uid": object.meta().uid, "resourceVersion": object.meta().resource_version},
-            "status": status,
-        });
-        let api: Api<K> = Api::namespaced(self.client.clone(), &key.namespace);
-        let mut written = api
-            .patch_status(&key.name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&body))
-            .await
-            .map_err(Error::calling(format!("write the status of {} {key}", K::kind(&()))))?;
-        written.managed_fields_mut().clear();
-        written.meta_mut().managed_fields = None;
-        cache.wrote(written.clone());
-        Ok(written)
+        let api = Api::namespaced(self.client.clone(), &Key::of(object).namespace);
+        write(api, cache, object, status).await
+    }
+
+    /// As [`Report::status`], for a kind without namespaces.
+    pub async fn cluster_status<K>(&self, cache: &Cache<K>, object: &K, status: &K::Status) -> Result<K, Error>
+    where
+        K: Resource<DynamicType = (), Scope = ClusterResourceScope> + HasStatus + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+        K::Status: Serialize + PartialEq,
+    {
+        write(Api::all(self.client.clone()), cache, object, status).await
     }
 
     /// One Event for each condition whose status or reason differs from `before`.
@@ -107,10 +102,12 @@ impl Report {
     {
         let now = self.clock.now();
         let key = Key::of(object);
+        // Events have a namespace; those of the cluster's kinds are in `default`.
+        let namespace = if key.namespace.is_empty() { "default" } else { &key.namespace };
         let number = i128::from(self.told.fetch_add(1, Ordering::Relaxed));
         let event = Event {
             metadata: ObjectMeta {
-                namespace: Some(key.namespace.clone()),
+                namespace: Some(namespace.to_owned()),
                 name: Some(format!("{}.{:x}", key.name, now.as_nanosecond() + number)),
                 ..ObjectMeta::default()
             },
@@ -126,11 +123,36 @@ impl Report {
         };
         let kind = K::kind(&());
         tracing::info!(kind = %kind, object = %key, reason = reason.as_str(), action, note, "transition");
-        let api: Api<Event> = Api::namespaced(self.client.clone(), &key.namespace);
+        let api: Api<Event> = Api::namespaced(self.client.clone(), namespace);
         if let Err(error) = api.create(&PostParams::default(), &event).await {
             tracing::debug!(object = %key, error = chain(&error), "an event could not be written");
         }
     }
+}
+
+async fn write<K>(api: Api<K>, cache: &Cache<K>, object: &K, status: &K::Status) -> Result<K, Error>
+where
+    K: Resource<DynamicType = ()> + HasStatus + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+    K::Status: Serialize + PartialEq,
+{
+    if object.status() == Some(status) {
+        return Ok(object.clone());
+    }
+    let key = Key::of(object);
+    let body = serde_json::json!({
+        "apiVersion": K::api_version(&()),
+        "kind": K::kind(&()),
+        "metadata": {"name": key.name, "uid": object.meta().uid, "resourceVersion": object.meta().resource_version},
+        "status": status,
+    });
+    let mut written = api
+        .patch_status(&key.name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&body))
+        .await
+        .map_err(Error::calling(format!("write the status of {} {key}", K::kind(&()))))?;
+    written.managed_fields_mut().clear();
+    written.meta_mut().managed_fields = None;
+    cache.wrote(written.clone());
+    Ok(written)
 }
 
 /// The conditions of `after` that say something new: another status or reason than in `before`. `Stalled` repeats what `Ready` says, and

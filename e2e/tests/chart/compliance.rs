@@ -9,7 +9,7 @@ use anyhow::Result;
 use holdfast_crds::{Span, span_seconds};
 use holdfast_e2e::{
     api::{Answer, ask, holdfast_path, make_namespace},
-    helm::render,
+    helm::{render, repository},
 };
 use http::Method;
 use kube::Client;
@@ -119,6 +119,46 @@ async fn each_floor_is_refused_with_its_name_and_that_of_the_policy() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// The table of the page has each floor that the definition knows, and says of each whether admission refuses, as the table beside this file tries it.
+#[test]
+fn the_page_says_floor_by_floor_what_is_refused() {
+    let page = std::fs::read_to_string(repository().join("docs/holds-and-compliance.md")).unwrap();
+    let definition = std::fs::read_to_string(repository().join("charts/holdfast-crds/templates/compliancepolicies.yaml")).unwrap();
+    let definition: Value = serde_yaml::from_str(&definition).unwrap();
+    let spec = &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"];
+    let mut known = Vec::new();
+    for group in ["floors", "ceiling"] {
+        known.extend(
+            spec[group]["properties"]
+                .as_object()
+                .unwrap()
+                .keys()
+                .map(|name| format!("{group}.{name}")),
+        );
+    }
+    let rows = table().rows;
+    let mut described = Vec::new();
+    for line in page.lines() {
+        let cells: Vec<_> = line.split('|').map(str::trim).collect();
+        let [_, floor, measured, refused, shown, _] = cells[..] else {
+            continue;
+        };
+        let floor = floor.trim_matches('`');
+        if !floor.starts_with("floors.") && !floor.starts_with("ceiling.") {
+            continue;
+        }
+        let tried = rows
+            .iter()
+            .any(|row| row.refused.as_ref().is_some_and(|words| words.contains(floor)));
+        assert_eq!(refused != "–", tried, "{floor}: {refused}");
+        assert!(measured.len() > 10 && shown.len() > 10, "{line}");
+        described.push(floor.to_owned());
+    }
+    described.sort();
+    known.sort();
+    assert_eq!(described, known);
 }
 
 #[tokio::test]

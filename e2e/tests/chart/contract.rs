@@ -1,10 +1,13 @@
 //! What the chart and the operator must agree on, tried with the operator's own code.
 
+use std::collections::BTreeSet;
+
 use clap::Parser;
 use holdfast_crds::{JobTemplate, Reason, TASK_VERSION, Task};
 use holdfast_e2e::helm::render;
 use holdfast_operator::{
     config::Config,
+    controller::compliance::guards::GUARDS,
     job::{JobRequest, build},
 };
 use http::Method;
@@ -39,6 +42,11 @@ fn the_operator_takes_the_arguments_that_the_chart_gives() {
         assert_eq!(config.admin_addr.port(), 8080);
         assert_eq!(container["ports"][0]["containerPort"], 8080);
         assert_eq!(config.namespaces.all(), everything);
+        assert_eq!(
+            config.guards.is_empty(),
+            !everything,
+            "a release for some namespaces may not see them"
+        );
         // The Role names the Lease.
         let role = objects
             .iter()
@@ -46,6 +54,36 @@ fn the_operator_takes_the_arguments_that_the_chart_gives() {
             .unwrap();
         assert_eq!(role["rules"][1]["resourceNames"], json!([config.lease_name]));
         assert_eq!(role["metadata"]["namespace"], json!(config.lease_namespace));
+    }
+}
+
+/// What the operator looks for is what the chart ships, under the same names.
+#[test]
+fn the_operator_looks_for_each_admission_policy_of_the_chart() {
+    let objects = render("holdfast", "hf", &["--set=crds.install=false"]).unwrap();
+    let names = |kind: &str| -> BTreeSet<String> {
+        let of_kind = objects.iter().filter(|object| object["kind"] == kind);
+        of_kind
+            .map(|object| object["metadata"]["name"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    let deployment = objects.iter().find(|object| object["kind"] == "Deployment").unwrap();
+    let arguments = deployment["spec"]["template"]["spec"]["containers"][0]["args"].as_array().unwrap();
+    let prefix = arguments
+        .iter()
+        .find_map(|argument| argument.as_str().unwrap().strip_prefix("--guards="))
+        .unwrap();
+    let expected: BTreeSet<_> = GUARDS.iter().map(|guard| format!("{prefix}.{guard}")).collect();
+    assert_eq!(names("ValidatingAdmissionPolicy"), expected);
+    assert_eq!(names("ValidatingAdmissionPolicyBinding"), expected);
+    for object in objects
+        .iter()
+        .filter(|object| object["kind"].as_str().unwrap().starts_with("ValidatingAdmission"))
+    {
+        assert_eq!(
+            object["metadata"]["labels"]["app.kubernetes.io/component"], "operator",
+            "the operator selects them by it"
+        );
     }
 }
 

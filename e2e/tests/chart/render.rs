@@ -147,6 +147,7 @@ fn the_operator_may_do_this_and_no_more() {
         &["patch"],
     );
     add("holdfast.dev", &["backupruns"], &["get", "create", "delete"]);
+    add("holdfast.dev", &["restorerequests"], &["delete"]);
     add("batch", &["jobs"], &["get", "list", "watch", "create", "delete"]);
     add("", &["pods"], &["list", "watch"]);
     add("", &["events"], &["list"]);

@@ -1,7 +1,10 @@
 //! One controller per kind, each a pipeline: dereference (reads) → validate (pure) → build (pure) → apply (writes) → status (writes).
 
 mod carry_out;
+pub mod compliance;
+pub mod disposal;
 mod history;
+pub mod hold;
 mod jobs;
 pub mod restore;
 pub mod run;

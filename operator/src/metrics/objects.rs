@@ -3,7 +3,7 @@
 
 use std::{collections::HashMap, fmt, sync::Arc};
 
-use holdfast_crds::{BackupSource, RunPhase};
+use holdfast_crds::{BackupSource, Reason, RunPhase};
 use holdfast_policy::protection::{Evidence, Protection};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -13,7 +13,7 @@ use prometheus::{
     proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType},
 };
 
-use crate::{clock::ServerClock, watch::Caches};
+use crate::{clock::ServerClock, controller::compliance::guards, watch::Caches};
 
 /// Name, help and labels of a series.
 struct Series {
@@ -89,6 +89,21 @@ const STORE_READY: Series = gauge(
     "1 if the store was tried and may be used (condition Ready), else 0.",
     STORE,
 );
+const COMPLIANT: Series = gauge(
+    "holdfast_source_compliant",
+    "1 if the source misses no floor of the compliance policies that select its namespace, else 0; absent where none does.",
+    SOURCE,
+);
+const HOLD_EFFECTIVE: Series = gauge(
+    "holdfast_hold_effective",
+    "1 if the hold keeps what it names (condition Effective), else 0; absent once it is released. A hold of the cluster has no namespace.",
+    &["namespace", "hold"],
+);
+const GUARD: Series = gauge(
+    "holdfast_guard_in_place",
+    "1 if this admission policy of the chart exists and is bound as the chart has it, else 0.",
+    &["guard"],
+);
 const RUNS: Series = gauge("holdfast_runs", "Objects of runs by phase.", &["phase"]);
 const UNREADABLE: Series = gauge(
     "holdfast_unreadable_objects",
@@ -109,6 +124,9 @@ const ALL: &[&Series] = &[
     &SCHEDULE_SOURCES,
     &TICKS,
     &STORE_READY,
+    &COMPLIANT,
+    &HOLD_EFFECTIVE,
+    &GUARD,
     &RUNS,
     &UNREADABLE,
 ];
@@ -177,7 +195,12 @@ impl Collector for Objects {
             let conditions = store.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
             families.add(&STORE_READY, &[&namespace, &name], flag(ready(conditions)));
         }
+        self.compliance(&mut families);
         for (kind, unreadable) in [
+            ("ComplianceHold", self.caches.holds.unreadable_count()),
+            ("ClusterComplianceHold", self.caches.cluster_holds.unreadable_count()),
+            ("CompliancePolicy", self.caches.policies.unreadable_count()),
+            ("DisposalRequest", self.caches.disposals.unreadable_count()),
             ("BackupSource", self.caches.sources.unreadable_count()),
             ("BackupStore", self.caches.stores.unreadable_count()),
             ("BackupSchedule", self.caches.schedules.unreadable_count()),
@@ -191,6 +214,30 @@ impl Collector for Objects {
 }
 
 impl Objects {
+    fn compliance(&self, families: &mut Families) {
+        let holds = self.caches.holds.all();
+        let holds = holds
+            .iter()
+            .map(|hold| (identity(&**hold), hold.status.clone().unwrap_or_default()));
+        let cluster = self.caches.cluster_holds.all();
+        let cluster = cluster
+            .iter()
+            .map(|hold| (identity(&**hold), hold.status.clone().unwrap_or_default()));
+        let released = |conditions: &[Condition]| conditions.iter().any(|condition| condition.reason == Reason::HoldReleased.as_str());
+        for ((namespace, name), status) in holds.chain(cluster).filter(|(_, status)| !released(&status.conditions)) {
+            families.add(
+                &HOLD_EFFECTIVE,
+                &[&namespace, &name],
+                flag(holds_true(&status.conditions, "Effective")),
+            );
+        }
+        if !self.caches.guard_prefix.is_empty() {
+            for (guard, wrong) in guards::states(&self.caches) {
+                families.add(&GUARD, &[guard], flag(wrong.is_none()));
+            }
+        }
+    }
+
     fn runs_and_sources(&self, families: &mut Families) {
         let mut ends: HashMap<(String, String), Ends> = HashMap::new();
         let mut phases: HashMap<&'static str, i64> = HashMap::new();
@@ -258,6 +305,10 @@ fn add_source(families: &mut Families, source: &BackupSource, identity: &(String
     let last_as = |phase| last.filter(|run| run.phase == phase).map(|run| run.completion_time.as_str());
     families.add(&NEWEST_COPY, &labels, seconds(newest));
     families.add(&RPO, &labels, count(rpo.unwrap_or(0)));
+    let conditions = status.map(|status| status.conditions.as_slice()).unwrap_or_default();
+    if conditions.iter().any(|condition| condition.type_ == "Compliant") {
+        families.add(&COMPLIANT, &labels, flag(holds_true(conditions, "Compliant")));
+    }
     families.add(&PROTECTED, &labels, flag(protection.is_protected()));
     let success = known.success.max(seconds(last_as(RunPhase::Succeeded)));
     // The objects of its runs may be gone: then the copy still shows that one succeeded.
@@ -276,9 +327,13 @@ fn identity<K: Resource>(object: &K) -> (String, String) {
 }
 
 fn ready(conditions: &[Condition]) -> bool {
+    holds_true(conditions, "Ready")
+}
+
+fn holds_true(conditions: &[Condition], kind: &str) -> bool {
     conditions
         .iter()
-        .any(|condition| condition.type_ == "Ready" && condition.status == "True")
+        .any(|condition| condition.type_ == kind && condition.status == "True")
 }
 
 fn flag(set: bool) -> f64 {

@@ -22,6 +22,13 @@ fn ready(caches: &Caches) {
     caches.restores.listed(None, &nothing);
     caches.jobs.listed(None, &nothing);
     caches.pods.listed(None, &nothing);
+    caches.holds.listed(None, &nothing);
+    caches.disposals.listed(None, &nothing);
+    caches.cluster_holds.listed(None, &nothing);
+    caches.policies.listed(None, &nothing);
+    caches.namespaces.listed(None, &nothing);
+    caches.guards.listed(None, &nothing);
+    caches.guard_bindings.listed(None, &nothing);
 }
 
 fn meta(name: &str) -> serde_json::Value {
@@ -135,6 +142,37 @@ async fn schedules_and_stores_have_theirs() {
         "# TYPE holdfast_schedule_ticks_total counter",
         r#"holdfast_store_ready{namespace="shop",store="s"} 0"#,
         r#"holdfast_unreadable_objects{kind="BackupRun"} 0"#,
+    ] {
+        assert!(text.contains(line), "{line}\n{text}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn compliance_holds_and_guards_have_theirs() {
+    let caches = Arc::new(Caches::new(&Namespaces::default()).guarded_by("hf.system"));
+    let metrics = Metrics::new().unwrap();
+    metrics
+        .registry
+        .register(Box::new(Objects::new(caches.clone(), ServerClock::default()).unwrap()))
+        .unwrap();
+    ready(&caches);
+    let condition = |kind: &str, status: &str| json!([{"type": kind, "status": status, "reason": "x", "message": "", "lastTransitionTime": "2026-03-01T00:00:00Z"}]);
+    caches.sources.watched(source(&json!(null)));
+    assert!(!text(&metrics).contains("holdfast_source_compliant"), "no policy selects it");
+    caches
+        .sources
+        .watched(source(&json!({"conditions": condition("Compliant", "False")})));
+    let hold = json!({"apiVersion": "holdfast.dev/v1alpha1", "kind": "ComplianceHold", "metadata": meta("case"),
+        "spec": {"select": {"sources": ["a"]}, "reason": "r", "placedBy": "p"}, "status": {"conditions": condition("Effective", "True")}});
+    caches
+        .holds
+        .watched(serde_json::from_value::<holdfast_crds::ComplianceHold>(hold).unwrap());
+    let text = text(&metrics);
+    for line in [
+        r#"holdfast_source_compliant{namespace="shop",source="a"} 0"#,
+        r#"holdfast_hold_effective{namespace="shop",hold="case"} 1"#,
+        r#"holdfast_guard_in_place{guard="definitions"} 0"#,
+        r#"holdfast_unreadable_objects{kind="ComplianceHold"} 0"#,
     ] {
         assert!(text.contains(line), "{line}\n{text}");
     }

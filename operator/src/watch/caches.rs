@@ -3,16 +3,26 @@
 use std::{collections::BTreeMap, fmt::Debug, future::Future, sync::Arc};
 
 use futures::{StreamExt, stream::FuturesUnordered};
-use holdfast_crds::{BackupRun, BackupSchedule, BackupSource, BackupStore, RestoreRequest, SourceSelection};
+use holdfast_crds::{
+    BackupRun, BackupSchedule, BackupSource, BackupStore, ClusterComplianceHold, ComplianceHold, CompliancePolicy, DisposalRequest,
+    RestoreRequest, SourceSelection,
+};
 use k8s_openapi::{
-    NamespaceResourceScope,
-    api::{batch::v1::Job, core::v1::Pod},
+    ClusterResourceScope, NamespaceResourceScope,
+    api::{
+        admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding},
+        batch::v1::Job,
+        core::v1::{Namespace, Pod},
+    },
 };
 use kube::{Api, Client, Resource, ResourceExt, core::DeserializeGuard};
 use serde::de::DeserializeOwned;
 
 use super::{Cache, Key, drive, watcher_config};
 use crate::{config::Namespaces, job};
+
+/// What the chart's admission policies have in common.
+const GUARDS: &str = "app.kubernetes.io/component=operator";
 
 /// All caches. Listeners are added before the watches start.
 #[derive(Debug)]
@@ -24,6 +34,17 @@ pub struct Caches {
     pub restores: Cache<RestoreRequest>,
     pub jobs: Cache<Job>,
     pub pods: Cache<Pod>,
+    pub holds: Cache<ComplianceHold>,
+    pub disposals: Cache<DisposalRequest>,
+    /// Of the whole cluster, as those below: they stay empty where only some namespaces are served.
+    pub cluster_holds: Cache<ClusterComplianceHold>,
+    pub policies: Cache<CompliancePolicy>,
+    pub namespaces: Cache<Namespace>,
+    /// The admission policies of Helm's release, and what binds them.
+    pub guards: Cache<ValidatingAdmissionPolicy>,
+    pub guard_bindings: Cache<ValidatingAdmissionPolicyBinding>,
+    /// What the names of the release's admission policies begin with; empty where nobody said.
+    pub guard_prefix: String,
 }
 
 impl Caches {
@@ -51,6 +72,7 @@ impl Caches {
     /// Empty caches for watches of these namespaces.
     pub fn new(namespaces: &Namespaces) -> Self {
         let scopes = namespaces.scopes();
+        let cluster: &[Option<String>] = if namespaces.all() { &[None] } else { &[] };
         Self {
             sources: Cache::new(&scopes).indexed(Self::SOURCES_BY_LABEL, |source: &BackupSource| {
                 source.labels().iter().map(|(key, value)| format!("{key}={value}")).collect()
@@ -86,7 +108,22 @@ impl Caches {
             pods: Cache::new(&scopes).indexed(Self::PODS_BY_JOB, |pod: &Pod| {
                 pod.labels().get("batch.kubernetes.io/job-name").into_iter().cloned().collect()
             }),
+            holds: Cache::new(&scopes),
+            disposals: Cache::new(&scopes),
+            cluster_holds: Cache::new(cluster),
+            policies: Cache::new(cluster),
+            namespaces: Cache::new(cluster),
+            guards: Cache::new(cluster),
+            guard_bindings: Cache::new(cluster),
+            guard_prefix: String::new(),
         }
+    }
+
+    /// … with what the names of the release's admission policies begin with.
+    #[must_use]
+    pub fn guarded_by(mut self, prefix: &str) -> Self {
+        prefix.clone_into(&mut self.guard_prefix);
+        self
     }
 
     /// Whether the first lists of all kinds are in.
@@ -98,6 +135,13 @@ impl Caches {
             && self.restores.ready()
             && self.jobs.ready()
             && self.pods.ready()
+            && self.holds.ready()
+            && self.disposals.ready()
+            && self.cluster_holds.ready()
+            && self.policies.ready()
+            && self.namespaces.ready()
+            && self.guards.ready()
+            && self.guard_bindings.ready()
     }
 
     /// Waits until the first lists of all kinds are in.
@@ -109,6 +153,13 @@ impl Caches {
         self.restores.wait_ready().await;
         self.jobs.wait_ready().await;
         self.pods.wait_ready().await;
+        self.holds.wait_ready().await;
+        self.disposals.wait_ready().await;
+        self.cluster_holds.wait_ready().await;
+        self.policies.wait_ready().await;
+        self.namespaces.wait_ready().await;
+        self.guards.wait_ready().await;
+        self.guard_bindings.wait_ready().await;
     }
 
     /// The pods of a Job, in order of their names.
@@ -173,7 +224,16 @@ impl Caches {
             watches.push(Box::pin(watch(client, scope.clone(), None, &self.runs)));
             watches.push(Box::pin(watch(client, scope.clone(), None, &self.restores)));
             watches.push(Box::pin(watch(client, scope.clone(), Some(&selector), &self.jobs)));
-            watches.push(Box::pin(watch(client, scope, Some(&selector), &self.pods)));
+            watches.push(Box::pin(watch(client, scope.clone(), Some(&selector), &self.pods)));
+            watches.push(Box::pin(watch(client, scope.clone(), None, &self.holds)));
+            watches.push(Box::pin(watch(client, scope, None, &self.disposals)));
+        }
+        if namespaces.all() {
+            watches.push(Box::pin(watch_cluster(client, None, &self.cluster_holds)));
+            watches.push(Box::pin(watch_cluster(client, None, &self.policies)));
+            watches.push(Box::pin(watch_cluster(client, None, &self.namespaces)));
+            watches.push(Box::pin(watch_cluster(client, Some(GUARDS), &self.guards)));
+            watches.push(Box::pin(watch_cluster(client, Some(GUARDS), &self.guard_bindings)));
         }
         watches.next().await;
     }
@@ -189,6 +249,14 @@ fn owners(labels: &BTreeMap<String, String>) -> Vec<String> {
 /// Whether a source has all of these labels.
 fn selects(labels: &BTreeMap<String, String>, source: &BackupSource) -> bool {
     labels.iter().all(|(key, value)| source.labels().get(key) == Some(value))
+}
+
+async fn watch_cluster<K>(client: &Client, selector: Option<&str>, cache: &Cache<K>)
+where
+    K: Resource<DynamicType = (), Scope = ClusterResourceScope> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+{
+    let api: Api<DeserializeGuard<K>> = Api::all(client.clone());
+    drive(api, watcher_config(selector), None, cache).await;
 }
 
 async fn watch<K>(client: &Client, scope: Option<String>, selector: Option<&str>, cache: &Cache<K>)

@@ -4,9 +4,9 @@ mod objective;
 mod status;
 mod triggers;
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
-use holdfast_crds::{BackupRun, RunHistory};
+use holdfast_crds::{BackupRun, BackupSource, RunHistory};
 use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
 
@@ -14,7 +14,7 @@ pub use triggers::triggers;
 
 use crate::{
     context::{Context, Error},
-    controller::history,
+    controller::{compliance::policies_of, history},
     queue::{Next, Reconcile},
     watch::{Caches, Key},
 };
@@ -39,10 +39,10 @@ impl Reconcile for SourceController {
         let Some(source) = context.caches.sources.get(key) else {
             return forget(context, &runs).await;
         };
-        let schedules = context.caches.schedules_of(&source);
         let now = context.clock.now();
+        let known = known(context, &source, runs.clone());
 
-        let judged = status::judge(&source, &schedules, &runs, now);
+        let judged = status::judge(&source, &known, now);
         let before = source.status.clone().unwrap_or_default();
         let written = context.report.status(&context.caches.sources, &*source, &judged.status).await?;
         context
@@ -52,6 +52,25 @@ impl Reconcile for SourceController {
         // By now the status says what they said.
         let history = forget(context, &runs).await?;
         Ok(wake(judged.changes_after, judged.status.next_tick.as_deref(), now).or(history))
+    }
+}
+
+fn known(context: &Context, source: &BackupSource, runs: Vec<Arc<BackupRun>>) -> status::Known {
+    let namespace = source.namespace().unwrap_or_default();
+    let schedules = context.caches.schedules_of(source);
+    let names: BTreeSet<_> = schedules
+        .iter()
+        .flat_map(|schedule| &schedule.spec.stores)
+        .map(|store| &store.name)
+        .collect();
+    let stores = names
+        .into_iter()
+        .filter_map(|name| context.caches.stores.get(&Key::new(namespace.as_str(), name.as_str())));
+    status::Known {
+        stores: stores.collect(),
+        schedules,
+        runs,
+        policies: policies_of(&context.caches, &namespace),
     }
 }
 

@@ -3,15 +3,18 @@
 use std::sync::Arc;
 
 use holdfast_crds::{
-    BackupRun, BackupSchedule, BackupSource, BackupSourceStatus, ConditionType, CopyReference, Finding, Reason, RunPhase, RunReference,
-    conditions,
+    BackupRun, BackupSchedule, BackupSource, BackupSourceStatus, BackupStore, CompliancePolicy, ConditionType, CopyReference, Finding,
+    Reason, RunPhase, RunReference, conditions,
 };
 use holdfast_policy::protection::{Evidence, Protection, plausible};
 use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
 
 use super::objective;
-use crate::controller::schedule::{created, shown};
+use crate::controller::{
+    compliance::judge as compliance,
+    schedule::{created, shown},
+};
 
 /// A status, and after how much time it would say something else although nothing happened.
 pub struct Judged {
@@ -19,8 +22,21 @@ pub struct Judged {
     pub changes_after: Option<SignedDuration>,
 }
 
-/// Judges a source. `schedules` select it; `runs` are those of it that exist as objects.
-pub fn judge(source: &BackupSource, schedules: &[Arc<BackupSchedule>], runs: &[Arc<BackupRun>], now: Timestamp) -> Judged {
+/// What a source is measured by.
+pub struct Known {
+    /// The schedules that select it.
+    pub schedules: Vec<Arc<BackupSchedule>>,
+    /// The stores that those name, where they exist.
+    pub stores: Vec<Arc<BackupStore>>,
+    /// Those of its runs that exist as objects.
+    pub runs: Vec<Arc<BackupRun>>,
+    /// The compliance policies that select its namespace.
+    pub policies: Vec<Arc<CompliancePolicy>>,
+}
+
+/// Judges a source.
+pub fn judge(source: &BackupSource, known: &Known, now: Timestamp) -> Judged {
+    let Known { schedules, runs, .. } = known;
     let before = source.status.clone().unwrap_or_default();
     let (namespace, name) = (source.namespace().unwrap_or_default(), source.name_any());
     let Copies { newest, implausible } = copies(&before, runs, now);
@@ -36,11 +52,22 @@ pub fn judge(source: &BackupSource, schedules: &[Arc<BackupSchedule>], runs: &[A
         },
         now,
     );
-    let findings = [
+    let (floors_missed, judged_again) = compliance::judge(
+        &known.policies,
+        &compliance::Known {
+            schedules,
+            stores: &known.stores,
+            rpo,
+            newest: newest.as_ref().and_then(recovery_point),
+            now,
+        },
+    );
+    let mut findings = vec![
         ready(implausible.as_ref()),
         protected(&protection, newest.as_ref(), rpo, schedules),
         last_run_succeeded(last_run.as_ref()),
     ];
+    findings.extend(compliance::finding(&known.policies, &floors_missed));
     let status = BackupSourceStatus {
         observed_generation: source.metadata.generation,
         conditions: conditions(&before.conditions, &findings, source.metadata.generation, now),
@@ -50,10 +77,11 @@ pub fn judge(source: &BackupSource, schedules: &[Arc<BackupSchedule>], runs: &[A
         next_tick: next_ticks.iter().filter_map(|ticks| ticks.at.first()).min().cloned(),
         next_ticks,
         rpo_seconds: rpo.map(|rpo| rpo.as_secs()),
+        floors_missed,
     };
     Judged {
         status,
-        changes_after: protection.changes_after(now),
+        changes_after: [protection.changes_after(now), judged_again].into_iter().flatten().min(),
     }
 }
 

@@ -2,7 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use holdfast_crds::BackupRun;
+use holdfast_crds::{BackupRun, CompliancePolicy};
+use k8s_openapi::api::core::v1::Namespace;
+use kube::ResourceExt;
 
 use crate::{
     queue::Queue,
@@ -32,6 +34,52 @@ pub fn triggers(caches: &Arc<Caches>, queue: &Queue) {
                 for source in caches.selected(schedule).0 {
                     queue.add_after(Key::of(&*source), COLLECT);
                 }
+            }
+        }
+    });
+    // What its compliance is judged by: stores, policies, and the labels of its namespace.
+    caches.stores.listen({
+        let (caches, queue) = (Arc::downgrade(caches), queue.clone());
+        move |change| {
+            let Some(caches) = caches.upgrade().filter(|_| change.beyond_status()) else {
+                return;
+            };
+            let key = change.key();
+            for schedule in caches.schedules.by(Caches::SCHEDULES_BY_STORE, &key.namespace, &key.name) {
+                for source in caches.selected(&schedule).0 {
+                    queue.add_after(Key::of(&*source), COLLECT);
+                }
+            }
+        }
+    });
+    let of_namespace = |caches: &Caches, queue: &Queue, namespace: &str| {
+        for source in caches.sources.in_namespace(namespace) {
+            queue.add_after(Key::of(&*source), COLLECT);
+        }
+    };
+    caches.policies.listen({
+        let (caches, queue) = (Arc::downgrade(caches), queue.clone());
+        move |change| {
+            let Some(caches) = caches.upgrade().filter(|_| change.beyond_status()) else {
+                return;
+            };
+            for namespace in caches.namespaces.all() {
+                let selected = |policy: &Arc<CompliancePolicy>| policy.spec.namespaces.select(namespace.labels());
+                if change.before.iter().chain(&change.after).any(selected) {
+                    of_namespace(&caches, &queue, &namespace.name_any());
+                }
+            }
+        }
+    });
+    caches.namespaces.listen({
+        let (caches, queue) = (Arc::downgrade(caches), queue.clone());
+        move |change| {
+            let labels = |namespace: &Option<Arc<Namespace>>| namespace.as_ref().map(|namespace| namespace.labels().clone());
+            if labels(&change.before) != labels(&change.after)
+                && let Some(caches) = caches.upgrade()
+                && !caches.policies.is_empty()
+            {
+                of_namespace(&caches, &queue, &change.key().name);
             }
         }
     });

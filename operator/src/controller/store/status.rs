@@ -95,6 +95,7 @@ pub fn status(store: &BackupStore, phase: &Phase<'_>, now: Timestamp) -> BackupS
         location: Some(store.spec.location()),
         conditions: before.conditions.clone(),
         probe,
+        holds: before.holds,
     };
     if let Some(findings) = findings(store, &after, phase) {
         after.conditions = conditions(&before.conditions, &findings, generation, now);

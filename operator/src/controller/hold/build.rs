@@ -1,0 +1,79 @@
+//! What a keeper is told of holds. Pure.
+
+use holdfast_crds::{KEEP_LIMIT, KeepHold, KeepRelease, document::HoldScope};
+use jiff::Timestamp;
+use kube::ResourceExt;
+
+use super::{Hold, holds_of};
+use crate::watch::Caches;
+
+/// The holds that a keeper of a store with copies of this namespace is told of, in force or being released. Those whose objects are gone, and
+/// those beyond the limit, stay in force by their records.
+pub fn keep_holds(caches: &Caches, namespace: &str) -> Vec<KeepHold> {
+    let mut holds = holds_of(caches, namespace, |hold| keep_hold(caches, hold));
+    holds.truncate(KEEP_LIMIT);
+    holds
+}
+
+fn keep_hold(caches: &Caches, hold: &Hold<'_>) -> KeepHold {
+    KeepHold {
+        id: hold.id(),
+        namespace: hold.namespace.clone(),
+        name: hold.name.clone(),
+        placed_by: hold.placed_by.to_owned(),
+        reason: hold.reason.to_owned(),
+        scope: scope(caches, hold),
+        until: hold.until,
+        release: release(hold),
+    }
+}
+
+/// A release counts from the moment at which the operator saw it, which its status says.
+fn release(hold: &Hold<'_>) -> Option<KeepRelease> {
+    let release = hold.release?;
+    Some(KeepRelease {
+        released_by: release.released_by.clone(),
+        reason: release.reason.clone(),
+        effective_at: hold.status.release_effective_at.as_deref()?.parse().ok()?,
+    })
+}
+
+/// Which copies: with the labels of sources resolved to those that have them now.
+pub fn scope(caches: &Caches, hold: &Hold<'_>) -> HoldScope {
+    let select = hold.select;
+    let places = |names: &[String]| -> Vec<String> {
+        let namespaces = hold.namespaces.iter();
+        namespaces
+            .flat_map(|namespace| names.iter().map(move |name| format!("{namespace}/{name}")))
+            .collect()
+    };
+    let mut sources = (!select.sources.is_empty()).then(|| places(&select.sources));
+    if !select.match_labels.is_empty() {
+        let labelled = hold.namespaces.iter().flat_map(|namespace| caches.sources.in_namespace(namespace));
+        let labelled = labelled.filter(|source| {
+            let labels = source.labels();
+            select.match_labels.iter().all(|(key, value)| labels.get(key) == Some(value))
+        });
+        let labelled = labelled.map(|source| format!("{}/{}", source.namespace().unwrap_or_default(), source.name_any()));
+        let named = sources.take();
+        sources = Some(
+            labelled
+                .filter(|place| named.as_ref().is_none_or(|named| named.contains(place)))
+                .collect(),
+        );
+    }
+    let inside = |path: &&String| {
+        path.split('/')
+            .next()
+            .is_some_and(|namespace| hold.namespaces.iter().any(|it| it == namespace))
+    };
+    let time = |text: Option<&String>| text.and_then(|text| text.parse::<Timestamp>().ok());
+    let range = select.recovery_points.as_ref();
+    HoldScope {
+        sources,
+        namespaces: Some(hold.namespaces.clone()),
+        runs: (!select.runs.is_empty()).then(|| select.runs.iter().filter(inside).cloned().collect()),
+        from: time(range.and_then(|range| range.from.as_ref())),
+        to: time(range.and_then(|range| range.until.as_ref())),
+    }
+}

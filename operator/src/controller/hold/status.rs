@@ -1,0 +1,153 @@
+//! What a hold's status says, from the reports of the keepers. Pure.
+
+use std::sync::Arc;
+
+use holdfast_crds::{
+    BackupStore, ComplianceHoldStatus, ConditionType, Finding, HoldInStore, KEEP_DELETES_FOR, Reason, conditions, shortened, whole_seconds,
+};
+use jiff::{SignedDuration, Timestamp};
+
+use super::Hold;
+use crate::watch::{Caches, Key};
+
+/// The most stores that a status lists.
+const STORES: usize = 100;
+/// The longest message of one store, in bytes.
+const MESSAGE: usize = 512;
+/// How many stores that are missing a message names.
+const NAMED: usize = 5;
+
+/// A status, and when it would say something else although nothing happened.
+pub struct Judged {
+    pub status: ComplianceHoldStatus,
+    pub again: Option<Timestamp>,
+}
+
+/// Judges a hold by what the keepers of its namespaces' stores reported.
+pub fn judge(hold: &Hold<'_>, caches: &Caches, now: Timestamp) -> Judged {
+    let before = hold.status.clone();
+    let mut hold = hold.clone();
+    let foreign = hold.select.runs.iter().find(|run| {
+        let namespace = run.split('/').next().unwrap_or_default();
+        !hold.namespaces.iter().any(|own| own == namespace)
+    });
+    let foreign = foreign.cloned();
+    if hold.release.is_some() && hold.status.released_at.is_none() {
+        let now = whole_seconds(now);
+        hold.status.released_at = Some(now.to_string());
+        hold.status.release_effective_at = Some(later(now, hold.cool_off.signed()).to_string());
+    }
+    let stores: Vec<_> = hold
+        .namespaces
+        .iter()
+        .flat_map(|namespace| caches.stores.in_namespace(namespace))
+        .collect();
+    let mut wakes: Vec<Timestamp> = hold.ends().into_iter().collect();
+    let places: Vec<_> = stores.iter().map(|store| place(&hold, store, now, &mut wakes)).collect();
+    let ready = foreign.map_or_else(
+        || Finding::new(ConditionType::Ready, true, Reason::Accepted, "the hold is accepted"),
+        |run| {
+            let message =
+                format!("spec.select.runs: found {run:?}, a run of another namespace, which this hold does not reach; place one for it");
+            Finding::new(ConditionType::Ready, false, Reason::InvalidSpec, message)
+        },
+    );
+    let findings = [ready, effective(&hold, &places, now)];
+    let copies = places.iter().map(|place| place.copies).sum();
+    let status = ComplianceHoldStatus {
+        observed_generation: hold.generation,
+        conditions: conditions(&before.conditions, &findings, hold.generation, now),
+        copies,
+        stores: places.into_iter().take(STORES).collect(),
+        released_at: hold.status.released_at,
+        release_effective_at: hold.status.release_effective_at,
+    };
+    Judged {
+        status,
+        again: wakes.into_iter().filter(|at| *at > now).min(),
+    }
+}
+
+fn place(hold: &Hold<'_>, store: &Arc<BackupStore>, now: Timestamp, wakes: &mut Vec<Timestamp>) -> HoldInStore {
+    let name = Key::of(&**store).to_string();
+    let id = hold.id();
+    let waiting = |message: String| HoldInStore {
+        store: name.clone(),
+        message: shortened(&message, MESSAGE),
+        ..HoldInStore::default()
+    };
+    let Some(pass) = store.status.as_ref().and_then(|status| status.holds.as_ref()) else {
+        return waiting("its keeper has not reported yet".to_owned());
+    };
+    let Some(report) = pass.reports.iter().find(|report| report.id == id.as_str()) else {
+        return waiting(format!("its keeper's pass of {} did not know the hold yet", pass.started_at));
+    };
+    let problem = report.problem.as_ref().map(|problem| format!(": {problem}")).unwrap_or_default();
+    if !report.recorded {
+        return waiting(format!("its record could not be read back{problem}"));
+    }
+    // A keeper that was older than this pass may delete for so long after its own start, which was earlier.
+    let harmless = pass
+        .started_at
+        .parse()
+        .ok()
+        .map(|started| later(started, SignedDuration::try_from(KEEP_DELETES_FOR).unwrap_or_default()));
+    let effective = harmless.is_some_and(|harmless| harmless <= now);
+    wakes.extend(harmless);
+    let message = match harmless {
+        Some(harmless) if !effective => format!("an older keeper may still delete until {}", whole_seconds(harmless)),
+        _ => report.problem.clone().unwrap_or_default(),
+    };
+    HoldInStore {
+        store: name,
+        effective,
+        copies: report.copies,
+        legal_hold: report.copies > 0 && report.legal_holds >= report.copies,
+        message: shortened(&message, MESSAGE),
+    }
+}
+
+fn effective(hold: &Hold<'_>, places: &[HoldInStore], now: Timestamp) -> Finding {
+    let kind = ConditionType::Effective;
+    let released = hold
+        .status
+        .release_effective_at
+        .as_deref()
+        .and_then(|at| at.parse::<Timestamp>().ok());
+    if let Some(ends) = hold.ends().filter(|ends| *ends <= now) {
+        let why = match (hold.release, released) {
+            (Some(release), Some(at)) if at <= now => format!("released by {}, effective since {}", release.released_by, whole_seconds(at)),
+            _ => format!("it ended by itself at {}", whole_seconds(ends)),
+        };
+        return Finding::new(kind, false, Reason::HoldReleased, why);
+    }
+    if places.is_empty() {
+        let message = format!("not yet effective: there is no BackupStore in {}", hold.namespaces.join(", "));
+        return Finding::new(kind, false, Reason::HoldPending, message);
+    }
+    let missing: Vec<_> = places.iter().filter(|place| !place.effective).collect();
+    if !missing.is_empty() {
+        let named = missing
+            .iter()
+            .take(NAMED)
+            .map(|place| format!("{}: {}", place.store, place.message));
+        let more = missing.len().saturating_sub(NAMED);
+        let more = if more > 0 { format!("; and {more} more") } else { String::new() };
+        let message = format!("not yet effective: {}{more}", named.collect::<Vec<_>>().join("; "));
+        return Finding::new(kind, false, Reason::HoldPending, message);
+    }
+    let by = if places.iter().all(|place| place.legal_hold || place.copies == 0) && places.iter().any(|place| place.legal_hold) {
+        "by Holdfast and by the buckets"
+    } else {
+        "by Holdfast alone where status.stores says legalHold false: who may delete in the bucket can still delete there"
+    };
+    let release = match (hold.release, released) {
+        (Some(release), Some(at)) => format!("; released by {}, effective at {}", release.released_by, whole_seconds(at)),
+        _ => String::new(),
+    };
+    Finding::new(kind, true, Reason::HoldPlaced, format!("held {by}{release}"))
+}
+
+fn later(time: Timestamp, by: SignedDuration) -> Timestamp {
+    time.checked_add(by).unwrap_or(Timestamp::MAX)
+}
