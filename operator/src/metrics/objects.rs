@@ -241,7 +241,7 @@ impl Objects {
     fn runs_and_sources(&self, families: &mut Families) {
         let mut ends: HashMap<(String, String), Ends> = HashMap::new();
         let mut phases: HashMap<&'static str, i64> = HashMap::new();
-        for run in self.caches.runs.all() {
+        for run in self.caches.runs.each() {
             let Some(status) = run.status.as_ref() else {
                 *phases.entry(RunPhase::Pending.as_str()).or_default() += 1;
                 continue;

@@ -56,8 +56,41 @@ pub struct Cache<K> {
     awaited: watch::Sender<HashSet<Option<String>>>,
 }
 
+/// How objects of which little is needed any more are held in a small form.
+pub struct Packing<K> {
+    /// The small form; none for an object that is needed whole.
+    pub pack: fn(&K) -> Option<Vec<u8>>,
+    /// The object of a small form, with nothing but what that holds.
+    pub unpack: fn(&Key, &[u8]) -> K,
+}
+
+/// An object as the cache holds it.
+enum Held<K> {
+    Whole(Arc<K>),
+    Packed(Arc<Key>, Arc<[u8]>, fn(&Key, &[u8]) -> K),
+}
+
+impl<K> Held<K> {
+    fn object(&self) -> Arc<K> {
+        match self {
+            Self::Whole(object) => object.clone(),
+            Self::Packed(key, bytes, unpack) => Arc::new(unpack(key, bytes)),
+        }
+    }
+}
+
+impl<K> Clone for Held<K> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Whole(object) => Self::Whole(object.clone()),
+            Self::Packed(key, bytes, unpack) => Self::Packed(key.clone(), bytes.clone(), *unpack),
+        }
+    }
+}
+
 struct Contents<K> {
-    objects: BTreeMap<Key, Arc<K>>,
+    objects: BTreeMap<Arc<Key>, Held<K>>,
+    packing: Option<Packing<K>>,
     /// Objects that do not fit the schema that we know, with the reason.
     unreadable: BTreeMap<Key, String>,
     /// What we wrote ourselves and no watch has shown yet.
@@ -68,8 +101,8 @@ struct Contents<K> {
 struct Index<K> {
     name: IndexName,
     values: IndexValues<K>,
-    /// (namespace, value, name of the object)
-    entries: BTreeSet<(String, String, String)>,
+    /// The objects by their namespace and value.
+    entries: BTreeMap<Key, BTreeSet<Arc<Key>>>,
 }
 
 impl<K: Resource + Send + Sync + 'static> Cache<K> {
@@ -78,6 +111,7 @@ impl<K: Resource + Send + Sync + 'static> Cache<K> {
         Self {
             contents: RwLock::new(Contents {
                 objects: BTreeMap::new(),
+                packing: None,
                 unreadable: BTreeMap::new(),
                 unconfirmed: BTreeSet::new(),
                 indexes: Vec::new(),
@@ -93,8 +127,15 @@ impl<K: Resource + Send + Sync + 'static> Cache<K> {
         self.write().indexes.push(Index {
             name,
             values: Box::new(values),
-            entries: BTreeSet::new(),
+            entries: BTreeMap::new(),
         });
+        self
+    }
+
+    /// Holds those objects in a small form for which there is one. Before the cache is shared.
+    #[must_use]
+    pub fn packed(self, packing: Packing<K>) -> Self {
+        self.write().packing = Some(packing);
         self
     }
 
@@ -107,7 +148,8 @@ impl<K: Resource + Send + Sync + 'static> Cache<K> {
     }
 
     pub fn get(&self, key: &Key) -> Option<Arc<K>> {
-        self.read().objects.get(key).cloned()
+        let held = self.read().objects.get(key).cloned();
+        held.map(|held| held.object())
     }
 
     /// Why an object that exists cannot be read, if so.
@@ -128,38 +170,50 @@ impl<K: Resource + Send + Sync + 'static> Cache<K> {
     }
 
     pub fn keys(&self) -> Vec<Key> {
-        self.read().objects.keys().cloned().collect()
+        self.read().objects.keys().map(|key| (**key).clone()).collect()
+    }
+
+    /// All objects one after the other, in order of their keys; each is made anew where it is held in a small form.
+    pub fn each(&self) -> impl Iterator<Item = Arc<K>> + use<K> {
+        let held: Vec<Held<K>> = self.read().objects.values().cloned().collect();
+        held.into_iter().map(|held| held.object())
     }
 
     /// All objects, in order of their keys.
     pub fn all(&self) -> Vec<Arc<K>> {
-        self.read().objects.values().cloned().collect()
+        self.each().collect()
     }
 
     /// The objects of one namespace, in order of their names.
     pub fn in_namespace(&self, namespace: &str) -> Vec<Arc<K>> {
         let from = Key::new(namespace, "");
-        let contents = self.read();
-        let range = contents.objects.range(from..);
-        range
-            .take_while(|(key, _)| key.namespace == namespace)
-            .map(|(_, object)| object.clone())
-            .collect()
+        let held: Vec<Held<K>> = {
+            let contents = self.read();
+            let range = contents.objects.range(from..);
+            range
+                .take_while(|(key, _)| key.namespace == namespace)
+                .map(|(_, held)| held.clone())
+                .collect()
+        };
+        held.iter().map(Held::object).collect()
+    }
+
+    /// The objects of a namespace that have this value in an index, one after the other, in order of their names.
+    pub fn each_by(&self, index: IndexName, namespace: &str, value: &str) -> impl Iterator<Item = Arc<K>> + use<K> {
+        let held: Vec<Held<K>> = {
+            let contents = self.read();
+            let index = contents.indexes.iter().find(|candidate| candidate.name == index);
+            debug_assert!(index.is_some(), "the index must exist");
+            let keys = index.and_then(|index| index.entries.get(&Key::new(namespace, value)));
+            let keys = keys.into_iter().flatten();
+            keys.filter_map(|key| contents.objects.get(key).cloned()).collect()
+        };
+        held.into_iter().map(|held| held.object())
     }
 
     /// The objects of a namespace that have this value in an index, in order of their names.
     pub fn by(&self, index: IndexName, namespace: &str, value: &str) -> Vec<Arc<K>> {
-        let contents = self.read();
-        let Some(index) = contents.indexes.iter().find(|candidate| candidate.name == index) else {
-            debug_assert!(false, "no index {index}");
-            return Vec::new();
-        };
-        let from = (namespace.to_owned(), value.to_owned(), String::new());
-        let entries = index.entries.range(from..);
-        entries
-            .take_while(|(space, held, _)| space == namespace && held == value)
-            .filter_map(|(space, _, name)| contents.objects.get(&Key::new(space.as_str(), name.as_str())).cloned())
-            .collect()
+        self.each_by(index, namespace, value).collect()
     }
 
     /// Whether the first list of every scope is in.
@@ -181,7 +235,7 @@ impl<K: Resource + Send + Sync + 'static> Cache<K> {
     /// Takes in what we deleted and the API server said is gone.
     pub fn deleted(&self, key: &Key, uid: Option<&str>) {
         let mut contents = self.write();
-        let same = contents.objects.get(key).is_some_and(|held| held.meta().uid.as_deref() == uid);
+        let same = contents.object(key).is_some_and(|held| held.meta().uid.as_deref() == uid);
         let before = if same { contents.remove(key) } else { None };
         drop(contents);
         self.tell(before, None);
@@ -193,19 +247,19 @@ impl<K: Resource + Send + Sync + 'static> Cache<K> {
 
     fn put(&self, object: K, origin: Origin) {
         let key = Key::of(&object);
-        let object = Arc::new(object);
         let mut contents = self.write();
         contents.unreadable.remove(&key);
         match origin {
             Origin::Watch => contents.unconfirmed.remove(&key),
             Origin::OwnWrite => contents.unconfirmed.insert(key.clone()),
         };
-        if contents.objects.get(&key).is_some_and(|held| !newer(&*object, &**held)) {
+        let before = contents.object(&key);
+        if before.as_ref().is_some_and(|held| !newer(&object, &**held)) {
             return;
         }
-        let before = contents.insert(&key, &object);
+        let after = contents.insert(key, object, before.as_deref());
         drop(contents);
-        self.tell(before, Some(object));
+        self.tell(before, Some(after));
     }
 
     pub(super) fn removed(&self, object: &K) {
@@ -214,9 +268,8 @@ impl<K: Resource + Send + Sync + 'static> Cache<K> {
         contents.unreadable.remove(&key);
         // A delete that comes late must not remove what was created since.
         if contents
-            .objects
-            .get(&key)
-            .is_some_and(|held| held.meta().uid != object.meta().uid && !newer(object, &**held))
+            .object(&key)
+            .is_some_and(|held| held.meta().uid != object.meta().uid && !newer(object, &*held))
         {
             return;
         }
@@ -251,8 +304,8 @@ impl<K: Resource + Send + Sync + 'static> Cache<K> {
         let missing: Vec<Key> = contents
             .objects
             .keys()
-            .filter(|key| inside(key) && !seen.contains(key))
-            .cloned()
+            .filter(|key| inside(key) && !seen.contains(&***key))
+            .map(|key| (**key).clone())
             .collect();
         let (doubtful, gone): (Vec<Key>, Vec<Key>) = missing.into_iter().partition(|key| contents.unconfirmed.contains(key));
         let gone: Vec<_> = gone.iter().map(|key| contents.remove(key)).collect();
@@ -298,22 +351,39 @@ impl<K: Resource + Send + Sync + 'static> Cache<K> {
 }
 
 impl<K: Resource> Contents<K> {
-    fn insert(&mut self, key: &Key, object: &Arc<K>) -> Option<Arc<K>> {
-        let before = self.objects.insert(key.clone(), object.clone());
+    fn object(&self, key: &Key) -> Option<Arc<K>> {
+        self.objects.get(key).map(Held::object)
+    }
+
+    /// Takes in an object in the place of `before`, and gives it as it is held from now on.
+    fn insert(&mut self, key: Key, object: K, before: Option<&K>) -> Arc<K> {
+        let known = self.objects.get_key_value(&key).map(|(key, _)| key.clone());
+        let key = known.unwrap_or_else(|| Arc::new(key));
+        let small = self
+            .packing
+            .as_ref()
+            .and_then(|packing| Some(((packing.pack)(&object)?, packing.unpack)));
+        let held = match small {
+            Some((bytes, unpack)) => Held::Packed(key.clone(), bytes.into(), unpack),
+            None => Held::Whole(Arc::new(object)),
+        };
+        let object = held.object();
+        self.objects.insert(key.clone(), held);
         for index in &mut self.indexes {
-            if let Some(before) = &before {
-                index.forget(key, before);
+            if let Some(before) = before {
+                index.forget(&key, before);
             }
-            for value in (index.values)(object) {
-                index.entries.insert((key.namespace.clone(), value, key.name.clone()));
+            for value in (index.values)(&object) {
+                let value = Key::new(key.namespace.as_str(), value);
+                index.entries.entry(value).or_default().insert(key.clone());
             }
         }
-        before
+        object
     }
 
     fn remove(&mut self, key: &Key) -> Option<Arc<K>> {
         self.unconfirmed.remove(key);
-        let before = self.objects.remove(key)?;
+        let before = self.objects.remove(key)?.object();
         for index in &mut self.indexes {
             index.forget(key, &before);
         }
@@ -324,7 +394,13 @@ impl<K: Resource> Contents<K> {
 impl<K> Index<K> {
     fn forget(&mut self, key: &Key, object: &K) {
         for value in (self.values)(object) {
-            self.entries.remove(&(key.namespace.clone(), value, key.name.clone()));
+            let value = Key::new(key.namespace.as_str(), value);
+            if let Some(keys) = self.entries.get_mut(&value) {
+                keys.remove(key);
+                if keys.is_empty() {
+                    self.entries.remove(&value);
+                }
+            }
         }
     }
 }

@@ -130,3 +130,61 @@ fn an_object_that_cannot_be_read_is_news_once() {
     cache.watched(object("a", "1", "2", "x"));
     assert_eq!(cache.unreadable_count(), 0);
 }
+
+#[test]
+fn what_is_held_in_a_small_form_is_found_told_and_told_apart_as_any() {
+    let cache = cache().packed(Packing {
+        pack: |object: &ConfigMap| {
+            let meta = &object.metadata;
+            let owner = object.data.as_ref()?.get("owner")?.strip_prefix("done-")?;
+            Some(format!("{}/{}/{owner}", meta.uid.as_deref()?, meta.resource_version.as_deref()?).into_bytes())
+        },
+        unpack: |key, bytes| {
+            let text = std::str::from_utf8(bytes).unwrap();
+            let [uid, version, owner] = text.split('/').collect::<Vec<_>>().try_into().unwrap();
+            object(&key.name, uid, version, &format!("done-{owner}"))
+        },
+    });
+    let told = Arc::new(std::sync::Mutex::new(Vec::new()));
+    cache.listen({
+        let told = told.clone();
+        move |change: &Change<ConfigMap>| {
+            let owner = |object: &Option<Arc<ConfigMap>>| object.as_ref().map(|object| object.data.clone().unwrap()["owner"].clone());
+            told.lock().unwrap().push((owner(&change.before), owner(&change.after)));
+        }
+    });
+    let labelled = |version: &str, owner: &str| {
+        let mut object = object("a", "1", version, owner);
+        object.metadata.labels = Some([("big".to_owned(), "label".to_owned())].into());
+        object
+    };
+    cache.watched(labelled("1", "x"));
+    cache.watched(labelled("3", "done-x"));
+    cache.watched(labelled("2", "x"));
+    let held = cache.get(&key("a")).unwrap();
+    assert_eq!(
+        (held.metadata.resource_version.as_deref(), &held.metadata.labels),
+        (Some("3"), &None)
+    );
+    assert_eq!(names(&cache.by("owner", "n", "done-x")), ["a"]);
+    assert!(cache.by("owner", "n", "x").is_empty());
+    assert_eq!(names(&cache.in_namespace("n")), ["a"]);
+    cache.watched(labelled("4", "x"));
+    assert!(cache.get(&key("a")).unwrap().metadata.labels.is_some(), "needed whole again");
+    cache.watched(labelled("5", "done-x"));
+    cache.deleted(&key("a"), Some("another"));
+    assert_eq!(cache.len(), 1);
+    cache.deleted(&key("a"), Some("1"));
+    assert!(cache.is_empty() && cache.by("owner", "n", "done-x").is_empty());
+    let text = |text: &str| Some(text.to_owned());
+    assert_eq!(
+        *told.lock().unwrap(),
+        [
+            (None, text("x")),
+            (text("x"), text("done-x")),
+            (text("done-x"), text("x")),
+            (text("x"), text("done-x")),
+            (text("done-x"), None)
+        ]
+    );
+}

@@ -18,7 +18,7 @@ use k8s_openapi::{
 use kube::{Api, Client, Resource, ResourceExt, core::DeserializeGuard};
 use serde::de::DeserializeOwned;
 
-use super::{Cache, Key, drive, watcher_config};
+use super::{Cache, Key, drive, ended, watcher_config};
 use crate::{config::Namespaces, job};
 
 /// What the chart's admission policies have in common.
@@ -93,6 +93,7 @@ impl Caches {
                     schedule.spec.stores.iter().map(|store| store.name.clone()).collect()
                 }),
             runs: Cache::new(&scopes)
+                .packed(ended::PACKING)
                 .indexed(Self::RUNS_BY_SOURCE, |run: &BackupRun| vec![run.spec.source.clone()])
                 .indexed(Self::RUNS_BY_SCHEDULE, |run: &BackupRun| {
                     run.spec.tick.iter().map(|tick| tick.schedule.clone()).collect()

@@ -3,6 +3,7 @@
 mod cache;
 mod caches;
 mod drive;
+pub mod ended;
 mod key;
 
 pub use cache::{Cache, Change, IndexName};

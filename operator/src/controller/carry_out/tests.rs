@@ -45,6 +45,62 @@ async fn a_run_is_counted_made_watched_and_tidied() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_ended_run_of_which_little_is_remembered_keeps_all_that_its_status_says() {
+    let mut world = World::run(3);
+    drive(&mut world, succeeds).await;
+    rest(&mut world).await;
+    let before = world.status();
+    world.restart();
+    world.fake.calls();
+    let held = world.context.caches.runs.get(&Key::new("shop", "now")).unwrap();
+    assert!(held.status.as_ref().unwrap().frozen.is_none(), "it is held in a small form");
+    world.reconcile().await.unwrap();
+    assert_eq!(world.fake.calls(), [""; 0], "at rest nothing is read or written");
+    // Who cancels it now changes the generation, which the status follows, and nothing else.
+    world.change(|object| object["spec"]["cancel"] = json!(true));
+    world.reconcile().await.unwrap();
+    assert_eq!(world.fake.calls(), ["GET backupruns/now", "PATCH backupruns/now/status"]);
+    let mut after = world.status();
+    assert_eq!(after["observedGeneration"], 2);
+    after["observedGeneration"] = before["observedGeneration"].clone();
+    for (condition, held) in after["conditions"]
+        .as_array_mut()
+        .unwrap()
+        .iter_mut()
+        .zip(before["conditions"].as_array().unwrap())
+    {
+        condition["observedGeneration"] = held["observedGeneration"].clone();
+    }
+    assert_eq!(after, before);
+    rest(&mut world).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restore_of_a_run_takes_what_the_run_pinned() {
+    let spec = json!({"from": {"run": {"name": "then"}}, "to": {"postgresql": server()}});
+    let mut world = World::new(Kind::Restore, true, &spec);
+    world.another_run("then");
+    let path = format!("{OURS}/backupruns/then");
+    world.set(
+        &path,
+        "status",
+        json!({"phase": "Succeeded", "reason": "Succeeded", "completionTime": NOW, "observedGeneration": 1,
+            "frozen": {"sourceUid": "uid-shop", "source": {"postgresql": server()},
+                "store": {"name": "offsite", "uid": "uid-offsite", "spec": store(true)["spec"]}},
+            "copy": {"path": "shop/shop/then", "recoveryPoint": NOW, "rawBytes": 1, "storedBytes": 1, "parts": 1, "databases": 1, "tables": 1,
+                "structureChecked": true, "manifestDigest": "d".repeat(64), "versionId": "v7"}}),
+    );
+    world.watch();
+    drive(&mut world, succeeds).await;
+    assert_eq!(world.told().0, "Succeeded", "{}", world.status());
+    let frozen = &world.status()["frozen"];
+    assert_eq!(
+        (&frozen["manifestDigest"], &frozen["versionId"], &frozen["path"]),
+        (&json!("d".repeat(64)), &json!("v7"), &json!("shop/shop/then"))
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_restore_is_counted_made_watched_and_tidied() {
     let mut world = World::restore();
     drive(&mut world, succeeds).await;

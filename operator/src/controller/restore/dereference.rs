@@ -21,12 +21,12 @@ pub struct Known {
     pub identity_secret: Option<String>,
 }
 
-/// What a restore works on, or what is in the way.
-pub fn known(caches: &Caches, request: &RestoreRequest) -> Result<Known, Obstacle> {
+/// What a restore works on, or what is in the way. `run` is the one that it names, if it names one and is not frozen.
+pub fn known(caches: &Caches, request: &RestoreRequest, run: Option<&BackupRun>) -> Result<Known, Obstacle> {
     let namespace = request.namespace().unwrap_or_default();
     let frozen = match request.status.as_ref().and_then(|status| status.frozen.clone()) {
         Some(frozen) => frozen,
-        None => freeze(caches, &namespace, &request.spec.from)?,
+        None => freeze(caches, &namespace, &request.spec.from, run)?,
     };
     let mut store = frozen.store.clone();
     let live = caches.stores.get(&Key::new(namespace, store.name.as_str()));
@@ -61,7 +61,7 @@ fn identity_secret(request: &RestoreRequest, store: &FrozenStore) -> Result<Opti
     }
 }
 
-fn freeze(caches: &Caches, namespace: &str, from: &RestoreFrom) -> Result<FrozenRestore, Obstacle> {
+fn freeze(caches: &Caches, namespace: &str, from: &RestoreFrom, run: Option<&BackupRun>) -> Result<FrozenRestore, Obstacle> {
     match from {
         RestoreFrom::Store(from) => {
             let store = caches.stores.get(&Key::new(namespace, from.name.as_str()));
@@ -92,7 +92,6 @@ fn freeze(caches: &Caches, namespace: &str, from: &RestoreFrom) -> Result<Frozen
             })
         }
         RestoreFrom::Run(from) => {
-            let run = caches.runs.get(&Key::new(namespace, from.name.as_str()));
             let run = run.ok_or_else(|| {
                 Obstacle::passing(
                     Reason::RunNotFound,
@@ -102,7 +101,7 @@ fn freeze(caches: &Caches, namespace: &str, from: &RestoreFrom) -> Result<Frozen
                     ),
                 )
             })?;
-            of_run(&run)
+            of_run(run)
         }
     }
 }

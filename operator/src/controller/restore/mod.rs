@@ -6,7 +6,7 @@ mod status;
 
 use std::sync::Arc;
 
-use holdfast_crds::{Reason, RestoreFrom, RestoreRequest, RestoreRequestStatus};
+use holdfast_crds::{BackupRun, Reason, RestoreFrom, RestoreRequest, RestoreRequestStatus};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::batch::v1::Job;
 use kube::ResourceExt;
@@ -18,10 +18,11 @@ use crate::{
     controller::{
         carry_out::{Ended, Work, carry_out, created, refused, tidy},
         history,
+        run::whole,
     },
     job::RESTORE,
     queue::{Next, Queue, Reconcile},
-    watch::{Cache, Caches, Change, Key},
+    watch::{Cache, Caches, Change, Key, ended},
 };
 
 /// How long the object of a restore that has ended stays.
@@ -110,7 +111,7 @@ impl Reconcile for RestoreController {
             return Ok(Next::Change);
         }
         let work = RestoreWork {
-            known: dereference::known(&context.caches, &request),
+            known: dereference::known(&context.caches, &request, run_of(context, &request).await?.as_deref()),
         };
         let (written, next) = Box::pin(carry_out(context, &work, &*request)).await?;
         let course = status::course(&written);
@@ -125,6 +126,22 @@ impl Reconcile for RestoreController {
             Some(at) => Ok(next.or(Next::After(context.clock.until(at)))),
             None => Ok(next),
         }
+    }
+}
+
+/// The run whose copy is restored, if it is a run's and not frozen yet. Of one that has ended the cache does not hold enough.
+async fn run_of(context: &Context, request: &RestoreRequest) -> Result<Option<Arc<BackupRun>>, Error> {
+    let begun = request
+        .status
+        .as_ref()
+        .is_some_and(|status| status.frozen.is_some() || status.phase.ended());
+    let RestoreFrom::Run(from) = &request.spec.from else {
+        return Ok(None);
+    };
+    let key = Key::new(request.namespace().unwrap_or_default(), from.name.as_str());
+    match context.caches.runs.get(&key).filter(|_| !begun) {
+        Some(run) if ended::has_ended(&run) => Ok(whole(context, &key).await?.map(Arc::new)),
+        run => Ok(run),
     }
 }
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use holdfast_crds::{BackupRun, BackupRunStatus, Reason};
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
-use kube::ResourceExt;
+use kube::{Api, ResourceExt};
 
 use self::dereference::Known;
 pub use self::dereference::store_secrets;
@@ -21,7 +21,7 @@ use crate::{
     controller::carry_out::{Ended, Work, carry_out, created, refused, tidy},
     job::RUN,
     queue::{Next, Queue, Reconcile},
-    watch::{Cache, Caches, Change, Key},
+    watch::{Cache, Caches, Change, Key, ended},
 };
 
 /// The controller of BackupRuns.
@@ -46,7 +46,8 @@ pub fn triggers(caches: &Arc<Caches>, queue: &Queue) {
         move |change| {
             // Who takes a status away is answered with a new one.
             let taken = change.after.as_ref().is_some_and(|run| run.status.is_none());
-            if change.beyond_status() || taken {
+            let settled = change.after.as_ref().is_some_and(|run| ended::is_settled(run));
+            if (change.beyond_status() || taken) && !settled {
                 add(change.key());
             }
         }
@@ -63,7 +64,7 @@ pub fn triggers(caches: &Arc<Caches>, queue: &Queue) {
     caches.runs.listen({
         let (add, caches) = (add(queue), Arc::downgrade(caches));
         move |change| {
-            let phase = |run: &Option<Arc<BackupRun>>| run.as_ref().map(|run| status::course(run).phase.ended());
+            let phase = |run: &Option<Arc<BackupRun>>| run.as_ref().map(|run| turn::in_flight(run));
             let moved = phase(&change.before) != phase(&change.after);
             if let (Some(caches), Some(run)) = (caches.upgrade(), change.object().filter(|_| moved)) {
                 for other in turn::others(&caches, run) {
@@ -78,7 +79,7 @@ pub fn triggers(caches: &Arc<Caches>, queue: &Queue) {
         move |change| {
             if let Some(caches) = caches.upgrade() {
                 let key = change.key();
-                waiting(&caches.runs.by(Caches::RUNS_BY_SOURCE, &key.namespace, &key.name), &add);
+                waiting(caches.runs.each_by(Caches::RUNS_BY_SOURCE, &key.namespace, &key.name), &add);
             }
         }
     });
@@ -87,9 +88,9 @@ pub fn triggers(caches: &Arc<Caches>, queue: &Queue) {
         move |change| {
             if let Some(caches) = caches.upgrade() {
                 let key = change.key();
-                waiting(&caches.runs.by(Caches::RUNS_BY_STORE, &key.namespace, &key.name), &add);
+                waiting(caches.runs.each_by(Caches::RUNS_BY_STORE, &key.namespace, &key.name), &add);
                 for schedule in caches.schedules.by(Caches::SCHEDULES_BY_STORE, &key.namespace, &key.name) {
-                    waiting(&from_schedule(&caches, &Key::of(&*schedule)), &add);
+                    waiting(from_schedule(&caches, &Key::of(&*schedule)), &add);
                 }
             }
         }
@@ -98,7 +99,7 @@ pub fn triggers(caches: &Arc<Caches>, queue: &Queue) {
         let (add, caches) = (add(queue), Arc::downgrade(caches));
         move |change| {
             if let Some(caches) = caches.upgrade().filter(|_| change.beyond_status()) {
-                waiting(&from_schedule(&caches, &change.key()), &add);
+                waiting(from_schedule(&caches, &change.key()), &add);
             }
         }
     });
@@ -112,18 +113,18 @@ fn owner<K: kube::Resource>(change: &Change<K>, add: &impl Fn(Key)) {
 }
 
 /// The runs by hand that name a schedule.
-fn from_schedule(caches: &Caches, schedule: &Key) -> Vec<Arc<BackupRun>> {
-    caches.runs.by(Caches::RUNS_FROM_SCHEDULE, &schedule.namespace, &schedule.name)
+fn from_schedule(caches: &Caches, schedule: &Key) -> impl Iterator<Item = Arc<BackupRun>> + use<> {
+    caches.runs.each_by(Caches::RUNS_FROM_SCHEDULE, &schedule.namespace, &schedule.name)
 }
 
-fn waiting(runs: &[Arc<BackupRun>], add: &impl Fn(Key)) {
+fn waiting(runs: impl Iterator<Item = Arc<BackupRun>>, add: &impl Fn(Key)) {
     for run in runs {
         if run
             .status
             .as_ref()
             .is_none_or(|status| status.attempts.is_empty() && !status.phase.ended())
         {
-            add(Key::of(&**run));
+            add(Key::of(&*run));
         }
     }
 }
@@ -133,11 +134,22 @@ impl Reconcile for RunController {
 
     async fn reconcile(&self, key: &Key) -> Result<Next, Error> {
         let context = &*self.context;
-        let Some(run) = context.caches.runs.get(key) else {
+        let Some(mut run) = context.caches.runs.get(key) else {
             return Ok(Next::Change);
         };
         if run.metadata.deletion_timestamp.is_some() {
             return Ok(Next::Change);
+        }
+        if ended::is_settled(&run) {
+            tidy_source(context, &run).await?;
+            return Ok(Next::Change);
+        }
+        if ended::has_ended(&run) {
+            // The cache holds little of it, and its status is to be written again.
+            match whole(context, key).await? {
+                Some(read) => run = Arc::new(read),
+                None => return Ok(Next::Change),
+            }
         }
         let work = RunWork {
             known: dereference::known(&context.caches, &run),
@@ -149,6 +161,12 @@ impl Reconcile for RunController {
         tidy_source(context, &written).await?;
         Ok(next)
     }
+}
+
+/// A run with all that the API server has of it.
+pub async fn whole(context: &Context, key: &Key) -> Result<Option<BackupRun>, Error> {
+    let api: Api<BackupRun> = Api::namespaced(context.client.clone(), &key.namespace);
+    api.get_opt(&key.name).await.map_err(Error::calling(format!("read the run {key}")))
 }
 
 /// A run with what it refers to.

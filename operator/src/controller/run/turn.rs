@@ -43,7 +43,8 @@ pub fn queued(caches: &Caches, run: &BackupRun) -> Option<Obstacle> {
     Some(Obstacle::passing(Reason::Queued, message))
 }
 
-fn in_flight(run: &BackupRun) -> bool {
+/// Whether a run has not ended.
+pub fn in_flight(run: &BackupRun) -> bool {
     !run.status.as_ref().is_some_and(|status| status.phase.ended())
 }
 

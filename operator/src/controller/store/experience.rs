@@ -34,15 +34,27 @@ pub struct Contradiction<'a> {
 }
 
 /// What all runs that use a store say of it last.
-pub fn newest<'a>(runs: impl IntoIterator<Item = &'a Arc<BackupRun>>) -> Option<Experience> {
-    let mut met: Vec<Experience> = runs.into_iter().flat_map(|run| of(run)).collect();
-    met.sort_by_key(|experience| experience.at);
-    let failures = met.iter().rev().take_while(|experience| experience.met != Met::Success).count();
-    let mut newest = met.pop()?;
-    if let Met::Failure { times, .. } = &mut newest.met {
-        *times = u32::try_from(failures).unwrap_or(u32::MAX);
+pub fn newest(runs: impl Iterator<Item = Arc<BackupRun>>) -> Option<Experience> {
+    let mut success: Option<Experience> = None;
+    let mut failures = Vec::new();
+    for met in runs.flat_map(|run| of(&run)) {
+        match met.met {
+            Met::Failure { .. } => failures.push(met),
+            Met::Success if success.as_ref().is_none_or(|held| held.at < met.at) => success = Some(met),
+            Met::Success => {}
+        }
     }
-    Some(newest)
+    failures.retain(|failure| success.as_ref().is_none_or(|success| failure.at > success.at));
+    let count = u32::try_from(failures.len()).unwrap_or(u32::MAX);
+    let mut newest = failures.into_iter().max_by_key(|failure| failure.at);
+    if let Some(Experience {
+        met: Met::Failure { times, .. },
+        ..
+    }) = &mut newest
+    {
+        *times = count;
+    }
+    newest.or(success)
 }
 
 /// What one run says: each attempt that failed because of the store, and its success.

@@ -92,15 +92,14 @@ fn met(caches: &Caches, change: &Change<BackupRun>, queue: &Queue) {
         return;
     };
     let namespace = run.namespace().unwrap_or_default();
-    for store in &run.spec.stores {
-        let key = Key::new(namespace.as_str(), store.name.as_str());
-        let news = match last.met {
-            Met::Failure { .. } => true,
-            Met::Success => caches.stores.get(&key).is_some_and(|store| last.clears(&store)),
-        };
-        if news {
-            queue.add_after(key, COLLECT);
-        }
+    let Some(store) = run.store() else { return };
+    let key = Key::new(namespace, store);
+    let news = match last.met {
+        Met::Failure { .. } => true,
+        Met::Success => caches.stores.get(&key).is_some_and(|store| last.clears(&store)),
+    };
+    if news {
+        queue.add_after(key, COLLECT);
     }
 }
 
@@ -123,8 +122,7 @@ impl Reconcile for StoreController {
             _ => (None, Next::Change),
         };
 
-        let runs = context.caches.runs.by(Caches::RUNS_BY_STORE, &key.namespace, &key.name);
-        let met = experience::newest(&runs);
+        let met = experience::newest(context.caches.runs.each_by(Caches::RUNS_BY_STORE, &key.namespace, &key.name));
         let contradicts = |met: &&Experience| probe.as_ref().is_some_and(|probe| met.contradicts(probe).is_some());
         match decide(&store, state.as_ref(), met.as_ref(), now) {
             Step::Start => {
