@@ -39,6 +39,15 @@ pub struct Places {
     /// Directory with `access_key_id`, `secret_access_key` and, if there is one, `session_token` of the store
     #[arg(long, value_name = "DIR", default_value = layout::STORE_SECRET, help_heading = "Files")]
     pub store_secret: PathBuf,
+    /// Directory with the reader's keys or `token`, where the store names credentials for that role
+    #[arg(long, value_name = "DIR", default_value = layout::STORE_READER, help_heading = "Files")]
+    pub store_reader: PathBuf,
+    /// Directory with the keeper's keys or `token`, where the store names credentials for that role
+    #[arg(long, value_name = "DIR", default_value = layout::STORE_KEEPER, help_heading = "Files")]
+    pub store_keeper: PathBuf,
+    /// Directory with the pruner's keys or `token`, where the store names credentials for that role
+    #[arg(long, value_name = "DIR", default_value = layout::STORE_PRUNER, help_heading = "Files")]
+    pub store_pruner: PathBuf,
     /// Directory with `ca.crt` of the store's endpoint
     #[arg(long, value_name = "DIR", default_value = layout::STORE_CA, help_heading = "Files")]
     pub store_ca: PathBuf,
@@ -83,6 +92,9 @@ impl Places {
             database_client: at(layout::DATABASE_CLIENT),
             public_cas: at(layout::CA_BUNDLE),
             store_secret: at(layout::STORE_SECRET),
+            store_reader: at(layout::STORE_READER),
+            store_keeper: at(layout::STORE_KEEPER),
+            store_pruner: at(layout::STORE_PRUNER),
             store_ca: at(layout::STORE_CA),
             store_token: at(layout::STORE_TOKEN),
             store_volume: at(layout::STORE_VOLUME),

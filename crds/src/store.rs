@@ -33,7 +33,7 @@ use crate::{
 #[schemars(extend("x-kubernetes-validations" = [
     rule("has(self.s3) != has(self.volume)", "found both or none of spec.s3 and spec.volume; name exactly one place"),
     rule("has(self.s3) == has(self.credentials)",
-        "spec.credentials: an S3 store needs credentials (secretName or webIdentity); a volume store takes none"),
+        "spec.credentials: an S3 store needs credentials (secretName, webIdentity or roles); a volume store takes none"),
     rule("has(self.s3) || !has(self.objectLock)", "spec.objectLock: a volume has no locks; remove it, or use a bucket"),
     rule("has(self.s3) == has(oldSelf.s3) && has(self.volume) == has(oldSelf.volume)",
         "found another kind of place than before, and the copies in the old one would be lost from sight; make a new store for the new place")
@@ -165,6 +165,73 @@ pub enum StoreCredentials {
     SecretName(#[schemars(length(min = 1, max = 253))] String),
     /// The pod's service account token, exchanged for temporary keys (AssumeRoleWithWebIdentity).
     WebIdentity(WebIdentity),
+    /// Credentials of its own for each role, so that no pod has more rights than its work needs.
+    Roles(Box<RoleCredentials>),
+}
+
+/// Credentials by role.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RoleCredentials {
+    /// For backups, probes and settling: writes, reads and lists, and deletes nothing.
+    pub writer: RoleCredential,
+    /// For restores: reads and lists. By default the writer's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reader: Option<RoleCredential>,
+    /// For the keeper's inventory, records, locks and holds. By default the writer's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keeper: Option<RoleCredential>,
+    /// For the keeper's deletions, and nothing else. By default the keeper's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pruner: Option<RoleCredential>,
+}
+
+/// Credentials of one role: exactly one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum RoleCredential {
+    /// Secret with the keys `access_key_id` and `secret_access_key`, and `session_token` where one is needed.
+    SecretName(#[schemars(length(min = 1, max = 253))] String),
+    /// The pod's service account token, exchanged for temporary keys (AssumeRoleWithWebIdentity).
+    WebIdentity(WebIdentity),
+}
+
+/// What a pod does with a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum StoreRole {
+    Writer,
+    Reader,
+    Keeper,
+    Pruner,
+}
+
+impl StoreRole {
+    pub const ALL: [Self; 4] = [Self::Writer, Self::Reader, Self::Keeper, Self::Pruner];
+}
+
+impl StoreCredentials {
+    /// The credentials of a role, and the role under whose name they lie in the pod: that of the role itself if it has its own.
+    pub fn of(&self, role: StoreRole) -> (StoreRole, RoleCredential) {
+        let roles = match self {
+            Self::SecretName(name) => return (StoreRole::Writer, RoleCredential::SecretName(name.clone())),
+            Self::WebIdentity(identity) => return (StoreRole::Writer, RoleCredential::WebIdentity(identity.clone())),
+            Self::Roles(roles) => roles,
+        };
+        let RoleCredentials {
+            writer,
+            reader,
+            keeper,
+            pruner,
+        } = &**roles;
+        let chain: &[(StoreRole, Option<&RoleCredential>)] = match role {
+            StoreRole::Writer => &[],
+            StoreRole::Reader => &[(StoreRole::Reader, reader.as_ref())],
+            StoreRole::Keeper => &[(StoreRole::Keeper, keeper.as_ref())],
+            StoreRole::Pruner => &[(StoreRole::Pruner, pruner.as_ref()), (StoreRole::Keeper, keeper.as_ref())],
+        };
+        let own = chain.iter().find_map(|(role, own)| own.map(|own| (*role, own.clone())));
+        own.unwrap_or_else(|| (StoreRole::Writer, writer.clone()))
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -362,5 +429,29 @@ impl BackupStoreSpec {
             (None, Some(volume)) => format!("volume://{}{}", volume.claim_name, under(&volume.path)),
             (None, None) => String::new(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_role_without_credentials_of_its_own_takes_those_of_the_next() {
+        let of = |json: serde_json::Value| {
+            let credentials: StoreCredentials = serde_json::from_value(json).unwrap();
+            StoreRole::ALL.map(|role| match credentials.of(role) {
+                (at, RoleCredential::SecretName(name)) => format!("{at:?} {name}"),
+                (at, RoleCredential::WebIdentity(identity)) => format!("{at:?} {}", identity.role_arn),
+            })
+        };
+        assert_eq!(of(serde_json::json!({"secretName": "s3"})), ["Writer s3"; 4]);
+        assert_eq!(of(serde_json::json!({"webIdentity": {"roleArn": "arn"}})), ["Writer arn"; 4]);
+        assert_eq!(of(serde_json::json!({"roles": {"writer": {"secretName": "w"}}})), ["Writer w"; 4]);
+        let some = serde_json::json!({"roles": {"writer": {"secretName": "w"}, "keeper": {"webIdentity": {"roleArn": "k"}}}});
+        assert_eq!(of(some), ["Writer w", "Writer w", "Keeper k", "Keeper k"]);
+        let named = |name: &str| serde_json::json!({"secretName": name});
+        let all = serde_json::json!({"roles": {"writer": named("w"), "reader": named("r"), "keeper": named("k"), "pruner": named("p")}});
+        assert_eq!(of(all), ["Writer w", "Reader r", "Keeper k", "Pruner p"]);
     }
 }

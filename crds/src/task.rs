@@ -4,7 +4,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    BackupSourceSpec, BackupType, FrozenSchedule, FrozenStore, KeepTask, MissingRoles, Reason, RestoreSelection, RestoreTo, Span, Tick,
+    BackupSourceSpec, BackupType, FrozenSchedule, FrozenStore, KeepTask, MissingRoles, Reason, RestoreSelection, RestoreTo, Span,
+    StoreRole, Tick,
 };
 
 /// The version of [`Task`] and [`crate::AgentResult`] that operator and agent must agree on.
@@ -36,6 +37,10 @@ pub mod layout {
     pub const STORE_CA: &str = "/holdfast/secrets/store-ca";
     /// `token` for a web identity.
     pub const STORE_TOKEN: &str = "/holdfast/secrets/store-token";
+    /// As [`STORE_SECRET`] or [`STORE_TOKEN`], of the roles that have credentials of their own.
+    pub const STORE_READER: &str = "/holdfast/secrets/store-reader";
+    pub const STORE_KEEPER: &str = "/holdfast/secrets/store-keeper";
+    pub const STORE_PRUNER: &str = "/holdfast/secrets/store-pruner";
     /// `username` and `password` of the source or target, under these names whatever the Secret's keys are.
     pub const LOGIN: &str = "/holdfast/secrets/login";
     /// `ca.crt` of the database.
@@ -50,6 +55,21 @@ pub mod layout {
     pub const STORE_VOLUME: &str = "/holdfast/store";
     /// Where the result goes.
     pub const RESULT: &str = "/dev/termination-log";
+}
+
+impl Action {
+    /// The roles in which its pod uses the store, the first being the one that it mostly is in.
+    pub fn roles(&self) -> &'static [StoreRole] {
+        match self {
+            Self::Backup(_) | Self::Settle(_) => &[StoreRole::Writer],
+            // Tries each.
+            Self::Probe(_) => &StoreRole::ALL,
+            Self::Restore(_) => &[StoreRole::Reader],
+            // The receipt lies in the target.
+            Self::SettleRestore(_) => &[],
+            Self::Keep(_) => &[StoreRole::Keeper, StoreRole::Pruner],
+        }
+    }
 }
 
 /// What a pod is to do. It holds no secret.

@@ -69,7 +69,7 @@ fn dump_through(port: u16, folder: &Path, pool: Pool) -> (u64, u64) {
     let volume = Volume::open(&VolumeConfig {
         mount: folder.to_owned(),
         path: None,
-        not_before: None,
+        created: None,
     })
     .unwrap();
     let pipeline = pipeline(Store::new(volume, Patience::PROBE, 4), pool, true);

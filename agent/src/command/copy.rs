@@ -71,7 +71,8 @@ impl CopyArgs {
             patience: Patience::RUN,
             parallel: DEFAULT_PARALLEL,
             session: format!("by-hand-{}", random_hex()),
-            not_before: None,
+            created: None,
+            role: holdfast_crds::StoreRole::Reader,
         };
         let store = connect(&manifest.spec, &files, usage)?;
         let (copy, _) = find(&store, &run).await?;

@@ -5,11 +5,11 @@ use super::{
     s3::{Credentials, S3, S3Config, WebIdentityConfig},
     volume::{Volume, VolumeConfig},
 };
-use holdfast_crds::{Addressing, BackupStoreSpec, StoreCredentials};
+use holdfast_crds::{Addressing, BackupStoreSpec, RoleCredential, StoreRole};
 use jiff::Timestamp;
 use std::path::PathBuf;
 
-/// Where the files of a store lie.
+/// Where the files of a store lie, for one role.
 #[derive(Clone, Debug)]
 pub struct StoreFiles {
     /// Directory with `access_key_id`, `secret_access_key`, `session_token`.
@@ -31,8 +31,10 @@ pub struct Usage {
     pub parallel: usize,
     /// What the store's audit log shows of who works with a web identity, such as the pod's UID.
     pub session: String,
-    /// A time that is past for sure, such as when the pod's Job was created.
-    pub not_before: Option<Timestamp>,
+    /// When the pod's Job was created, by the API server: from then on a volume's clock counts. Without it, the node's clock is believed.
+    pub created: Option<Timestamp>,
+    /// With which rights.
+    pub role: StoreRole,
 }
 
 /// Opens the store that `spec` names. S3 is not asked yet.
@@ -44,7 +46,8 @@ pub fn connect(spec: &BackupStoreSpec, files: &StoreFiles, usage: Usage) -> Resu
         patience,
         parallel,
         session,
-        not_before,
+        created,
+        role,
     } = usage;
     let store = |backend: Box<dyn Backend>| Store::boxed(backend, patience, parallel);
     let settings = |field, problem: &str| StoreError::Settings {
@@ -53,9 +56,9 @@ pub fn connect(spec: &BackupStoreSpec, files: &StoreFiles, usage: Usage) -> Resu
     };
     match (&spec.s3, &spec.volume) {
         (Some(s3), None) => {
-            let credentials = match &spec.credentials {
-                Some(StoreCredentials::SecretName(_)) => Credentials::Files(files.secret.clone()),
-                Some(StoreCredentials::WebIdentity(identity)) => Credentials::WebIdentity(WebIdentityConfig {
+            let credentials = match spec.credentials.as_ref().map(|credentials| credentials.of(role).1) {
+                Some(RoleCredential::SecretName(_)) => Credentials::Files(files.secret.clone()),
+                Some(RoleCredential::WebIdentity(identity)) => Credentials::WebIdentity(WebIdentityConfig {
                     token_file: files.token.join("token"),
                     role_arn: identity.role_arn.clone(),
                     session_name: session_name(&session),
@@ -64,7 +67,7 @@ pub fn connect(spec: &BackupStoreSpec, files: &StoreFiles, usage: Usage) -> Resu
                 None => {
                     return Err(settings(
                         "spec.credentials",
-                        "an S3 store needs credentials: secretName or webIdentity",
+                        "an S3 store needs credentials: secretName, webIdentity or roles",
                     ));
                 }
             };
@@ -88,7 +91,7 @@ pub fn connect(spec: &BackupStoreSpec, files: &StoreFiles, usage: Usage) -> Resu
             let config = VolumeConfig {
                 mount: files.volume.clone(),
                 path: volume.path.clone(),
-                not_before,
+                created,
             };
             Ok(store(Box::new(Volume::open(&config)?)))
         }
@@ -114,7 +117,8 @@ mod tests {
             patience: Patience::RUN,
             parallel: 2,
             session: "pod/é 1".into(),
-            not_before: None,
+            created: None,
+            role: StoreRole::Writer,
         }
     }
 

@@ -42,15 +42,15 @@ pub struct VolumeConfig {
     pub mount: PathBuf,
     /// Folder on it, without a slash at either end; it is made if missing.
     pub path: Option<String>,
-    /// A time that is past for sure, such as when the pod's Job was created, by the API server: a node's clock that lies before it is not believed.
-    pub not_before: Option<Timestamp>,
+    /// When the pod's Job was created, by the API server: from then on the clock counts, whatever the node's shows. Without it, the node's is believed.
+    pub created: Option<Timestamp>,
 }
 
 /// A volume.
 #[derive(Debug)]
 pub struct Volume {
     root: PathBuf,
-    /// Wall clock and time since boot at the beginning: later steps of the wall clock do not count.
+    /// Time and time since boot at the beginning: later steps of the wall clock do not count.
     opened: (Timestamp, Duration),
 }
 
@@ -91,10 +91,9 @@ impl Volume {
                 problem,
             });
         }
-        let wall = Timestamp::now();
         Ok(Self {
             root,
-            opened: (config.not_before.map_or(wall, |earliest| wall.max(earliest)), since_boot()),
+            opened: (config.created.unwrap_or_else(Timestamp::now), since_boot()),
         })
     }
 

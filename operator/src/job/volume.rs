@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use holdfast_crds::{Action, DatabaseTls, Encryption, LoginSecret, PostgresqlServer, RestoreTo, StoreCredentials, Task, layout};
+use holdfast_crds::{Action, DatabaseTls, Encryption, LoginSecret, PostgresqlServer, RestoreTo, RoleCredential, StoreRole, Task, layout};
 use k8s_openapi::{
     api::core::v1::{
         DownwardAPIVolumeFile, DownwardAPIVolumeSource, EmptyDirVolumeSource, KeyToPath, ObjectFieldSelector,
@@ -174,27 +174,22 @@ pub fn for_task(task: &Task) -> Vec<Placed> {
         },
         Action::Settle(_) | Action::Probe(_) | Action::Keep(_) => None,
     };
-    let mut volumes = match &task.action {
-        // The receipt lies in the target.
-        Action::SettleRestore(_) => Vec::new(),
-        Action::Restore(_) => store(task, true),
-        Action::Backup(_) | Action::Settle(_) | Action::Probe(_) | Action::Keep(_) => store(task, false),
+    let mut volumes = match task.action.roles() {
+        [] => Vec::new(),
+        roles => store(task, roles),
     };
     volumes.extend(database.into_iter().flat_map(database_secrets));
     volumes
 }
 
-fn store(task: &Task, read_only: bool) -> Vec<Placed> {
+fn store(task: &Task, roles: &[StoreRole]) -> Vec<Placed> {
     let spec = &task.store.spec;
-    let mut volumes = Vec::new();
-    match &spec.credentials {
-        // Two spellings of the keys are known and a session token may be there: the agent says which one it misses.
-        Some(StoreCredentials::SecretName(name)) => volumes.push(placed("store", layout::STORE_SECRET, true, secret(name, &[]))),
-        Some(StoreCredentials::WebIdentity(identity)) => {
-            volumes.push(placed("store-token", layout::STORE_TOKEN, true, token(&identity.audience)));
-        }
-        None => {}
-    }
+    let named = spec
+        .credentials
+        .iter()
+        .flat_map(|credentials| roles.iter().map(|role| credentials.of(*role)));
+    // One may serve several roles: it is mounted once.
+    let mut volumes: Vec<_> = named.collect::<BTreeMap<_, _>>().into_iter().map(credential).collect();
     if let Some(name) = spec.s3.as_ref().and_then(|s3| s3.ca_secret_name.as_deref()) {
         volumes.push(placed("store-ca", layout::STORE_CA, true, secret(name, &[("ca.crt", "ca.crt")])));
     }
@@ -206,7 +201,7 @@ fn store(task: &Task, read_only: bool) -> Vec<Placed> {
         volumes.push(placed(
             "store-volume",
             layout::STORE_VOLUME,
-            read_only,
+            matches!(task.action, Action::Restore(_)),
             Volume {
                 persistent_volume_claim: Some(claim),
                 ..Volume::default()
@@ -214,6 +209,23 @@ fn store(task: &Task, read_only: bool) -> Vec<Placed> {
         ));
     }
     volumes
+}
+
+fn credential((role, credential): (StoreRole, RoleCredential)) -> Placed {
+    let (name, keys, tokens) = match role {
+        StoreRole::Writer => ("store", layout::STORE_SECRET, layout::STORE_TOKEN),
+        StoreRole::Reader => ("store-reader", layout::STORE_READER, layout::STORE_READER),
+        StoreRole::Keeper => ("store-keeper", layout::STORE_KEEPER, layout::STORE_KEEPER),
+        StoreRole::Pruner => ("store-pruner", layout::STORE_PRUNER, layout::STORE_PRUNER),
+    };
+    match credential {
+        // Two spellings of the keys are known and a session token may be there: the agent says which one it misses.
+        RoleCredential::SecretName(secret_name) => placed(name, keys, true, secret(&secret_name, &[])),
+        RoleCredential::WebIdentity(identity) if role == StoreRole::Writer => {
+            placed("store-token", tokens, true, token(&identity.audience))
+        }
+        RoleCredential::WebIdentity(identity) => placed(name, tokens, true, token(&identity.audience)),
+    }
 }
 
 fn token(audience: &str) -> Volume {

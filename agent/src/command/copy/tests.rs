@@ -59,7 +59,7 @@ impl Scene {
         let volume = Volume::open(&VolumeConfig {
             mount: at("volume"),
             path: Some("a".into()),
-            not_before: None,
+            created: None,
         })
         .unwrap();
         let store = Store::new(volume, Patience::PROBE, 2);

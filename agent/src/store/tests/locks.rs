@@ -313,7 +313,7 @@ async fn a_volume_deletes_files_and_the_empty_folders_of_a_run() {
     let volume = Volume::open(&VolumeConfig {
         mount: directory.path().to_owned(),
         path: None,
-        not_before: Some("2031-01-02T03:04:05Z".parse().unwrap()),
+        created: Some("2031-01-02T03:04:05Z".parse().unwrap()),
     });
     let store = store(volume.unwrap());
     assert!(!store.supports_locks().await.unwrap());

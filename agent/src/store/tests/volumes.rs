@@ -6,7 +6,7 @@ fn volume(directory: &std::path::Path) -> Volume {
     Volume::open(&VolumeConfig {
         mount: directory.to_owned(),
         path: Some("backups/a".into()),
-        not_before: None,
+        created: None,
     })
     .unwrap()
 }
@@ -102,7 +102,7 @@ fn volumes_that_forget_or_lead_elsewhere_are_refused() {
     let config = |mount: &str, path: Option<&str>| VolumeConfig {
         mount: mount.into(),
         path: path.map(Into::into),
-        not_before: None,
+        created: None,
     };
     let error = Volume::open(&config("/dev/shm", None)).unwrap_err();
     assert!(error.to_string().contains("/dev/shm lies on tmpfs"), "{error}");
@@ -140,15 +140,20 @@ fn f40_a_full_disk_is_told_apart() {
 }
 
 #[tokio::test]
-async fn a_volumes_clock_is_not_before_what_is_known() {
+async fn a_volumes_clock_is_the_one_of_the_api_server_if_that_is_known() {
     let directory = tempfile::tempdir().unwrap();
-    let future = Timestamp::now() + Duration::from_hours(1);
-    let config = VolumeConfig {
-        mount: directory.path().into(),
-        path: None,
-        not_before: Some(future),
-    };
-    let begun = Instant::now();
-    let now = Volume::open(&config).unwrap().now().unwrap();
-    assert!(now >= future && now < future + begun.elapsed() + Duration::from_secs(1));
+    for hours in [-9000, -1, 1, 9000] {
+        let created = Timestamp::now() + jiff::SignedDuration::from_hours(hours);
+        let config = VolumeConfig {
+            mount: directory.path().into(),
+            path: None,
+            created: Some(created),
+        };
+        let begun = Instant::now();
+        let now = Volume::open(&config).unwrap().now().unwrap();
+        assert!(
+            now >= created && now < created + begun.elapsed() + Duration::from_secs(1),
+            "{hours}"
+        );
+    }
 }

@@ -420,6 +420,50 @@ fn a_web_identity_gets_a_token_for_its_audience_only() {
 }
 
 #[test]
+fn a_pod_gets_the_credentials_of_its_roles_and_no_others() {
+    let mut store = plain();
+    let named = |name: &str| json!({"secretName": name});
+    store.spec.credentials = serde_json::from_value(json!({"roles": {
+        "writer": named("s3-writer"), "reader": named("s3-reader"), "keeper": {"webIdentity": {"roleArn": "arn:x", "audience": "minio"}}, "pruner": named("s3-pruner"),
+    }}))
+    .unwrap();
+    let keep = |store| task(store, Action::Keep(Box::default()));
+    let places = |task: &Task| {
+        let job = built(&request(task, None));
+        let mounts: Vec<_> = mounts(&pod(&job)["containers"][0]).into_iter().map(str::to_owned).collect();
+        let stores = mounts
+            .into_iter()
+            .filter(|path| path.starts_with("/holdfast/secrets/store") && path != layout::STORE_CA);
+        let mut found: Vec<_> = stores.collect();
+        found.sort();
+        found
+    };
+    assert_eq!(places(&backup(store.clone())), [layout::STORE_SECRET]);
+    assert_eq!(places(&settle(store.clone())), [layout::STORE_SECRET]);
+    assert_eq!(
+        places(&task(store.clone(), Action::Restore(restore_task()))),
+        [layout::STORE_READER]
+    );
+    assert_eq!(places(&keep(store.clone())), [layout::STORE_KEEPER, layout::STORE_PRUNER]);
+    let all = [
+        layout::STORE_SECRET,
+        layout::STORE_KEEPER,
+        layout::STORE_PRUNER,
+        layout::STORE_READER,
+    ];
+    assert_eq!(places(&probe(store.clone())), all);
+    assert!(
+        !secret_names(&built(&request(&backup(store.clone()), None)))
+            .iter()
+            .any(|name| ["s3-reader", "s3-pruner"].contains(name))
+    );
+    // What serves several roles is there once.
+    store.spec.credentials = serde_json::from_value(json!({"roles": {"writer": named("s3-writer")}})).unwrap();
+    assert_eq!(places(&keep(store.clone())), [layout::STORE_SECRET]);
+    assert_eq!(places(&probe(store)), [layout::STORE_SECRET]);
+}
+
+#[test]
 fn the_user_shapes_the_pod_and_what_the_store_needs_is_added() {
     let template: JobTemplate = serde_json::from_value(json!({
         "image": "registry.test/postgres:16", "labels": {"team": "shop", "holdfast.dev/purpose": "evil"}, "annotations": {"holdfast.dev/task": "evil"},
