@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::Span;
+use crate::{LockMode, Span};
 
 /// Floors and a ceiling for the backups of namespaces, with which their owners cannot do as they like.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -92,6 +92,9 @@ pub struct ComplianceFloors {
     /// Whether stores must encrypt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub encryption: Option<EncryptionFloor>,
+    /// Which locks of the bucket stores must ask for at least: `Compliance` is more than `Governance`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lock_mode: Option<LockMode>,
     /// How old the newest copy may become at most.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rpo: Option<Span>,
@@ -123,7 +126,7 @@ pub fn span_seconds(term: &str) -> String {
 fn rules() -> Vec<Value> {
     let mut rules = vec![
         json!({
-            "rule": "has(self.floors.retention) || has(self.floors.goodCopies) || has(self.floors.stores) || has(self.floors.encryption) || has(self.floors.rpo) || has(self.ceiling.retention)",
+            "rule": "has(self.floors.retention) || has(self.floors.goodCopies) || has(self.floors.stores) || has(self.floors.encryption) || has(self.floors.lockMode) || has(self.floors.rpo) || has(self.ceiling.retention)",
             "messageExpression": "'found no floor and no ceiling, so it demands nothing; add one, such as floors: {retention: 30d}'",
         }),
         json!({
@@ -178,6 +181,11 @@ fn rules() -> Vec<Value> {
         "floors.encryption",
         "!has(oldSelf.floors.encryption) || has(self.floors.encryption)",
         "\"found nothing, was 'Required'\"",
+    ));
+    rules.push(locked(
+        "floors.lockMode",
+        "!has(oldSelf.floors.lockMode) || (has(self.floors.lockMode) && (self.floors.lockMode == oldSelf.floors.lockMode || self.floors.lockMode == 'Compliance'))",
+        "'found ' + (has(self.floors.lockMode) ? \"'\" + self.floors.lockMode + \"'\" : 'nothing') + \", was '\" + oldSelf.floors.lockMode + \"'\"",
     ));
     rules
 }

@@ -74,16 +74,28 @@ pub fn judge(policies: &[Arc<CompliancePolicy>], known: &Known<'_>) -> (Vec<Floo
                 );
             }
         }
-        if floors.encryption == Some(EncryptionFloor::Required) {
-            let names: BTreeSet<_> = names(known).collect();
-            for name in names {
-                let store = known.stores.iter().find(|store| store.name_any() == name);
+        let names: BTreeSet<_> = names(known).collect();
+        for name in names {
+            let store = known.stores.iter().find(|store| store.name_any() == name);
+            if floors.encryption == Some(EncryptionFloor::Required) {
                 let found = match store.map(|store| &store.spec.encryption) {
-                    Some(Encryption::None(_)) => format!("none (store {name})"),
-                    Some(_) => continue,
-                    None => format!("no store {name}"),
+                    Some(Encryption::None(_)) => Some(format!("none (store {name})")),
+                    Some(_) => None,
+                    None => Some(format!("no store {name}")),
                 };
-                miss("floors.encryption", "Required".to_owned(), found);
+                if let Some(found) = found {
+                    miss("floors.encryption", "Required".to_owned(), found);
+                }
+            }
+            if let Some(floor) = floors.lock_mode {
+                let found = match store.map(|store| store.spec.object_lock) {
+                    Some(Some(lock)) => (lock.mode < floor).then(|| format!("{:?} (store {name})", lock.mode)),
+                    Some(None) => Some(format!("no objectLock (store {name})")),
+                    None => Some(format!("no store {name}")),
+                };
+                if let Some(found) = found {
+                    miss("floors.lockMode", format!("{floor:?}"), found);
+                }
             }
         }
         if let Some(floor) = floors.rpo {
@@ -114,17 +126,16 @@ pub fn judge(policies: &[Arc<CompliancePolicy>], known: &Known<'_>) -> (Vec<Floo
                 }
             }
         }
-        if known.schedules.is_empty() && (floors.retention.is_some() || floors.good_copies.is_some() || floors.encryption.is_some()) {
-            let floor = ["retention", "goodCopies", "encryption"]
-                .into_iter()
-                .zip([floors.retention.is_some(), floors.good_copies.is_some(), true])
-                .find_map(|(name, said)| said.then_some(name));
-            let floor = floor.unwrap_or("retention");
-            miss(
-                &format!("floors.{floor}"),
-                "a schedule".to_owned(),
-                "no schedule selects the source".to_owned(),
-            );
+        let by_schedules = [
+            ("floors.retention", floors.retention.is_some()),
+            ("floors.goodCopies", floors.good_copies.is_some()),
+            ("floors.encryption", floors.encryption.is_some()),
+            ("floors.lockMode", floors.lock_mode.is_some()),
+        ];
+        if known.schedules.is_empty()
+            && let Some((floor, _)) = by_schedules.into_iter().find(|(_, said)| *said)
+        {
+            miss(floor, "a schedule".to_owned(), "no schedule selects the source".to_owned());
         }
     }
     missed.truncate(FLOORS);

@@ -79,8 +79,12 @@ impl World {
     }
 
     fn store(&self, name: &str, encryption: &Value) {
-        let store = json!({"apiVersion": "holdfast.dev/v1alpha1", "kind": "BackupStore", "metadata": meta(name),
-            "spec": {"volume": {"claimName": "disk"}, "encryption": encryption}});
+        let place = json!({"volume": {"claimName": "disk"}, "encryption": encryption});
+        self.store_with(name, &place);
+    }
+
+    fn store_with(&self, name: &str, spec: &Value) {
+        let store = json!({"apiVersion": "holdfast.dev/v1alpha1", "kind": "BackupStore", "metadata": meta(name), "spec": spec});
         self.context
             .caches
             .stores
@@ -121,7 +125,7 @@ impl World {
 
 #[tokio::test(start_paused = true)]
 async fn each_floor_that_is_missed_is_shown_with_where_and_how() {
-    let all = json!({"floors": {"retention": "30d", "goodCopies": 3, "stores": 2, "encryption": "Required", "rpo": "12h"}, "ceiling": {"retention": "60d"}});
+    let all = json!({"floors": {"retention": "30d", "goodCopies": 3, "stores": 2, "encryption": "Required", "lockMode": "Compliance", "rpo": "12h"}, "ceiling": {"retention": "60d"}});
     let world = world(&all);
     world.schedule(
         "gold",
@@ -136,6 +140,7 @@ async fn each_floor_that_is_missed_is_shown_with_where_and_how() {
             "floors.goodCopies: minGood 2 (schedule gold, store offsite)",
             "floors.stores: 1 by the schedules of the source",
             "floors.encryption: none (store offsite)",
+            "floors.lockMode: no objectLock (store offsite)",
             "floors.rpo: an objective of 30h by the schedules",
             "floors.rpo: no copy",
             "ceiling.retention: monthly 3 (schedule gold, store offsite)",
@@ -167,9 +172,16 @@ async fn each_floor_that_is_missed_is_shown_with_where_and_how() {
         "copies",
         &json!({"stores": [{"name": "vault", "retention": {"keepWithin": "60d", "minGood": 3}}]}),
     );
-    world.store("offsite", &json!({"passphrase": {"secretName": "words"}}));
-    world.store("vault", &json!({"passphrase": {"secretName": "words"}}));
+    let bucket = |mode: &str| {
+        json!({"s3": {"bucket": "backups"}, "credentials": {"secretName": "s3"}, "objectLock": {"mode": mode},
+            "encryption": {"passphrase": {"secretName": "words"}}})
+    };
+    world.store_with("offsite", &bucket("Compliance"));
+    world.store_with("vault", &bucket("Governance"));
     world.copy("2026-03-01T00:00:00Z");
+    world.reconcile().await;
+    assert_eq!(world.missed(), ["floors.lockMode: Governance (store vault)"]);
+    world.store_with("vault", &bucket("Compliance"));
     assert!(
         matches!(world.reconcile().await, Next::After(_)),
         "it is looked at again when the copy gets too old"
