@@ -57,9 +57,17 @@ pub struct BackupStoreSpec {
     pub take_over: Option<String>,
     /// How copies are encrypted before they leave the pod. There is no default: `none: {}` must be said.
     pub encryption: Encryption,
+    /// How many runs are at work at once; others wait, those first whose source is nearest to the end of its objective. Restores wait for nothing.
+    #[serde(default = "default_max_concurrent_runs")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub max_concurrent_runs: i32,
     /// How the pods of this store's own Jobs (probe and settle) are shaped, and what each pod that uses it needs to reach it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job: Option<JobTemplate>,
+}
+
+fn default_max_concurrent_runs() -> i32 {
+    4
 }
 
 /// A place in a bucket.

@@ -16,6 +16,10 @@ pub struct Config {
     #[arg(long, env = "HOLDFAST_NAMESPACES", default_value = "", value_parser = namespaces)]
     pub namespaces: Namespaces,
 
+    /// How many runs of a namespace may be at work at once, beside the limit of each store. Said: at least 1.
+    #[arg(long, env = "HOLDFAST_RUNS_PER_NAMESPACE", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub runs_per_namespace: Option<u32>,
+
     /// Identity of this cluster in the stores. By default the UID of the namespace kube-system; required with --namespaces.
     #[arg(long, env = "HOLDFAST_CLUSTER_ID", value_parser = cluster_id)]
     pub cluster_id: Option<String>,

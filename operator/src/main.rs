@@ -126,7 +126,7 @@ async fn run(config: Config) -> Result<(), Fatal> {
         report: Report::new(clients.call.clone(), clock, &config.pod_name),
         metrics,
     });
-    let controllers = Controllers::connect(&context);
+    let controllers = Controllers::connect(&context, backup_run::Turns::new(config.runs_per_namespace));
     // A leader knows the cluster's objects before it takes over.
     let mut watches = tokio::spawn({
         let (caches, client, namespaces) = (caches.clone(), clients.watch.clone(), config.namespaces.clone());
@@ -162,6 +162,7 @@ async fn run(config: Config) -> Result<(), Fatal> {
 
 /// The controllers, connected with the caches.
 struct Controllers {
+    turns: backup_run::Turns,
     runs: Queue,
     restores: Queue,
     stores: Queue,
@@ -174,8 +175,9 @@ struct Controllers {
 }
 
 impl Controllers {
-    fn connect(context: &Context) -> Self {
+    fn connect(context: &Context, turns: backup_run::Turns) -> Self {
         let controllers = Self {
+            turns,
             runs: Queue::default(),
             restores: Queue::default(),
             stores: Queue::default(),
@@ -186,7 +188,7 @@ impl Controllers {
             cluster_holds: Queue::default(),
             disposals: Queue::default(),
         };
-        backup_run::triggers(&context.caches, &controllers.runs);
+        backup_run::triggers(context, &controllers.turns, &controllers.runs);
         restore::triggers(&context.caches, &controllers.restores);
         store::triggers(&context.caches, &controllers.stores);
         schedule::triggers(&context.caches, &controllers.schedules);
@@ -203,7 +205,7 @@ impl Controllers {
         let mut running = JoinSet::new();
         spawn(
             &mut running,
-            backup_run::RunController::new(context.clone()),
+            backup_run::RunController::new(context.clone(), self.turns),
             self.runs,
             context,
             stopped,

@@ -8,6 +8,7 @@
 //! - [`protection`]: is the newest copy young enough
 //! - [`retention`]: which copies stay, which go, and why
 //! - [`hold`]: which copies a hold names, and whether it is in force
+//! - [`turn`]: who begins where only so many runs may be at work
 
 pub mod backoff;
 pub mod hold;
@@ -15,3 +16,4 @@ pub mod name;
 pub mod protection;
 pub mod retention;
 pub mod tick;
+pub mod turn;

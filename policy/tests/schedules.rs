@@ -63,7 +63,11 @@ fn outcome(catch_up: &str, deadline: &str, exclusion: &str, back_at: &str) -> [S
     };
     let now = at(back_at);
     let decision = decide(&schedule, &sources, &progress, Clock { now, server: Some(now) });
-    let runs: Vec<_> = decision.fire.iter().map(|firing| firing.tick.strftime("%H:%M").to_string()).collect();
+    let runs: Vec<_> = decision
+        .fire
+        .iter()
+        .map(|firing| firing.tick.strftime("%H:%M").to_string())
+        .collect();
     let count = |of: fn(&PassedBy) -> bool| {
         let mine = decision.passed.iter().filter(|passed: &&Passed<'_, _>| of(&passed.by));
         mine.map(|passed| passed.ticks).sum::<u32>().to_string()

@@ -60,6 +60,9 @@ impl Caches {
     pub const RUNS_BY_SOURCE: &'static str = "source";
     /// Runs by the schedule of their tick.
     pub const RUNS_BY_SCHEDULE: &'static str = "schedule";
+    /// Runs that have not ended, under [`Caches::IN_FLIGHT`].
+    pub const RUNS_IN_FLIGHT: &'static str = "phase";
+    pub const IN_FLIGHT: &'static str = "in flight";
     /// Runs by hand by the schedule that they name.
     pub const RUNS_FROM_SCHEDULE: &'static str = "from";
     /// Runs by their stores.
@@ -97,6 +100,10 @@ impl Caches {
                 .indexed(Self::RUNS_BY_SOURCE, |run: &BackupRun| vec![run.spec.source.clone()])
                 .indexed(Self::RUNS_BY_SCHEDULE, |run: &BackupRun| {
                     run.spec.tick.iter().map(|tick| tick.schedule.clone()).collect()
+                })
+                .indexed(Self::RUNS_IN_FLIGHT, |run: &BackupRun| {
+                    let ended = run.status.as_ref().is_some_and(|status| status.phase.ended());
+                    (!ended).then(|| Self::IN_FLIGHT.to_owned()).into_iter().collect()
                 })
                 .indexed(Self::RUNS_FROM_SCHEDULE, |run: &BackupRun| {
                     run.spec.schedule.iter().map(|schedule| schedule.name.clone()).collect()

@@ -3,6 +3,7 @@
 mod adopt;
 mod build;
 mod dereference;
+mod limits;
 pub mod status;
 mod turn;
 
@@ -14,7 +15,7 @@ use k8s_openapi::api::batch::v1::Job;
 use kube::{Api, ResourceExt};
 
 use self::dereference::Known;
-pub use self::dereference::store_secrets;
+pub use self::{dereference::store_secrets, limits::Turns};
 use crate::{
     attempt::{Course, Kind, Obstacle, Plan, Rules},
     context::{Context, Error},
@@ -27,16 +28,35 @@ use crate::{
 /// The controller of BackupRuns.
 pub struct RunController {
     context: Arc<Context>,
+    turns: Turns,
 }
 
 impl RunController {
-    pub fn new(context: Arc<Context>) -> Self {
-        Self { context }
+    /// `turns` are those that [`triggers`] got.
+    pub fn new(context: Arc<Context>, turns: Turns) -> Self {
+        Self { context, turns }
+    }
+
+    /// What a run that nothing else keeps from beginning waits for, and when to look again.
+    fn turn(&self, run: &BackupRun) -> (Option<Obstacle>, Next) {
+        let (caches, clock) = (&self.context.caches, &self.context.clock);
+        let now = clock.now();
+        if let Some(obstacle) = turn::queued(caches, run) {
+            return (Some(obstacle), Next::Change);
+        }
+        if let Some((obstacle, end)) = turn::excluded(caches, run, now) {
+            return (Some(obstacle), Next::After(clock.until(end)));
+        }
+        match self.turns.ask(caches, run, now) {
+            Ok(()) => (None, Next::Change),
+            Err((obstacle, again)) => (Some(obstacle), again),
+        }
     }
 }
 
 /// Connects the caches with the queue of runs.
-pub fn triggers(caches: &Arc<Caches>, queue: &Queue) {
+pub fn triggers(context: &Context, turns: &Turns, queue: &Queue) {
+    let caches = &context.caches;
     let add = |queue: &Queue| {
         let queue = queue.clone();
         move |key: Key| queue.add(key)
@@ -60,16 +80,22 @@ pub fn triggers(caches: &Arc<Caches>, queue: &Queue) {
         let add = add(queue);
         move |change| owner(change, &add)
     });
-    // Runs that wait for the one before them, or are replaced by a new one.
+    // Runs that wait for the one before them, are replaced by a new one, or wait for their turn.
     caches.runs.listen({
         let (add, caches) = (add(queue), Arc::downgrade(caches));
+        let (turns, clock) = (turns.clone(), context.clock.clone());
         move |change| {
+            let Some(caches) = caches.upgrade() else { return };
             let phase = |run: &Option<Arc<BackupRun>>| run.as_ref().map(|run| turn::in_flight(run));
             let moved = phase(&change.before) != phase(&change.after);
-            if let (Some(caches), Some(run)) = (caches.upgrade(), change.object().filter(|_| moved)) {
+            if let Some(run) = change.object().filter(|_| moved) {
                 for other in turn::others(&caches, run) {
                     add(Key::of(&*other));
                 }
+            }
+            let counts = |run: &Option<Arc<BackupRun>>| run.as_ref().is_some_and(|run| limits::counts(run));
+            if counts(&change.before) && !counts(&change.after) {
+                turns.next(&caches, &change.key().namespace, clock.now()).into_iter().for_each(&add);
             }
         }
     });
@@ -151,15 +177,21 @@ impl Reconcile for RunController {
                 None => return Ok(Next::Change),
             }
         }
-        let work = RunWork {
+        let mut work = RunWork {
             known: dereference::known(&context.caches, &run),
             lost: adopt::lost(&context.caches, &run),
             replaced: turn::replaced(&context.caches, &run),
-            queued: turn::queued(&context.caches, &run),
+            queued: None,
         };
+        let mut again = Next::Change;
+        if work.may_begin(&run) {
+            (work.queued, again) = self.turn(&run);
+        } else {
+            self.turns.release(key);
+        }
         let (written, next) = Box::pin(carry_out(context, &work, &*run)).await?;
         tidy_source(context, &written).await?;
-        Ok(next)
+        Ok(next.or(again))
     }
 }
 
@@ -223,6 +255,13 @@ impl Work for RunWork {
 }
 
 impl RunWork {
+    /// Whether the first attempt is what comes next.
+    fn may_begin(&self, run: &BackupRun) -> bool {
+        let course = self.course(run);
+        let at_rest = course.attempts.is_empty() && course.settle.is_none() && !course.phase.ended();
+        at_rest && self.known.is_ok() && !run.spec.cancel && self.replaced.is_none()
+    }
+
     fn known(&self) -> Result<&Known, (Reason, String)> {
         self.known.as_ref().map_err(|obstacle| (obstacle.reason, obstacle.message.clone()))
     }

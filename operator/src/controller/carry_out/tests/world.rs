@@ -9,7 +9,10 @@ use serde_json::{Value, json};
 
 use crate::{
     context::{Context, Error},
-    controller::{restore::RestoreController, run::RunController},
+    controller::{
+        restore::RestoreController,
+        run::{RunController, Turns},
+    },
     fake::Fake,
     queue::{Next, Reconcile},
     watch::Key,
@@ -39,6 +42,7 @@ pub struct World {
     pub kind: Kind,
     pub fake: Fake,
     pub context: Arc<Context>,
+    pub turns: Turns,
 }
 
 pub fn store(ready: bool) -> Value {
@@ -79,7 +83,12 @@ impl World {
             "spec": spec,
         });
         fake.put::<Value>(&format!("{OURS}/{}/now", kind.plural()), object);
-        let world = Self { kind, fake, context };
+        let world = Self {
+            kind,
+            fake,
+            context,
+            turns: Turns::default(),
+        };
         world.watch();
         world
     }
@@ -145,7 +154,7 @@ impl World {
     pub async fn reconcile(&self) -> Result<Next, Error> {
         let key = Key::new("shop", "now");
         match self.kind {
-            Kind::Run => RunController::new(self.context.clone()).reconcile(&key).await,
+            Kind::Run => RunController::new(self.context.clone(), self.turns.clone()).reconcile(&key).await,
             Kind::Restore => RestoreController::new(self.context.clone()).reconcile(&key).await,
         }
     }
@@ -153,7 +162,7 @@ impl World {
     /// The watches show everything, then one run is reconciled.
     pub async fn look_at(&self, run: &str) {
         self.watch();
-        let controller = RunController::new(self.context.clone());
+        let controller = RunController::new(self.context.clone(), self.turns.clone());
         controller.reconcile(&Key::new("shop", run)).await.unwrap();
         self.watch();
     }
