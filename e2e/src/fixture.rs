@@ -11,7 +11,7 @@ pub const DATA: &str = include_str!("../demo/data.sql");
 const CHECKSUMS: &str = include_str!("../demo/checksums.sql");
 /// Name of the session that holds a lock.
 const HOLDER: &str = "holder";
-const POSTGRES_15: &str = "docker.io/library/postgres:15";
+pub const POSTGRES_15: &str = "docker.io/library/postgres:15";
 
 /// A key pair made for these tests alone.
 pub const RECIPIENT: &str = "age1tjjpagr3vpyur4px88qqqdljdpupjrt7v40de2rjuesgf4yg7fuqcr0s0s";
@@ -40,8 +40,16 @@ impl Sandbox {
     /// # Errors
     /// If it does not become ready.
     pub async fn postgres_with(&self, name: &'static str, image: &str, arguments: &str) -> Result<Database<'_>> {
+        self.postgres_from(name, &postgres_manifest(name, image, arguments)).await
+    }
+
+    /// … from the manifest of a pod of this name, such as a changed [`postgres_manifest`].
+    ///
+    /// # Errors
+    /// If it does not become ready.
+    pub async fn postgres_from(&self, name: &'static str, manifest: &str) -> Result<Database<'_>> {
         let password = self.secret(name, "username: postgres, password: VALUE").await?;
-        self.postgres_pod(name, image, arguments).await?;
+        self.postgres_pod(name, manifest).await?;
         Ok(Database {
             sandbox: self,
             name,
@@ -54,15 +62,11 @@ impl Sandbox {
     /// # Errors
     /// If it does not become ready.
     pub async fn postgres_again(&self, name: &str) -> Result<()> {
-        self.postgres_pod(name, POSTGRES_15, "[]").await
+        self.postgres_pod(name, &postgres_manifest(name, POSTGRES_15, "[]")).await
     }
 
-    async fn postgres_pod(&self, name: &str, image: &str, arguments: &str) -> Result<()> {
-        let pod = include_str!("../demo/postgres.yaml")
-            .replace("shop", name)
-            .replace(POSTGRES_15, image)
-            .replace("args: []", &format!("args: {arguments}"));
-        self.apply(&pod).await?;
+    async fn postgres_pod(&self, name: &str, manifest: &str) -> Result<()> {
+        self.apply(manifest).await?;
         self.until::<Pod>(name, 180, "ready", ready).await?;
         Ok(())
     }
@@ -124,6 +128,14 @@ spec:
 "
         ))
         .await?;
+        self.store_ready(name).await
+    }
+
+    /// Waits until a store was probed and is ready.
+    ///
+    /// # Errors
+    /// If it does not become ready.
+    pub async fn store_ready(&self, name: &str) -> Result<()> {
         self.until::<BackupStore>(name, 180, "Ready", |store| {
             store
                 .status
@@ -372,6 +384,14 @@ impl HeldLock<'_> {
         ensure!(ended.trim() == "t", "the session with the lock was not there: {ended:?}");
         Ok(())
     }
+}
+
+/// Service and pod of a PostgreSQL server, with `arguments` (a YAML list) for it.
+pub fn postgres_manifest(name: &str, image: &str, arguments: &str) -> String {
+    include_str!("../demo/postgres.yaml")
+        .replace("shop", name)
+        .replace(POSTGRES_15, image)
+        .replace("args: []", &format!("args: {arguments}"))
 }
 
 /// The status of a condition.
