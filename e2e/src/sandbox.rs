@@ -365,7 +365,8 @@ impl Sandbox {
             .collect())
     }
 
-    async fn delete(&self) {
+    /// Deletes the namespace with all that is in it.
+    pub async fn delete(&self) {
         if let Err(error) = Api::<Namespace>::all(self.client.clone())
             .delete(&self.namespace, &DeleteParams::default())
             .await
