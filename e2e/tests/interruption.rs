@@ -259,3 +259,72 @@ fn a_deleted_job_is_noticed_and_the_run_goes_on() {
         Ok(())
     });
 }
+
+/// The agent's pod and the store are gone at once, so nobody can say whether the copy was committed. Meanwhile a pod of the same Job, which
+/// nobody sees any more, commits it.
+#[test]
+fn an_outcome_that_nobody_can_tell_is_unknown_until_the_store_is_back() {
+    sandbox::run("unknown", |sandbox| async move {
+        let database = sandbox.prepared(100).await?;
+        let lock = database.hold_lock("shop", "documents").await?;
+        sandbox.start_run("first", "shop", "attempts: 1").await?;
+        let pod = sandbox.dumping("first", &database).await?;
+        doubled(&sandbox, &pod).await?;
+        sandbox
+            .until::<Pod>("twin", 60, "running", |pod| {
+                pod.status.as_ref().is_some_and(|status| status.phase.as_deref() == Some("Running"))
+            })
+            .await?;
+        store_answers(&sandbox, false).await?;
+        sandbox.kubectl(&["delete", "pod", &pod, "--force", "--grace-period=0"]).await?;
+        sandbox
+            .until::<BackupRun>("first", 120, "settling", |run| {
+                run.status.as_ref().is_some_and(|status| status.phase == RunPhase::Settling)
+            })
+            .await?;
+        // A quarter of an hour passes in which no settle Job has an answer.
+        let past = (jiff::Timestamp::now() - jiff::SignedDuration::from_mins(15)).to_string();
+        let settle = serde_json::json!({"status": {"settle": {"failures": 3, "startedAt": past}}});
+        patch_status(&sandbox, "first", &settle).await?;
+        let unknown = sandbox.run_ended("first", 60).await?.status.context("status")?;
+        ensure!(
+            (unknown.phase, unknown.reason) == (RunPhase::Failed, Some(Reason::OutcomeUnknown)),
+            "{unknown:?}"
+        );
+        ensure!(unknown.copy.is_none(), "{unknown:?}");
+
+        store_answers(&sandbox, true).await?;
+        lock.release().await?;
+        let twin = sandbox.until::<Pod>("twin", 120, "ended", ended).await?;
+        let said = message(&twin).context("the twin left no result")?;
+        ensure!(said.contains("\"Succeeded\""), "{said}");
+        // An hour passes.
+        let past = (jiff::Timestamp::now() - jiff::SignedDuration::from_mins(61)).to_string();
+        patch_status(&sandbox, "first", &serde_json::json!({"status": {"settle": {"finishedAt": past}}})).await?;
+        let known = sandbox
+            .until::<BackupRun>("first", 120, "known", |run| {
+                run.status.as_ref().is_some_and(|status| status.phase == RunPhase::Succeeded)
+            })
+            .await?;
+        let status = known.status.context("status")?;
+        let register: serde_json::Value = serde_json::from_str(&register(&sandbox, "first").await?)?;
+        ensure!(register["by"].as_str() == twin.metadata.uid.as_deref(), "{register}");
+        ensure!(status.copy.is_some() && status.attempts.len() == 1, "{status:?}");
+        Ok(())
+    });
+}
+
+/// Takes the S3 server's name from its pod, or gives it back: its data stays.
+async fn store_answers(sandbox: &Sandbox, answers: bool) -> Result<()> {
+    let selector = if answers { "s3" } else { "nobody" };
+    let patch = serde_json::json!({"spec": {"selector": {"app": selector}}}).to_string();
+    sandbox.kubectl(&["patch", "service", "s3", "-p", &patch]).await.map(drop)
+}
+
+async fn patch_status(sandbox: &Sandbox, run: &str, patch: &serde_json::Value) -> Result<()> {
+    let patch = patch.to_string();
+    sandbox
+        .kubectl(&["patch", "backuprun", run, "--subresource=status", "--type=merge", "-p", &patch])
+        .await
+        .map(drop)
+}
