@@ -1,6 +1,13 @@
 //! A namespace of its own for each test, with what is looked at when the test fails.
 
-use std::{fmt::Debug, future::Future, process::Stdio, sync::Arc, time::Duration};
+use std::{
+    fmt::Debug,
+    future::Future,
+    io::Write,
+    process::Stdio,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, anyhow, bail};
 use futures::{StreamExt, TryStreamExt};
@@ -17,8 +24,8 @@ use kube::{
 };
 use serde::de::DeserializeOwned;
 use tokio::{
-    io::AsyncWriteExt,
-    process::Command,
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
+    process::{Child, ChildStdout, Command},
     sync::{RwLock, Semaphore},
     time::timeout,
 };
@@ -27,6 +34,14 @@ use tokio::{
 pub struct Sandbox {
     pub client: Client,
     pub namespace: String,
+}
+
+/// A port of a pod on this machine.
+pub struct Forwarded {
+    /// `http://127.0.0.1:PORT`.
+    pub address: String,
+    _process: Child,
+    _lines: Lines<BufReader<ChildStdout>>,
 }
 
 /// Tests that disturb what all others use (the operator, a node) run alone; the test programs themselves run one after the other.
@@ -67,6 +82,7 @@ fn block_on(future: impl Future<Output = ()>) {
 
 async fn run_in_sandbox<F: Future<Output = Result<()>>>(name: &str, test: impl FnOnce(Arc<Sandbox>) -> F) {
     let sandbox = Arc::new(Sandbox::new(name).await.expect("a namespace for the test"));
+    let begun = Instant::now();
     let outcome = timeout(Duration::from_secs(900), test(sandbox.clone()))
         .await
         .unwrap_or_else(|_| Err(anyhow!("the test took more than 15 minutes")));
@@ -76,6 +92,8 @@ async fn run_in_sandbox<F: Future<Output = Result<()>>>(name: &str, test: impl F
         panic!("{name}: {error:?}");
     }
     sandbox.delete().await;
+    // Not by a macro: libtest keeps to itself what they print.
+    let _ = writeln!(std::io::stderr(), "    {name} took {} s", begun.elapsed().as_secs());
 }
 
 /// A short text that no other test has.
@@ -270,6 +288,27 @@ impl Sandbox {
             );
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Makes a port of a pod reachable on a port of this machine, until the value is dropped.
+    ///
+    /// # Errors
+    /// If kubectl cannot.
+    pub async fn forward(&self, pod: &str, port: u16) -> Result<Forwarded> {
+        let mut process = Command::new(kubectl())
+            .args(["port-forward", "-n", &self.namespace, pod, &format!(":{port}")])
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()?;
+        // Kept open: a forwarder that can no longer say what it does ends.
+        let mut lines = BufReader::new(process.stdout.take().context("stdout")?).lines();
+        let line = lines.next_line().await?.context("kubectl port-forward ended")?;
+        let port = line.split("127.0.0.1:").nth(1).and_then(|rest| rest.split_whitespace().next());
+        Ok(Forwarded {
+            address: format!("http://127.0.0.1:{}", port.with_context(|| line.clone())?),
+            _process: process,
+            _lines: lines,
+        })
     }
 
     /// What a person would look at.

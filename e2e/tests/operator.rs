@@ -129,9 +129,9 @@ spec: {sources: {names: [shop]}, stores: [{name: offsite}], triggers: [{name: mi
             .await?;
         operator.scale(0).await?;
         let runs = sandbox.api::<BackupRun>().list(&ListParams::default()).await?.items.len();
-        // Three ticks pass by the clock: nothing else makes them pass.
+        // Two ticks pass by the clock: nothing else makes them pass.
         let second = jiff::Timestamp::now().as_second();
-        tokio::time::sleep(Duration::from_secs(u64::try_from(60 - second % 60)? + 125)).await;
+        tokio::time::sleep(Duration::from_secs(u64::try_from(60 - second % 60)? + 61)).await;
         operator.scale(2).await?;
         let schedule = sandbox
             .until::<BackupSchedule>("often", 90, "caught up", |schedule| {

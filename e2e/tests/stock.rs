@@ -1,16 +1,10 @@
 //! Every copy is restored with stock tools: the very script that the documentation explains.
 
-use std::process::Stdio;
-
 use anyhow::{Context, Result, ensure};
 use holdfast_e2e::{
     fixture::{IDENTITY, RECIPIENT},
     operator::script,
-    sandbox::{self, kubectl},
-};
-use tokio::{
-    io::{AsyncBufReadExt, BufReader},
-    process::Command,
+    sandbox,
 };
 
 #[test]
@@ -23,19 +17,7 @@ fn a_copy_is_restored_without_holdfast() {
         sandbox.source("shop", "").await?;
         sandbox.back_up("first", "shop").await?;
 
-        let mut forward = Command::new(kubectl())
-            .args(["port-forward", "-n", &sandbox.namespace, "pod/s3", ":7070"])
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()?;
-        // Kept open: a forwarder that can no longer say what it does ends.
-        let mut lines = BufReader::new(forward.stdout.take().context("stdout")?).lines();
-        let line = lines.next_line().await?.context("kubectl port-forward ended")?;
-        let port = line
-            .split("127.0.0.1:")
-            .nth(1)
-            .and_then(|rest| rest.split_whitespace().next())
-            .with_context(|| line.clone())?;
+        let s3 = sandbox.forward("s3", 7070).await?;
         let secret = sandbox
             .kubectl(&[
                 "get",
@@ -50,12 +32,11 @@ fn a_copy_is_restored_without_holdfast() {
         let identity = folder.join("identity.txt");
         std::fs::write(&identity, IDENTITY)?;
         let outcome: Result<()> = async {
-            let endpoint = format!("http://127.0.0.1:{port}");
             let environment = [
                 ("RCLONE_CONFIG_COPY_TYPE", "s3"),
                 ("RCLONE_CONFIG_COPY_PROVIDER", "Other"),
                 ("RCLONE_CONFIG_COPY_REGION", "us-east-1"),
-                ("RCLONE_CONFIG_COPY_ENDPOINT", &endpoint),
+                ("RCLONE_CONFIG_COPY_ENDPOINT", &s3.address),
                 ("RCLONE_CONFIG_COPY_ACCESS_KEY_ID", "tester"),
                 ("RCLONE_CONFIG_COPY_SECRET_ACCESS_KEY", &secret),
             ];
