@@ -148,12 +148,12 @@ async fn volume(sandbox: &Sandbox, folders: &mut Vec<PathBuf>) -> Result<()> {
     ensure!(database.checksums("shop").await? == before, "what was restored differs");
 
     if memory.is_some() {
-        let message = refused(sandbox, "memory", Reason::StoreUnsafe).await?;
+        let message = refused(sandbox, "memory", Reason::InvalidSpec).await?;
         ensure!(message.contains("tmpfs"), "{message}");
     }
     let message = refused(sandbox, "second", Reason::StoreForeign).await?;
     ensure!(message.contains(&format!("{}/disk", sandbox.namespace)), "{message}");
-    let message = refused(sandbox, "missing", Reason::Unschedulable).await?;
+    let message = refused(sandbox, "missing", Reason::VolumeMountFailed).await?;
     ensure!(message.contains("not-there"), "{message}");
     // To a store that was refused no copy is written.
     sandbox.start_run_to("second", "refused", "shop", "").await?;

@@ -14,19 +14,8 @@ const ISSUER: &str = "kubernetes.default.svc.cluster.local";
 const PUBLIC: &str = "198.51.100.10";
 
 /// A pod with versitygw's IAM and STS on port 7076 and its gateway on port 7070, which see the issuer under [`PUBLIC`].
-async fn gateway(sandbox: &Sandbox) -> Result<String> {
-    let address = sandbox
-        .kubectl(&[
-            "get",
-            "endpoints",
-            "kubernetes",
-            "-n",
-            "default",
-            "-o",
-            "jsonpath={.subsets[0].addresses[0].ip} {.subsets[0].ports[0].port}",
-        ])
-        .await?;
-    let (ip, port) = address.split_once(' ').context("the API server's address")?;
+async fn gateway(sandbox: &Sandbox, api_server: &str) -> Result<String> {
+    let (ip, port) = api_server.split_once(':').context("the API server's address")?;
     sandbox
         .apply(&format!(
             r"
@@ -70,6 +59,12 @@ subjects: [{{apiGroup: rbac.authorization.k8s.io, kind: Group, name: 'system:una
             conditions.is_some_and(|all| all.iter().any(|one| one.type_ == "Ready" && one.status == "True"))
         })
         .await?;
+    // Until kube-proxy has written its rules for the new address.
+    let reaches = format!("timeout 30 sh -c 'until bash -c \"exec 3<>/dev/tcp/{PUBLIC}/443\" 2>/dev/null; do sleep 0.2; done'");
+    sandbox
+        .exec("s3", &["sh", "-c", &reaches], "")
+        .await
+        .context("the issuer is not reached under its public address")?;
     Ok(secret)
 }
 
@@ -107,6 +102,15 @@ async fn iam(address: &str, secret: &str, fields: &[(&str, &str)]) -> Result<Str
     Ok(said)
 }
 
+/// The SHA-1 digest of the certificate that a server shows, by which the STS knows an issuer whose CA is not a public one.
+async fn thumbprint(address: &str) -> Result<String> {
+    let show = "openssl s_client -connect \"$0\" < /dev/null 2> /dev/null | openssl x509 -noout -fingerprint -sha1";
+    let output = Command::new("sh").args(["-c", show, address]).output().await?;
+    let line = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    let digest = line.split_once('=').with_context(|| format!("openssl says {line:?}"))?.1;
+    Ok(digest.replace(':', ""))
+}
+
 fn between<'a>(text: &'a str, begin: &str, end: &str) -> Result<&'a str> {
     let rest = text.split_once(begin).with_context(|| text.to_owned())?.1;
     Ok(rest.split_once(end).with_context(|| text.to_owned())?.0)
@@ -141,7 +145,11 @@ async fn with_web_identity(sandbox: &Sandbox) -> Result<()> {
                 .is_some_and(|uri| uri.starts_with(&format!("https://{ISSUER}/"))),
         "this test needs a cluster whose issuer and keys are at https://{ISSUER}, as e2e/cluster starts one; this one says {keys}"
     );
-    let secret = gateway(sandbox).await?;
+    let address = "jsonpath={.subsets[0].addresses[0].ip}:{.subsets[0].ports[0].port}";
+    let address = sandbox
+        .kubectl(&["get", "endpoints", "kubernetes", "-n", "default", "-o", address])
+        .await?;
+    let secret = gateway(sandbox, &address).await?;
     let api = sandbox.forward("s3", 7076).await?;
     let provider = iam(
         &api.address,
@@ -151,6 +159,7 @@ async fn with_web_identity(sandbox: &Sandbox) -> Result<()> {
             ("Version", "2010-05-08"),
             ("Url", &format!("https://{ISSUER}")),
             ("ClientIDList.member.1", "sts.amazonaws.com"),
+            ("ThumbprintList.member.1", &thumbprint(&address).await?),
         ],
     )
     .await?;
