@@ -15,6 +15,8 @@ mod admission;
 mod compliance;
 #[path = "chart/contract.rs"]
 mod contract;
+#[path = "chart/controllers.rs"]
+mod controllers;
 #[path = "chart/definitions.rs"]
 mod definitions;
 #[path = "chart/holds.rs"]

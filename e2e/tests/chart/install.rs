@@ -197,6 +197,20 @@ async fn roles_are_aggregated(cluster: &Cluster) -> Result<()> {
         ("edit", "restorerequests", "get", true),
         ("edit", "restorerequests", "create", false),
         ("admin", "restorerequests", "create", true),
+        ("view", "complianceholds", "list", true),
+        ("view", "disposalrequests", "get", true),
+        // Holding, releasing and approving are given to people by name.
+        ("edit", "complianceholds", "create", false),
+        ("admin", "complianceholds", "create", false),
+        ("admin", "complianceholds", "release", false),
+        ("admin", "disposalrequests", "approve", false),
+        ("holdfast.holdfast-system.hold-keeper", "complianceholds", "release", true),
+        ("holdfast.holdfast-system.hold-keeper", "clustercomplianceholds", "release", true),
+        ("holdfast.holdfast-system.hold-keeper", "disposalrequests", "create", true),
+        ("holdfast.holdfast-system.hold-keeper", "disposalrequests", "approve", false),
+        ("holdfast.holdfast-system.approver", "disposalrequests", "approve", true),
+        ("holdfast.holdfast-system.approver", "disposalrequests", "create", false),
+        ("holdfast.holdfast-system.compliance-viewer", "compliancepolicies", "get", true),
     ] {
         let path = format!("/apis/rbac.authorization.k8s.io/v1/clusterroles/{role}");
         let granted =
