@@ -23,35 +23,63 @@ pub fn names(scope: &HoldScope, copy: &Candidate<'_>) -> bool {
         && scope.to.is_none_or(|to| copy.recovery_point <= to)
 }
 
+/// What the records of a hold say together. Records are ordered by their ULIDs, whatever the order in which they were read.
+#[derive(Debug, Default)]
+struct Placed<'a> {
+    /// Each placing since the hold last began: it adds to those before it.
+    places: Vec<(&'a HoldScope, Option<Timestamp>)>,
+    released: Option<Timestamp>,
+}
+
+impl<'a> Placed<'a> {
+    fn of(records: &'a [HoldRecord]) -> Self {
+        let mut records: Vec<_> = records.iter().collect();
+        records.sort_by(|a, b| a.ulid.cmp(&b.ulid));
+        records.iter().fold(Self::default(), |mut placed, record| {
+            match &record.fact {
+                HoldFact::Place { scope, until, .. } => {
+                    // Placed again after its end, it begins anew.
+                    if placed.ends().is_some_and(|end| end <= record.at) {
+                        placed.places.clear();
+                    }
+                    placed.released = None;
+                    placed.places.push((scope, *until));
+                }
+                // A second release cannot bring the end forward.
+                HoldFact::Release { effective_at, .. } => {
+                    placed.released = Some(placed.released.map_or(*effective_at, |before: Timestamp| before.max(*effective_at)));
+                }
+            }
+            placed
+        })
+    }
+
+    /// When it ends: by its release, or by itself where every placing says when; then with the last.
+    fn ends(&self) -> Option<Timestamp> {
+        let by_itself = self.places.iter().map(|(_, until)| until.unwrap_or(Timestamp::MAX)).max();
+        [by_itself.filter(|until| *until < Timestamp::MAX), self.released]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+}
+
 /// When the hold of these records ends or ended by a release: the end of the cool-off. None while it is not released, and where it was
-/// placed again after the release. Records are ordered by their ULIDs.
+/// placed again after the release.
 pub fn released_at(records: &[HoldRecord]) -> Option<Timestamp> {
-    let mut records: Vec<_> = records.iter().collect();
-    records.sort_by(|a, b| a.ulid.cmp(&b.ulid));
-    records.iter().fold(None, |released, record| match &record.fact {
-        HoldFact::Place { .. } => None,
-        // A second release cannot bring the end forward.
-        HoldFact::Release { effective_at, .. } => Some(released.map_or(*effective_at, |before: Timestamp| before.max(*effective_at))),
-    })
+    Placed::of(records).released
 }
 
 /// Whether the hold of these records is in force at `now`: placed, not past every `until` it was placed with, and not released for good.
 pub fn in_force(records: &[HoldRecord], now: Timestamp) -> bool {
-    if released_at(records).is_some_and(|end| end <= now) {
-        return false;
-    }
-    records.iter().any(|record| match &record.fact {
-        HoldFact::Place { until, .. } => until.is_none_or(|until| now < until),
-        HoldFact::Release { .. } => false,
-    })
+    let placed = Placed::of(records);
+    !placed.places.is_empty() && placed.ends().is_none_or(|end| now < end)
 }
 
-/// Whether any placing of the hold names the copy. What a hold names only grows: a later placing adds to the earlier ones.
+/// Whether any placing of the hold names the copy. What a hold names only grows: a later placing adds to the earlier ones, until the hold
+/// ended; placed again after that it begins anew.
 pub fn any_names(records: &[HoldRecord], copy: &Candidate<'_>) -> bool {
-    records.iter().any(|record| match &record.fact {
-        HoldFact::Place { scope, .. } => names(scope, copy),
-        HoldFact::Release { .. } => false,
-    })
+    Placed::of(records).places.iter().any(|(scope, _)| names(scope, copy))
 }
 
 #[cfg(test)]
@@ -116,6 +144,40 @@ mod tests {
         let ends = place("2026-01-01T00:00:00Z", Some("2026-06-01T00:00:00Z"), HoldScope::default());
         assert!(in_force(std::slice::from_ref(&ends), at("2026-05-31T23:59:59Z")));
         assert!(!in_force(&[ends], at("2026-06-01T00:00:00Z")));
+    }
+
+    #[test]
+    fn a_hold_that_ended_and_is_placed_again_begins_anew() {
+        let copy = Candidate {
+            namespace: "shop",
+            source: "orders",
+            run: "shop/orders/orders-1",
+            recovery_point: at("2026-03-01T00:00:00Z"),
+        };
+        let other = HoldScope {
+            sources: Some(vec!["shop/other".into()]),
+            ..HoldScope::default()
+        };
+        let wide = place("2026-01-01T00:00:00Z", None, HoldScope::default());
+        let released = release("2026-02-01T00:00:00Z", "2026-02-02T00:00:00Z");
+        let narrow = |when| place(when, Some("2026-06-01T00:00:00Z"), other.clone());
+        let anew = [wide.clone(), released.clone(), narrow("2026-02-03T00:00:00Z")];
+        assert!(!any_names(&anew, &copy));
+        assert!(in_force(&anew, at("2026-05-31T23:59:59Z")));
+        assert!(
+            !in_force(&anew, at("2026-06-01T00:00:00Z")),
+            "it ends as it was placed the second time"
+        );
+        // Within the cool-off the hold never ended: it still names all, and has no end.
+        let within = [wide, released, narrow("2026-02-01T12:00:00Z")];
+        assert!(any_names(&within, &copy));
+        assert!(in_force(&within, at("2026-06-01T00:00:00Z")));
+        // Ended by itself, then placed again.
+        let ended = [
+            place("2026-01-01T00:00:00Z", Some("2026-01-02T00:00:00Z"), HoldScope::default()),
+            narrow("2026-02-03T00:00:00Z"),
+        ];
+        assert!(!any_names(&ended, &copy));
     }
 
     #[test]

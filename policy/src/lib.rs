@@ -7,10 +7,12 @@
 //! - [`backoff`]: how long to wait before another attempt
 //! - [`protection`]: is the newest copy young enough
 //! - [`retention`]: which copies stay, which go, and why
+//! - [`chain`]: which copies a copy cannot be restored without
 //! - [`hold`]: which copies a hold names, and whether it is in force
 //! - [`turn`]: who begins where only so many runs may be at work
 
 pub mod backoff;
+pub mod chain;
 pub mod hold;
 pub mod name;
 pub mod protection;

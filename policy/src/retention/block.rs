@@ -1,6 +1,6 @@
 //! When nothing of a source is removed, although nothing keeps it. Rules R6 to R8.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use holdfast_crds::{
     Blocked, Reason,
@@ -8,10 +8,11 @@ use holdfast_crds::{
 };
 
 use super::{
-    facts::{CopyFacts, CopyType, SourceFacts},
+    facts::{CopyFacts, SourceFacts},
     keep::{good_fulls, plausible},
     slot::PENDING,
 };
+use crate::chain::Chains;
 
 /// So many copies before the newest are compared with its size.
 const MEDIAN_OF: usize = 7;
@@ -29,8 +30,8 @@ fn blocked(reason: Reason, message: impl Into<String>) -> Blocked {
 }
 
 /// Facts that cannot be relied on: nothing is marked or removed.
-pub fn unreliable(facts: &SourceFacts) -> Option<Blocked> {
-    if let Some(problem) = facts.problems.first() {
+pub fn unreliable(facts: &SourceFacts, chains: &Chains) -> Option<Blocked> {
+    if let Some(problem) = facts.problems.iter().min() {
         let more = match facts.problems.len() {
             1 => String::new(),
             count => format!(" (and {} more)", count - 1),
@@ -52,12 +53,15 @@ pub fn unreliable(facts: &SourceFacts) -> Option<Blocked> {
             format!("{}: {problem}; nothing is removed until it can be read", copy.run),
         ));
     }
-    let known: HashSet<Sha256> = facts.copies.iter().map(|copy| copy.manifest).collect();
-    let mut orphans = facts
-        .copies
-        .iter()
-        .filter(|copy| copy.parents.iter().any(|parent| !known.contains(parent)));
-    if let Some(orphan) = orphans.next() {
+    let mut seen = HashSet::with_capacity(facts.copies.len());
+    if let Some(twice) = facts.copies.iter().find(|copy| !seen.insert(&copy.run)) {
+        return Some(blocked(
+            Reason::CatalogueUnreadable,
+            format!("{} was listed twice; nothing is removed until the listing adds up", twice.run),
+        ));
+    }
+    let orphan = (0..facts.copies.len()).find(|position| !chains.is_complete(*position));
+    if let Some(orphan) = orphan.map(|position| &facts.copies[position]) {
         return Some(blocked(
             Reason::CopiesMissing,
             format!(
@@ -114,7 +118,7 @@ pub fn unhealthy(facts: &SourceFacts) -> Option<Blocked> {
     sizes.sort_unstable();
     let median = *sizes.get(sizes.len() / 2)?;
     let accepted = facts.accepted.contains(&Acceptance::Size { run: newest.run.clone() });
-    let alike = newest.bytes >= median / 2 && newest.bytes / 2 <= median;
+    let alike = newest.bytes.saturating_mul(2) >= median && newest.bytes <= median.saturating_mul(2);
     (!alike && !accepted).then(|| {
         blocked(
             Reason::SizeAnomalous,
@@ -130,7 +134,7 @@ pub fn unhealthy(facts: &SourceFacts) -> Option<Blocked> {
 /// and the digest of the set is what an approval names.
 ///
 /// Foreseen is what was marked under rules that had been in force for a day: time alone made it go.
-pub fn unforeseen(facts: &SourceFacts, due: &[usize]) -> Option<(HashSet<usize>, Blocked)> {
+pub fn unforeseen(facts: &SourceFacts, chains: &Chains, due: &[usize]) -> Option<(HashSet<usize>, Blocked)> {
     let new_rules = |copy: &CopyFacts| {
         let rules = copy.schedule.as_ref().and_then(|schedule| facts.rules.get(schedule));
         match (rules, &copy.mark) {
@@ -142,7 +146,7 @@ pub fn unforeseen(facts: &SourceFacts, due: &[usize]) -> Option<(HashSet<usize>,
     if surprise.is_empty() || facts.retired.is_some() {
         return None;
     }
-    let roots = roots(&facts.copies);
+    let roots = chains.roots();
     let chains = |positions: &mut dyn Iterator<Item = usize>| positions.map(|position| roots[position]).collect::<HashSet<_>>().len();
     let gone = chains(&mut surprise.iter().copied());
     let all = chains(&mut (0..facts.copies.len()));
@@ -173,28 +177,6 @@ pub fn set_digest<'a>(copies: impl Iterator<Item = &'a CopyFacts>) -> Sha256 {
     let mut lines: Vec<_> = copies.map(|copy| format!("{} {}\n", copy.run, copy.outcome)).collect();
     lines.sort_unstable();
     Sha256::of(lines.concat().as_bytes())
-}
-
-/// For each copy the full that its chain stands on, as a position: itself for a full, and where that is not there.
-fn roots(copies: &[CopyFacts]) -> Vec<usize> {
-    let by_manifest: HashMap<_, _> = copies
-        .iter()
-        .enumerate()
-        .map(|(position, copy)| (copy.manifest, position))
-        .collect();
-    let root = |start: usize| {
-        let mut position = start;
-        // A chain has no circle; who forges one gets an end of the walk.
-        for _ in 0..copies.len() {
-            let parent = copies[position].parents.first().and_then(|parent| by_manifest.get(parent));
-            match parent {
-                Some(parent) if copies[position].copy_type != CopyType::Full => position = *parent,
-                _ => break,
-            }
-        }
-        position
-    };
-    (0..copies.len()).map(root).collect()
 }
 
 /// Whether the copy may be the parent of a new increment: good, not marked, and of the same server.

@@ -115,7 +115,7 @@ pub struct Rules {
 }
 
 /// A floor of a compliance policy.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Floor {
     pub policy: String,
     /// Every copy stays so long after its tick.
@@ -154,4 +154,11 @@ pub fn time_for_deleting(ours: Timestamp, stores: Timestamp) -> Result<Timestamp
         ));
     }
     Ok(ours.min(stores))
+}
+
+/// The later of two clocks, but at most [`CLOCK_TOLERANCE`] after the other: for locks, which must not end too early, nor years too late
+/// because one clock was wrong.
+pub fn time_for_locks(ours: Timestamp, stores: Timestamp) -> Timestamp {
+    let capped = ours.min(stores).checked_add(CLOCK_TOLERANCE).unwrap_or(Timestamp::MAX);
+    ours.max(stores).min(capped)
 }

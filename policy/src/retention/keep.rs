@@ -1,9 +1,6 @@
 //! What keeps a copy. Rules R2 to R4.
 
-use std::{
-    collections::{BTreeMap, HashMap, HashSet},
-    fmt,
-};
+use std::{collections::BTreeMap, fmt};
 
 use holdfast_crds::{Retention, document::Label};
 use jiff::{SignedDuration, Timestamp};
@@ -12,6 +9,7 @@ use super::{
     facts::{CLOCK_TOLERANCE, CopyFacts, CopyType, SourceFacts},
     slot,
 };
+use crate::chain::Chains;
 
 /// Younger copies are never removed.
 pub const YOUNG: SignedDuration = SignedDuration::from_hours(24);
@@ -101,7 +99,7 @@ pub fn good_fulls(copies: &[CopyFacts], now: Timestamp) -> Vec<usize> {
 }
 
 /// What keeps each copy.
-pub fn keep(facts: &SourceFacts) -> Kept {
+pub fn keep(facts: &SourceFacts, chains: &Chains) -> Kept {
     let now = facts.now;
     let copies = &facts.copies;
     let mut kept = Kept {
@@ -121,7 +119,7 @@ pub fn keep(facts: &SourceFacts) -> Kept {
             grant(&mut kept, copies, position, "keepFor".to_owned(), until, now);
         }
     }
-    closure(copies, &mut kept.why);
+    closure(copies, chains, &mut kept.why);
     kept
 }
 
@@ -138,7 +136,7 @@ fn by_itself(copy: &CopyFacts, now: Timestamp, why: &mut Vec<Why>) {
         rule: rule.clone(),
         until: *until,
     }));
-    if now.duration_since(copy.committed_at) < YOUNG {
+    if now.duration_since(born(copy, now)) < YOUNG {
         why.push(Why::Young);
     }
     why.extend(copy.reading_until.filter(|until| now < *until).map(Why::Reading));
@@ -151,6 +149,15 @@ fn by_itself(copy: &CopyFacts, now: Timestamp, why: &mut Vec<Why>) {
     }
     if !plausible(copy, now) {
         why.push(Why::Implausible);
+    }
+}
+
+/// When its youth began: with its commit, unless a clock was wrong then and shows the future.
+fn born(copy: &CopyFacts, now: Timestamp) -> Timestamp {
+    if copy.committed_at.duration_since(now) <= CLOCK_TOLERANCE {
+        copy.committed_at
+    } else {
+        copy.order().0
     }
 }
 
@@ -245,18 +252,20 @@ fn within(facts: &SourceFacts, copies: &[(usize, &CopyFacts)], retention: &Reten
         }
     }
     let begin = facts.now.checked_sub(within.signed()).unwrap_or(Timestamp::MIN);
-    let logs = copies.iter().any(|(_, copy)| copy.copy_type == CopyType::Log);
-    let base = copies
-        .iter()
-        .filter(|(_, copy)| counts(copy, facts.now) && copy.recovery_point <= begin)
-        .max_by_key(|(_, copy)| (copy.recovery_point, copy.order()));
-    if let (true, Some((position, base))) = (logs, base) {
-        kept.why[*position].push(Why::Window);
-        let needed = copies
+    let mut logs: BTreeMap<&Option<String>, Vec<(usize, &CopyFacts)>> = BTreeMap::new();
+    for (position, copy) in copies.iter().filter(|(_, copy)| copy.copy_type == CopyType::Log) {
+        logs.entry(&copy.server).or_default().push((*position, copy));
+    }
+    // Logs of another server continue nothing.
+    for (server, logs) in logs {
+        let base = copies
             .iter()
-            .filter(|(_, copy)| copy.copy_type == CopyType::Log && copy.recovery_point > base.recovery_point);
-        for (position, _) in needed {
-            kept.why[*position].push(Why::Window);
+            .filter(|(_, copy)| copy.server == *server && counts(copy, facts.now) && copy.recovery_point <= begin)
+            .max_by_key(|(_, copy)| (copy.recovery_point, copy.order()));
+        let Some((position, base)) = base else { continue };
+        kept.why[*position].push(Why::Window);
+        for (position, _) in logs.into_iter().filter(|(_, log)| log.recovery_point > base.recovery_point) {
+            kept.why[position].push(Why::Window);
         }
     }
 }
@@ -269,33 +278,24 @@ fn last(facts: &SourceFacts, copies: &[(usize, &CopyFacts)], retention: &Retenti
     }
 }
 
-/// What kept copies need is kept: all ancestors. Holds reach what the held copy needs.
-fn closure(copies: &[CopyFacts], why: &mut [Vec<Why>]) {
-    let mut by_manifest: HashMap<_, Vec<usize>> = HashMap::new();
+/// What kept copies need is kept, and says by whom it is needed first. What a held copy needs is held.
+fn closure(copies: &[CopyFacts], chains: &Chains, why: &mut [Vec<Why>]) {
+    let mut by_hold: BTreeMap<&Label, Vec<usize>> = BTreeMap::new();
     for (position, copy) in copies.iter().enumerate() {
-        by_manifest.entry(copy.manifest).or_default().push(position);
-    }
-    let mut open: Vec<_> = (0..copies.len()).filter(|&position| !why[position].is_empty()).collect();
-    // In an order that does not depend on how the copies were given.
-    open.sort_by(|&a, &b| copies[a].order().cmp(&copies[b].order()));
-    let mut needed: HashSet<(usize, usize)> = HashSet::new();
-    while let Some(position) = open.pop() {
-        let holds: Vec<_> = why[position].iter().filter(|why| matches!(why, Why::Held(_))).cloned().collect();
-        for parent in copies[position].parents.iter().flat_map(|parent| by_manifest.get(parent)).flatten() {
-            let mut grew = false;
-            for hold in &holds {
-                if !why[*parent].contains(hold) {
-                    why[*parent].push(hold.clone());
-                    grew = true;
-                }
-            }
-            if needed.insert((position, *parent)) && *parent != position {
-                why[*parent].push(Why::NeededBy(copies[position].run.clone()));
-                grew = true;
-            }
-            if grew {
-                open.push(*parent);
-            }
+        for hold in &copy.holds {
+            by_hold.entry(hold).or_default().push(position);
         }
+    }
+    for (hold, held) in by_hold {
+        let held: std::collections::HashSet<_> = held.into_iter().collect();
+        let closure = chains.closure(held.iter().copied());
+        for position in (0..copies.len()).filter(|position| closure[*position] && !held.contains(position)) {
+            why[position].push(Why::Held(hold.clone()));
+        }
+    }
+    let kept: Vec<usize> = (0..copies.len()).filter(|&position| !why[position].is_empty()).collect();
+    let closure = chains.closure(kept);
+    for (position, by) in chains.needed_by(&closure).into_iter().enumerate() {
+        why[position].extend(by.map(|by| Why::NeededBy(copies[by].run.clone())));
     }
 }

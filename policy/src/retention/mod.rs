@@ -7,13 +7,21 @@ mod block;
 mod facts;
 mod keep;
 mod plan;
+mod preview;
 mod slot;
 
+#[cfg(test)]
+mod naive;
+#[cfg(test)]
+mod property_test;
+#[cfg(test)]
+mod table_test;
 #[cfg(test)]
 mod tests;
 
 pub use block::{may_be_parent, set_digest};
-pub use facts::{CLOCK_TOLERANCE, CopyFacts, CopyType, Floor, Mark, Rules, SourceFacts, time_for_deleting};
+pub use facts::{CLOCK_TOLERANCE, CopyFacts, CopyType, Floor, Mark, Rules, SourceFacts, time_for_deleting, time_for_locks};
 pub use keep::{Why, YOUNG};
 pub use plan::{Next, SourcePlan, Verdict, plan};
+pub use preview::preview;
 pub use slot::{PENDING, Period, Slot};

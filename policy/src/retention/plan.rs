@@ -1,6 +1,6 @@
 //! The plan for one source in one store.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use holdfast_crds::{
     Blocked,
@@ -10,9 +10,11 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{
     block,
-    facts::{CopyFacts, SourceFacts},
+    facts::{CLOCK_TOLERANCE, CopyFacts, Mark, SourceFacts},
     keep::{self, Why},
+    slot::Period,
 };
+use crate::chain::Chains;
 
 /// What happens to a copy next.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,9 +96,20 @@ pub struct SourcePlan {
 pub fn plan(facts: &SourceFacts) -> SourcePlan {
     let mut facts = facts.clone();
     facts.copies.sort_by(|a, b| a.order().cmp(&b.order()));
+    facts.floors.sort_unstable();
+    for copy in &mut facts.copies {
+        copy.retained.sort_unstable();
+        copy.holds.sort_unstable();
+        copy.parents.sort_unstable();
+    }
     let facts = &facts;
-    let kept = keep::keep(facts);
-    let unreliable = block::unreliable(facts);
+    let chains = Chains::of(&facts.copies);
+    let unreliable = block::unreliable(facts, &chains);
+    let mut kept = keep::keep(facts, &chains);
+    if unreliable.is_some() {
+        // The copy that a slot belongs to may be among those that were not read.
+        kept.records.retain(|(_, rule, _)| !Period::is_slot(rule));
+    }
     let unhealthy = unreliable.is_none().then(|| block::unhealthy(facts)).flatten();
     let unkept: Vec<_> = (0..facts.copies.len()).filter(|&position| kept.why[position].is_empty()).collect();
     let due: Vec<_> = unkept
@@ -106,29 +119,34 @@ pub fn plan(facts: &SourceFacts) -> SourcePlan {
             facts.copies[position]
                 .mark
                 .as_ref()
-                .is_some_and(|mark| mark.not_before <= facts.now)
+                .is_some_and(|mark| mark.not_before <= facts.now && believable(mark, &facts.copies[position], facts.now))
         })
         .collect();
-    let brake = block::unforeseen(facts, &due);
+    let brake = block::unforeseen(facts, &chains, &due);
     let surprise = brake.as_ref().map_or_else(HashSet::new, |(surprise, _)| surprise.clone());
     let standing = unreliable.is_some() || unhealthy.is_some();
-    let removable: HashSet<usize> = match standing {
-        true => HashSet::new(),
-        // What a copy that waits needs waits with it.
-        false => {
-            let waiting = descendants_stay(&facts.copies, &due, &surprise, &unkept);
-            due.iter().copied().filter(|position| !waiting.contains(position)).collect()
+    let mut removable = vec![false; facts.copies.len()];
+    if !standing {
+        for position in due.iter().filter(|position| !surprise.contains(position)) {
+            removable[*position] = true;
         }
-    };
+        // What a copy that waits needs waits with it.
+        let waiting = chains.closure(unkept.iter().copied().filter(|&position| !removable[position]));
+        for position in (0..removable.len()).filter(|position| waiting[*position]) {
+            removable[position] = false;
+        }
+    }
     let verdicts = facts.copies.iter().zip(&kept.why).enumerate().map(|(position, (copy, why))| {
         let next = match (&copy.mark, why.is_empty()) {
             (None, false) => Next::Stay,
             (Some(mark), false) => Next::Unmark(mark.ulid.clone()),
+            // It was made while a clock was wrong: the next pass makes another.
+            (Some(mark), true) if !believable(mark, copy, facts.now) => Next::Unmark(mark.ulid.clone()),
             (None, true) if unreliable.is_some() => Next::Stay,
             (None, true) => Next::Mark {
                 not_before: facts.now.checked_add(delay(facts, copy)).unwrap_or(Timestamp::MAX),
             },
-            (Some(mark), true) if removable.contains(&position) => Next::Remove(mark.ulid.clone()),
+            (Some(mark), true) if removable[position] => Next::Remove(mark.ulid.clone()),
             (Some(_), true) => Next::Wait,
         };
         Verdict {
@@ -145,7 +163,7 @@ pub fn plan(facts: &SourceFacts) -> SourcePlan {
         retain: records
             .map(|(position, rule, until)| (name(position), rule.clone(), *until))
             .collect(),
-        remove: removal_order(&facts.copies, &removable).iter().map(name).collect(),
+        remove: chains.removal_order(&facts.copies, &removable).iter().map(name).collect(),
         blocked: unreliable.or(unhealthy).or_else(|| brake.map(|(_, blocked)| blocked)),
         empty_slots: kept.empty_slots,
         input: input_digest(facts),
@@ -162,57 +180,11 @@ fn delay(facts: &SourceFacts, copy: &CopyFacts) -> SignedDuration {
     delay.unwrap_or_else(|| holdfast_crds::Retention::default().deletion_delay.signed())
 }
 
-/// Positions among `due` that must wait: those that nobody foresaw, and whatever is needed by a copy that is not removed in this pass.
-fn descendants_stay(copies: &[CopyFacts], due: &[usize], surprise: &HashSet<usize>, unkept: &[usize]) -> HashSet<usize> {
-    let by_manifest: HashMap<_, _> = copies
-        .iter()
-        .enumerate()
-        .map(|(position, copy)| (copy.manifest, position))
-        .collect();
-    let going: HashSet<_> = due.iter().copied().filter(|position| !surprise.contains(position)).collect();
-    let mut waiting: HashSet<usize> = surprise.clone();
-    let mut open: Vec<_> = unkept.iter().copied().filter(|position| !going.contains(position)).collect();
-    let mut seen: HashSet<usize> = open.iter().copied().collect();
-    while let Some(position) = open.pop() {
-        for parent in copies[position].parents.iter().filter_map(|parent| by_manifest.get(parent)) {
-            waiting.insert(*parent);
-            if seen.insert(*parent) {
-                open.push(*parent);
-            }
-        }
-    }
-    waiting
-}
-
-/// What needs another copy goes before it, otherwise the oldest first.
-fn removal_order(copies: &[CopyFacts], removable: &HashSet<usize>) -> Vec<usize> {
-    let mut children: HashMap<Sha256, Vec<usize>> = HashMap::new();
-    for (position, copy) in copies.iter().enumerate().filter(|(position, _)| removable.contains(position)) {
-        for parent in &copy.parents {
-            children.entry(*parent).or_default().push(position);
-        }
-    }
-    let mut order = Vec::with_capacity(removable.len());
-    let mut seen = HashSet::new();
-    // Copies are ordered; a copy is given out when all that need it were.
-    for start in (0..copies.len()).filter(|position| removable.contains(position)) {
-        let mut way = vec![(start, false)];
-        while let Some((position, children_out)) = way.pop() {
-            if children_out {
-                order.push(position);
-            } else if seen.insert(position) {
-                way.push((position, true));
-                way.extend(
-                    children
-                        .get(&copies[position].manifest)
-                        .into_iter()
-                        .flatten()
-                        .map(|&child| (child, false)),
-                );
-            }
-        }
-    }
-    order
+/// Whether a mark was made by a clock that can have been right: not before its copy, and not in the future.
+fn believable(mark: &Mark, copy: &CopyFacts, now: Timestamp) -> bool {
+    let in_future = |at: Timestamp| at.duration_since(now) > CLOCK_TOLERANCE;
+    let before_copy = copy.committed_at.duration_since(mark.at) > CLOCK_TOLERANCE && !in_future(copy.committed_at);
+    !in_future(mark.at) && !before_copy
 }
 
 /// Of all that was decided from, but for the time: two passes with the same digest saw the same.
@@ -227,6 +199,9 @@ fn input_digest(facts: &SourceFacts) -> Sha256 {
     for (schedule, rules) in &facts.rules {
         let _ = writeln!(text, "{schedule:?} {} {:?}", rules.zone, rules.retention);
     }
-    let _ = writeln!(text, "{:?} {:?} {:?}", facts.floors, facts.retired, facts.accepted);
+    let mut rest: Vec<_> = facts.floors.iter().map(|floor| format!("{floor:?}")).collect();
+    rest.extend(facts.accepted.iter().map(|accepted| format!("{accepted:?}")));
+    rest.sort_unstable();
+    let _ = writeln!(text, "{rest:?} {:?}", facts.retired);
     Sha256::of(text.as_bytes())
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt};
 use holdfast_crds::Retention;
 use jiff::{SignedDuration, Timestamp, ToSpan, civil::Date};
 
-use super::facts::CopyFacts;
+use super::facts::{CopyFacts, CopyType};
 use crate::tick::Zone;
 
 /// A slot is given away so long after the tick of the copy that would get it: until then an earlier one may still become good.
@@ -36,6 +36,13 @@ impl Period {
         .into_iter()
         .filter_map(|(period, count)| Some((period, i64::from(count?))))
         .collect()
+    }
+
+    /// Whether a recorded rule is that of a slot, such as `monthly 2026-11`.
+    pub fn is_slot(rule: &str) -> bool {
+        let all = [Self::Hour, Self::Day, Self::Week, Self::Month, Self::Quarter, Self::Year];
+        all.iter()
+            .any(|period| rule.strip_prefix(period.rule()).is_some_and(|rest| rest.starts_with(' ')))
     }
 
     /// The name of the rule.
@@ -167,7 +174,7 @@ pub fn give(
     }
     for (period, count) in Period::wanted(retention) {
         let mut groups: BTreeMap<Slot, Vec<&(usize, &CopyFacts)>> = BTreeMap::new();
-        for entry in copies {
+        for entry in copies.iter().filter(|(_, copy)| copy.copy_type == CopyType::Full) {
             groups.entry(Slot::of(period, entry.1.order().0, zone)).or_default().push(entry);
         }
         for (slot, entries) in groups {
