@@ -85,7 +85,10 @@ async fn in_force(release: &Release, name: &str) -> Result<()> {
     let mut open = objects["backupstores"].clone();
     open["metadata"]["name"] = json!("probe");
     open["spec"]["encryption"] = json!({"none": {}});
-    refused(&release.admin, Method::POST, &dry("backupstores"), &open, &words).await
+    refused(&release.admin, Method::POST, &dry("backupstores"), &open, &words).await?;
+    let mut short = objects["backupruns"].clone();
+    short["spec"]["keepFor"] = json!("1s");
+    refused(&release.admin, Method::POST, &dry("backupruns"), &short, &words).await
 }
 
 #[tokio::test]

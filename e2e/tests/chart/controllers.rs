@@ -148,8 +148,8 @@ impl World {
     /// What the keeper of the store would report.
     async fn report(&self, status: &Value) -> Result<()> {
         let path = format!("{}/offsite/status", holdfast_path("shop", "backupstores"));
-        let patch = json!({"status": {"holds": status}});
-        ask(&self.admin, Method::PATCH, &path, &patch).await?.accepted()?;
+        let body = json!({"status": {"holds": status}});
+        ask(&self.admin, Method::PATCH, &path, &body).await?.accepted()?;
         Ok(())
     }
 }

@@ -15,7 +15,7 @@ use http::Method;
 use serde_json::{Value, json};
 
 const DEFINITIONS: usize = 9;
-const POLICIES: usize = 15;
+const POLICIES: usize = 16;
 
 struct Cluster(ApiServer);
 

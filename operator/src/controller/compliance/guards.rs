@@ -9,7 +9,7 @@ use k8s_openapi::{
 use crate::watch::{Caches, Key};
 
 /// What the names of the chart's admission policies end with.
-pub const GUARDS: [&str; 15] = [
+pub const GUARDS: [&str; 16] = [
     "operator-jobs",
     "operator-runs",
     "backupsources",
@@ -18,6 +18,7 @@ pub const GUARDS: [&str; 15] = [
     "backupruns",
     "compliance-schedules",
     "compliance-stores",
+    "compliance-runs",
     "compliance-namespaces",
     "compliance-policies",
     "compliance-status",
