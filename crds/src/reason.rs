@@ -110,6 +110,10 @@ reasons! {
     CopiesMissing = 0, Structural;
     /// The newest copy has less than half or more than double the size of those before it; nothing of the source is removed.
     SizeAnomalous = 0, Structural;
+    /// Something lies in the store that Holdfast did not write; it is left alone.
+    ForeignObject = 0, Structural;
+    /// The store refuses to delete what nothing keeps; the next pass tries again.
+    DeleteRefused = 0, Structural;
     /// More would be removed at once than was foreseen; it waits for a person's approval.
     RemovalNeedsApproval = 0, Structural;
 

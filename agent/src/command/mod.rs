@@ -5,6 +5,7 @@ pub mod copy;
 pub mod decrypt;
 mod history;
 pub mod install;
+pub mod keep;
 pub mod key;
 pub mod place;
 pub mod probe;
@@ -78,6 +79,7 @@ pub enum Command {
     Decrypt(Box<decrypt::DecryptArgs>),
     Probe(Box<probe::ProbeArgs>),
     Settle(Box<settle::SettleArgs>),
+    Keep(Box<keep::KeepArgs>),
     /// Ask a target whether it has the receipt of a restore
     SettleRestore(Box<settle::SettleArgs>),
 }
@@ -147,6 +149,7 @@ pub fn main() -> ExitCode {
             begin(&runtime, "settle", read_task(&arguments.places.task), &arguments.places),
             Some(arguments.places),
         ),
+        Command::Keep(arguments) => (begin(&runtime, "keep", arguments.task(), &arguments.places), Some(arguments.places)),
         Command::SettleRestore(arguments) => (
             begin(&runtime, "settle-restore", read_task(&arguments.places.task), &arguments.places),
             Some(arguments.places),
@@ -169,7 +172,7 @@ async fn dispatch(invocation: Arc<Invocation>) -> Result<AgentResult, Failure> {
         Action::SettleRestore(task) => restore::settle(&invocation, task).await,
         Action::Probe(task) => probe::run(&invocation, task).await,
         Action::Settle(task) => settle::run(&invocation, task).await,
-        Action::Keep(_) => Err(Failure::new(Reason::InvalidSpec, "this agent has no keeper yet")),
+        Action::Keep(task) => keep::run(&invocation, task).await,
     }
 }
 

@@ -71,6 +71,15 @@ pub enum Fact {
         #[schemars(with = "String", extend("format" = "date-time"))]
         until: Timestamp,
     },
+    /// The store itself refuses to delete the copy's objects until then; it was read back.
+    #[serde(rename_all = "camelCase")]
+    Locked {
+        #[schemars(with = "String", extend("format" = "date-time"))]
+        until: Timestamp,
+    },
+    /// The store's legal hold on the copy's objects was set, or lifted; it was read back.
+    #[serde(rename_all = "camelCase")]
+    LegalHold { on: bool },
     /// The keeper vouches for the manifest.
     #[serde(rename_all = "camelCase")]
     Seal {
@@ -102,6 +111,8 @@ impl Fact {
             Self::Mark { .. } => "mark",
             Self::Unmark { .. } => "unmark",
             Self::Reading { .. } => "reading",
+            Self::Locked { .. } => "locked",
+            Self::LegalHold { .. } => "legal-hold",
             Self::Seal { .. } => "seal",
             Self::Shredded { .. } => "shredded",
             Self::Removed { .. } => "removed",

@@ -51,6 +51,13 @@ pub enum Why {
     NeededBy(Label),
 }
 
+impl Why {
+    /// Whether the store itself refuses, and nobody else.
+    pub fn is_lock(&self) -> bool {
+        matches!(self, Self::Locked(_) | Self::LegalHold)
+    }
+}
+
 impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

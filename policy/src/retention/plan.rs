@@ -41,6 +41,11 @@ pub struct Verdict {
 }
 
 impl Verdict {
+    /// Whether anything but the store's own lock keeps it.
+    pub fn stays(&self) -> bool {
+        !self.kept.iter().all(Why::is_lock)
+    }
+
     /// The latest time that any reason names; none where one has no end.
     pub fn until(&self) -> Option<Timestamp> {
         let ends = self.kept.iter().map(|why| match why {
@@ -139,6 +144,8 @@ pub fn plan(facts: &SourceFacts) -> SourcePlan {
     let verdicts = facts.copies.iter().zip(&kept.why).enumerate().map(|(position, (copy, why))| {
         let next = match (&copy.mark, why.is_empty()) {
             (None, false) => Next::Stay,
+            // A lock ends by itself: it withdraws no mark, the removal waits for it.
+            (Some(_), false) if why.iter().all(Why::is_lock) => Next::Wait,
             (Some(mark), false) => Next::Unmark(mark.ulid.clone()),
             // It was made while a clock was wrong: the next pass makes another.
             (Some(mark), true) if !believable(mark, copy, facts.now) => Next::Unmark(mark.ulid.clone()),

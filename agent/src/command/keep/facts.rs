@@ -1,0 +1,265 @@
+//! From what was read to what is decided from.
+
+use std::collections::BTreeMap;
+
+use holdfast_crds::document::{Acceptance, Fact, Label, Record, ScheduleName, SourceFact};
+use holdfast_crds::{KeepSource, KeepTask, Retention};
+use holdfast_policy::hold::Candidate;
+use holdfast_policy::retention::{CopyFacts, CopyType, Floor, Mark, Rules, SourceFacts};
+use holdfast_policy::tick::Zone;
+use jiff::{SignedDuration, Timestamp};
+
+use super::holds::Holds;
+use super::inventory::SourceFolder;
+use super::read::{Copy, Run, SourceWords, State};
+
+/// The rules of each schedule: those of the task, else the last that were recorded.
+pub fn rules(
+    task: &KeepTask,
+    words: &SourceWords,
+    namespace: &Label,
+    now: Timestamp,
+    problems: &mut Vec<String>,
+) -> BTreeMap<ScheduleName, Rules> {
+    let ours = |schedule: &ScheduleName| schedule.namespace.as_deref().is_none_or(|of| of == namespace.as_str());
+    let mut zone = |name: &str, schedule: &ScheduleName| match Zone::named(name) {
+        Ok(zone) => Some(zone),
+        Err(error) => {
+            problems.push(format!("the rules of schedule {} cannot be used: {error}", schedule.name));
+            None
+        }
+    };
+    let mut rules = BTreeMap::new();
+    for recorded in &words.policies {
+        if let Some(zone) = zone(&recorded.time_zone, &recorded.schedule) {
+            let known = Rules {
+                retention: recorded.retention.clone(),
+                zone,
+                since: recorded.since,
+                interval: None,
+            };
+            rules.insert(recorded.schedule.clone(), known);
+        }
+    }
+    for wanted in task.schedules.iter().filter(|wanted| ours(&wanted.schedule)) {
+        let Some(zone) = zone(&wanted.time_zone, &wanted.schedule) else {
+            continue;
+        };
+        let since = match rules.get(&wanted.schedule) {
+            Some(known) if known.retention == wanted.retention && known.zone == zone => known.since,
+            _ => now,
+        };
+        let seconds = i64::try_from(wanted.interval_seconds).unwrap_or(i64::MAX);
+        let current = Rules {
+            retention: wanted.retention.clone(),
+            zone,
+            since,
+            interval: Some(SignedDuration::from_secs(seconds)),
+        };
+        rules.insert(wanted.schedule.clone(), current);
+    }
+    rules
+}
+
+/// The rules that are not recorded yet, for copies that this source has.
+pub fn unrecorded(task: &KeepTask, words: &SourceWords, copies: &[CopyFacts]) -> Vec<SourceFact> {
+    let made = |schedule: &ScheduleName| copies.iter().any(|copy| copy.schedule.as_ref() == Some(schedule));
+    let known = |schedule: &ScheduleName, time_zone: &str, retention: &Retention| {
+        words
+            .policies
+            .iter()
+            .any(|recorded| recorded.schedule == *schedule && recorded.time_zone == time_zone && recorded.retention == *retention)
+    };
+    task.schedules
+        .iter()
+        .filter(|wanted| made(&wanted.schedule) && !known(&wanted.schedule, &wanted.time_zone, &wanted.retention))
+        .map(|wanted| SourceFact::Policy {
+            schedule: wanted.schedule.clone(),
+            time_zone: wanted.time_zone.clone(),
+            retention: wanted.retention.clone(),
+        })
+        .collect()
+}
+
+/// What the operator says of a source and the store does not know yet.
+pub fn unspoken(told: Option<&KeepSource>, words: &SourceWords) -> Vec<SourceFact> {
+    let Some(told) = told else { return Vec::new() };
+    let mut facts = Vec::new();
+    match (&told.retired, &words.retired) {
+        (Some(said), known) if known.as_ref().is_none_or(|known| known.who != said.who || known.why != said.why) => {
+            facts.push(SourceFact::Retired {
+                who: said.who.clone(),
+                why: said.why.clone(),
+            })
+        }
+        (None, Some(known)) => facts.push(SourceFact::Unretired { who: known.who.clone() }),
+        _ => {}
+    }
+    for accepted in &told.accepted {
+        if !words.accepted.contains(&accepted.what) {
+            facts.push(SourceFact::Accepted {
+                what: accepted.what.clone(),
+                who: accepted.said.who.clone(),
+                why: accepted.said.why.clone(),
+            });
+        }
+    }
+    facts
+}
+
+/// The copies of a source: committed and not removed.
+pub fn copies(folder: &SourceFolder, runs: &[Run], holds: &Holds, task: &KeepTask, now: Timestamp) -> Vec<CopyFacts> {
+    let copies = runs
+        .iter()
+        .filter(|run| run.removed().is_none())
+        .filter_map(|run| match &run.state {
+            State::Copy(copy) => Some(facts_of(folder, run, copy, holds, task, now)),
+            // What it was is not known: it stands for itself, so that it is counted and nothing of the source is removed.
+            State::Unreadable { .. } | State::Open | State::Abandoned { .. } => None,
+        });
+    copies.collect()
+}
+
+fn facts_of(folder: &SourceFolder, run: &Run, copy: &Copy, holds: &Holds, task: &KeepTask, now: Timestamp) -> CopyFacts {
+    let records = &run.records;
+    let retained = records.iter().filter_map(|record| match &record.fact {
+        Fact::Retain { until, rule } => Some((rule.clone(), *until)),
+        _ => None,
+    });
+    let reading = records.iter().filter_map(|record| match &record.fact {
+        Fact::Reading { until, .. } => Some(*until),
+        _ => None,
+    });
+    let place = run.path.to_string();
+    let candidate = Candidate {
+        namespace: folder.namespace.as_str(),
+        source: folder.source.as_str(),
+        run: &place,
+        recovery_point: copy.recovery_point,
+    };
+    let shredded = records.iter().any(|record| matches!(record.fact, Fact::Shredded { .. }));
+    let problem = shredded
+        .then(|| "its keys were destroyed on purpose".to_owned())
+        .or_else(|| failed_verification(records))
+        .or_else(|| (!copy.problems.is_empty()).then(|| copy.problems.join("; ")));
+    CopyFacts {
+        run: run.path.run.clone(),
+        manifest: copy.manifest_digest,
+        outcome: copy.outcome_digest,
+        copy_type: CopyType::of(&copy.copy_type),
+        tick: copy.tick,
+        recovery_point: copy.recovery_point,
+        committed_at: copy.committed_at,
+        schedule: copy.schedule.clone(),
+        keep_until: copy.keep_until,
+        parents: copy.parents.clone(),
+        server: copy.server.clone(),
+        bytes: copy.bytes,
+        problem,
+        unreadable: run.unreadable.clone(),
+        retained: retained.collect(),
+        holds: holds.of(&candidate, records, now),
+        locked_until: None,
+        legal_hold: false,
+        mark: active_mark(records),
+        reading_until: reading.max(),
+        in_use: task.in_use.contains(&run.path),
+    }
+}
+
+/// What the newest look at the copy found wrong. A failed one demotes at once; one that could not be made changes nothing, as it left no record.
+fn failed_verification(records: &[Record]) -> Option<String> {
+    let verified = records.iter().filter_map(|record| match &record.fact {
+        Fact::Verified { problem, .. } => Some((&record.ulid, problem)),
+        _ => None,
+    });
+    verified
+        .max_by_key(|(ulid, _)| (*ulid).clone())
+        .and_then(|(_, problem)| problem.clone())
+}
+
+/// The newest mark that was not withdrawn.
+fn active_mark(records: &[Record]) -> Option<Mark> {
+    let withdrawn: Vec<_> = records
+        .iter()
+        .filter_map(|record| match &record.fact {
+            Fact::Unmark { mark, .. } => Some(mark),
+            _ => None,
+        })
+        .collect();
+    let marks = records.iter().filter_map(|record| match &record.fact {
+        Fact::Mark { not_before, .. } if !withdrawn.contains(&&record.ulid) => Some(Mark {
+            ulid: record.ulid.clone(),
+            at: record.at,
+            not_before: *not_before,
+        }),
+        _ => None,
+    });
+    marks.max_by(|a, b| a.ulid.cmp(&b.ulid))
+}
+
+/// All that the plan for a source is made from.
+pub struct Gathered<'a> {
+    pub folder: &'a SourceFolder,
+    pub runs: &'a [Run],
+    pub words: &'a SourceWords,
+    pub holds: &'a Holds,
+    pub task: &'a KeepTask,
+    pub now: Timestamp,
+    pub problems: Vec<String>,
+}
+
+impl Gathered<'_> {
+    pub fn told(&self) -> Option<&KeepSource> {
+        let folder = self.folder;
+        self.task
+            .sources
+            .iter()
+            .find(|source| source.namespace == folder.namespace && source.source == folder.source)
+    }
+
+    pub fn facts(&self) -> SourceFacts {
+        let mut problems = self.problems.clone();
+        problems.extend(self.holds.unreadable.iter().cloned());
+        for run in self.runs {
+            if let State::Unreadable { problem, .. } = &run.state {
+                problems.push(format!("{}: {problem}", run.path));
+            }
+        }
+        let rules = rules(self.task, self.words, &self.folder.namespace, self.now, &mut problems);
+        let told = self.told();
+        let floors = self
+            .task
+            .floors
+            .iter()
+            .filter(|floor| floor.namespaces.contains(&self.folder.namespace));
+        let retired = match told {
+            Some(told) => told.retired.as_ref().map(|said| (&said.who, &said.why)),
+            // The object is gone: what was said last holds.
+            None => self.words.retired.as_ref().map(|said| (&said.who, &said.why)),
+        };
+        SourceFacts {
+            now: self.now,
+            copies: copies(self.folder, self.runs, self.holds, self.task, self.now),
+            rules,
+            floors: floors
+                .map(|floor| Floor {
+                    policy: floor.policy.clone(),
+                    retention: floor
+                        .retention_seconds
+                        .map(|seconds| SignedDuration::from_secs(i64::try_from(seconds).unwrap_or(i64::MAX))),
+                    good_copies: floor.good_copies,
+                })
+                .collect(),
+            retired: retired.map(|(who, why)| format!("{who}: {why}")),
+            accepted: self.accepted(told),
+            copies_before: told.and_then(|told| told.copies),
+            problems,
+        }
+    }
+
+    fn accepted(&self, told: Option<&KeepSource>) -> Vec<Acceptance> {
+        let now = told.into_iter().flat_map(|told| &told.accepted).map(|accepted| &accepted.what);
+        self.words.accepted.iter().chain(now).cloned().collect()
+    }
+}

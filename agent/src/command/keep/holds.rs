@@ -1,0 +1,193 @@
+//! Holds as the store knows them: records of placing and releasing, and what of the task is not recorded yet.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use holdfast_crds::document::{DocumentError, Fact, HoldFact, HoldRecord, Label, ObjectPath, Record};
+use holdfast_crds::{HoldReport, KeepHold, KeepRelease, Reason};
+use holdfast_policy::hold::{self, Candidate};
+use jiff::Timestamp;
+
+use super::act::{ActError, Hand};
+use super::report::Report;
+use crate::store::{ObjectVersion, Store, StoreError, StorePath};
+
+/// The largest record of a hold, in bytes: it may name a thousand runs.
+const LIMIT: u64 = 512 << 10;
+
+/// Every hold that the store knows.
+#[derive(Debug, Default)]
+pub struct Holds {
+    pub records: BTreeMap<Label, Vec<HoldRecord>>,
+    /// A record that cannot be read: what it holds is not known, so nothing may be removed.
+    pub unreadable: Vec<String>,
+    /// What the listing showed, to notice that another hold came.
+    listed: Vec<ObjectVersion>,
+}
+
+async fn list(store: &Store) -> Result<Vec<ObjectVersion>, StoreError> {
+    let directory: StorePath = "holds".parse()?;
+    let mut pages = store.list_versions(&directory);
+    let mut all = Vec::new();
+    while let Some(page) = pages.next().await? {
+        all.extend(page);
+    }
+    Ok(all)
+}
+
+impl Holds {
+    pub async fn read(store: &Store) -> Result<Self, StoreError> {
+        let listed = list(store).await?;
+        let mut holds = Self::default();
+        // Stores list the newest version of an object first: the last is the one that was written first.
+        for versions in listed.chunk_by(|a, b| a.path == b.path) {
+            let Some(first) = versions.iter().rev().find(|version| !version.is_delete_marker) else {
+                holds.unreadable.push(format!("{} was deleted", versions[0].path));
+                continue;
+            };
+            match read_record(store, first).await? {
+                Ok(record) => holds.records.entry(record.hold.clone()).or_default().push(record),
+                Err(problem) => holds.unreadable.push(problem),
+            }
+        }
+        for records in holds.records.values_mut() {
+            records.sort_by(|a, b| a.ulid.cmp(&b.ulid));
+        }
+        holds.listed = listed;
+        Ok(holds)
+    }
+
+    /// Reads again if anything was written since; says whether it was.
+    pub async fn refresh(&mut self, store: &Store) -> Result<bool, StoreError> {
+        let changed = list(store).await? != self.listed;
+        if changed {
+            *self = Self::read(store).await?;
+        }
+        Ok(changed)
+    }
+
+    /// The holds in force at `now` that name the copy, or named it once. Where the records of a hold are gone, what it held stays held.
+    pub fn of(&self, copy: &Candidate<'_>, records: &[Record], now: Timestamp) -> Vec<Label> {
+        let mut holds: BTreeSet<Label> = records.iter().filter_map(held_by).cloned().collect();
+        holds.retain(|hold| self.records.get(hold).is_none_or(|records| hold::in_force(records, now)));
+        let naming = self
+            .records
+            .iter()
+            .filter(|(_, records)| hold::in_force(records, now) && hold::any_names(records, copy));
+        holds.extend(naming.map(|(id, _)| id.clone()));
+        holds.into_iter().collect()
+    }
+
+    /// Records what the task's holds say and the store does not know yet.
+    pub async fn record(&mut self, hand: &Hand, wanted: &[KeepHold]) -> Result<(), ActError> {
+        for hold in wanted {
+            let place = placing(hold);
+            if !self.knows(&hold.id, &place) {
+                let record = hand.hold_record(&hold.id, place).await?;
+                self.records.entry(hold.id.clone()).or_default().push(record);
+            }
+            if let Some(release) = hold.release.as_ref().map(releasing)
+                && !self.knows(&hold.id, &release)
+            {
+                let record = hand.hold_record(&hold.id, release).await?;
+                self.records.entry(hold.id.clone()).or_default().push(record);
+            }
+        }
+        Ok(())
+    }
+
+    fn knows(&self, hold: &Label, fact: &HoldFact) -> bool {
+        self.records
+            .get(hold)
+            .is_some_and(|records| records.iter().any(|record| record.fact == *fact))
+    }
+
+    /// Tells how each hold stands.
+    pub fn report(&self, counts: &BTreeMap<Label, Held>, now: Timestamp, report: &mut Report) {
+        for problem in &self.unreadable {
+            report.finding(
+                Reason::Tampered,
+                Some("holds".to_owned()),
+                format!("{problem}; nothing is removed while it cannot be read"),
+            );
+        }
+        for (id, records) in &self.records {
+            let named = records.iter().rev().find_map(|record| match &record.fact {
+                HoldFact::Place { namespace, name, .. } => Some((namespace.clone(), name.clone())),
+                HoldFact::Release { .. } => None,
+            });
+            let (namespace, name) = named.unwrap_or((None, id.to_string()));
+            let held = counts.get(id).cloned().unwrap_or_default();
+            let released_at = hold::released_at(records);
+            let problem = (released_at.is_none_or(|at| now < at) && held.legal_holds < held.copies)
+                .then(|| held.problem.clone())
+                .flatten();
+            report.hold(HoldReport {
+                id: id.to_string(),
+                namespace,
+                name,
+                recorded: true,
+                released_at: released_at.map(|at| at.to_string()),
+                copies: held.copies,
+                legal_holds: held.legal_holds,
+                problem,
+            });
+        }
+    }
+}
+
+/// The hold that a record of a run speaks of.
+pub fn held_by(record: &Record) -> Option<&Label> {
+    match &record.fact {
+        Fact::Held { hold } => Some(hold),
+        _ => None,
+    }
+}
+
+/// What a hold holds.
+#[derive(Clone, Debug, Default)]
+pub struct Held {
+    pub copies: i64,
+    pub legal_holds: i64,
+    pub problem: Option<String>,
+}
+
+async fn read_record(store: &Store, version: &ObjectVersion) -> Result<Result<HoldRecord, String>, StoreError> {
+    let object: ObjectPath = match version.path.parse() {
+        Ok(object @ ObjectPath::Hold { .. }) => object,
+        _ => return Ok(Err(format!("{} is no record of a hold", version.path))),
+    };
+    let path = StorePath::from(&object);
+    let mut problem = String::new();
+    // What cannot be understood is read once more: a bit may have flipped on the way.
+    for _ in 0..2 {
+        let read = store.read_version(&path, version.version.as_deref(), LIMIT).await?;
+        let Some(held) = read else {
+            return Ok(Err(format!("{path} was listed and is not there")));
+        };
+        match HoldRecord::from_bytes(&object, &held.bytes) {
+            Ok(record) => return Ok(Ok(record)),
+            Err(error @ DocumentError::NewerVersion { .. }) => return Ok(Err(format!("{path}: {error}"))),
+            Err(error) => problem = format!("{path}: {error}"),
+        }
+    }
+    Ok(Err(problem))
+}
+
+fn placing(hold: &KeepHold) -> HoldFact {
+    HoldFact::Place {
+        namespace: hold.namespace.clone(),
+        name: hold.name.clone(),
+        placed_by: hold.placed_by.clone(),
+        reason: hold.reason.clone(),
+        scope: hold.scope.clone(),
+        until: hold.until,
+    }
+}
+
+fn releasing(release: &KeepRelease) -> HoldFact {
+    HoldFact::Release {
+        released_by: release.released_by.clone(),
+        reason: release.reason.clone(),
+        effective_at: release.effective_at,
+    }
+}

@@ -1,0 +1,213 @@
+//! `keep`: looks after a store. It lists what lies there, source by source, records what is kept until when, marks what nothing keeps, and
+//! removes what was marked long enough ago. Every decision is made by `holdfast_policy::retention`, from what was read in this pass.
+
+mod act;
+mod facts;
+mod holds;
+mod inventory;
+mod leftover;
+mod read;
+mod report;
+mod source;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use holdfast_crds::document::Label;
+use holdfast_crds::{AgentResult, KeepTask, Reason, StoreRole, Task};
+use holdfast_policy::retention::time_for_deleting;
+use jiff::Timestamp;
+
+use self::act::Hand;
+use self::holds::{Held, Holds};
+use self::inventory::{Found, Inventory};
+use self::report::Report;
+use super::place;
+use crate::config::{Invocation, Places, read_task};
+use crate::result::{Failure, plain};
+use crate::store::{OwnerError, Patience, Store, StorePath};
+
+/// Uploads that were begun so long ago and never ended are aborted.
+const UPLOAD_AGE: Duration = Duration::from_hours(7 * 24);
+
+/// Look after a store: take stock, record how long copies are kept, mark and remove what nothing keeps
+///
+/// In a Job's pod the task comes from the operator.
+#[derive(Debug, Args)]
+pub struct KeepArgs {
+    /// Where files lie
+    #[command(flatten)]
+    pub places: Places,
+}
+
+impl KeepArgs {
+    /// The task: read.
+    pub fn task(&self) -> Result<Task, Failure> {
+        read_task(&self.places.task)
+    }
+}
+
+/// Looks after the task's store.
+pub async fn run(invocation: &Invocation, task: &KeepTask) -> Result<AgentResult, Failure> {
+    invocation.progress.enter("keep", &invocation.task.store.name);
+    let store = place::open_as(invocation, Patience::RUN, StoreRole::Keeper)?;
+    let pruner = place::open_as(invocation, Patience::RUN, StoreRole::Pruner)?;
+    tokio::select! {
+        kept = run_with(invocation, task, (&store, &pruner), Timestamp::now, Report::to_stdout()) => kept,
+        () = invocation.cancel.cancelled() => Err(Failure::new(Reason::Interrupted, "the keeper was asked to stop; the next pass goes on where it was")),
+    }
+}
+
+/// Looks after an open store, which the second handle deletes from, with `our_clock` as the clock that is not the store's.
+pub async fn run_with(
+    invocation: &Invocation,
+    task: &KeepTask,
+    stores: (&Store, &Store),
+    our_clock: impl FnOnce() -> Timestamp,
+    report: Report,
+) -> Result<AgentResult, Failure> {
+    let mut pass = Pass::begin(invocation, task, stores, our_clock, report).await?;
+    let store = pass.store;
+    let mut inventory = Inventory::new(store)?;
+    while let Some(found) = inventory.next().await? {
+        match found {
+            Found::Source(folder) => pass.source(*folder).await?,
+            Found::Foreign(names) => pass.foreign(&names),
+        }
+    }
+    Ok(pass.end().await)
+}
+
+/// One pass.
+struct Pass<'a> {
+    task: &'a KeepTask,
+    store: &'a Store,
+    pruner: &'a Store,
+    /// Absent where the store is only read: in previews, and where another cluster owns it.
+    hand: Option<Arc<Hand>>,
+    /// Whether anything is recorded or removed for sources.
+    acts: bool,
+    /// Whether the store has locks.
+    locks: bool,
+    /// The time for deleting.
+    now: Timestamp,
+    holds: Holds,
+    report: Report,
+    /// What each hold holds.
+    held: BTreeMap<Label, Held>,
+}
+
+impl<'a> Pass<'a> {
+    async fn begin(
+        invocation: &Invocation,
+        task: &'a KeepTask,
+        (store, pruner): (&'a Store, &'a Store),
+        our_clock: impl FnOnce() -> Timestamp,
+        mut report: Report,
+    ) -> Result<Self, Failure> {
+        // The first answer also tells the store's time.
+        let owner = store.owner().await.map_err(owner_failure)?;
+        let our_clock = our_clock();
+        let mut holds = Holds::read(store).await?;
+        let started = store
+            .now()
+            .ok_or_else(|| Failure::new(Reason::StoreUnsafe, "the store's answers have no Date: no pass is possible"))?;
+        let holder = format!("{}/{}", invocation.task.namespace, invocation.task.store.name);
+        let hand = if task.preview {
+            None
+        } else {
+            match store.claim(&invocation.task.cluster, &holder).await {
+                Ok(pinned) => Some(Arc::new(Hand::new(
+                    store.clone(),
+                    pruner.clone(),
+                    invocation.pod.clone(),
+                    pinned,
+                    started,
+                ))),
+                Err(error @ OwnerError::Foreign { .. }) => {
+                    report.note(format!("{error}: the store is only read"));
+                    report.finding(Reason::StoreForeign, None, error.to_string());
+                    None
+                }
+                Err(error) => return Err(owner_failure(error)),
+            }
+        };
+        let epoch = hand.as_ref().map(|hand| hand.epoch()).or(owner.map(|owner| owner.epoch()));
+        report.summary.epoch = epoch.and_then(|epoch| i64::try_from(epoch).ok()).unwrap_or(0);
+        report.summary.started_at = started.to_string();
+        let mut acts = hand.is_some();
+        let now = match time_for_deleting(our_clock, started) {
+            Ok(now) => now,
+            Err(problem) => {
+                report.finding(Reason::ClockSkew, None, problem);
+                acts = false;
+                our_clock.min(started)
+            }
+        };
+        if let Some(hand) = &hand {
+            holds.record(hand, &task.holds).await?;
+        }
+        let locks = match store.supports_locks().await {
+            Ok(locks) => locks,
+            Err(error) => {
+                report.note(format!("whether the bucket has Object Lock cannot be told: {error}"));
+                false
+            }
+        };
+        Ok(Self {
+            task,
+            store,
+            pruner,
+            hand,
+            acts,
+            locks,
+            now: task.preview_at.unwrap_or(now),
+            holds,
+            report,
+            held: BTreeMap::new(),
+        })
+    }
+
+    fn foreign(&mut self, names: &[String]) {
+        for name in names {
+            let message = format!("{name} is nothing that Holdfast writes; it is left alone");
+            self.report.finding(Reason::ForeignObject, None, message);
+        }
+    }
+
+    async fn end(mut self) -> AgentResult {
+        if self.acts
+            && let Ok(data) = "data".parse::<StorePath>()
+        {
+            match self.pruner.abort_leftovers(&data, UPLOAD_AGE).await {
+                Ok(0) => {}
+                Ok(aborted) => tracing::info!(aborted, "uploads that nobody ended were aborted"),
+                Err(error) => self.report.note(format!(
+                    "old uploads cannot be listed ({error}); let a lifecycle rule of the bucket abort them"
+                )),
+            }
+        }
+        if !self.locks && !self.held.is_empty() {
+            self.report
+                .note("the bucket has no legal holds: only Holdfast keeps what is held from being removed");
+        }
+        self.holds.report(&self.held, self.now, &mut self.report);
+        let summary = self.report.finish();
+        let message = format!(
+            "{} copies of {} sources, {} held, {} marked, {} removed, {} sources blocked, {} findings",
+            summary.copies, summary.sources, summary.held, summary.marked, summary.removed, summary.blocked, summary.findings
+        );
+        AgentResult {
+            kept: Some(summary),
+            ..plain(Reason::Succeeded, message)
+        }
+    }
+}
+
+fn owner_failure(error: OwnerError) -> Failure {
+    Failure::new(error.reason(), error.to_string())
+}

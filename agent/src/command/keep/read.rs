@@ -1,0 +1,294 @@
+//! What became of a run, as its register and records say.
+
+use futures::{StreamExt, TryStreamExt, stream};
+use holdfast_crds::document::{
+    Acceptance, Checked, Committed, Decision, DocumentError, Fact, Label, Manifest, ObjectPath, Outcome, Record, RunPath, ScheduleName,
+    Sha256, SourceFact, SourceRecord, StoredObject,
+};
+use holdfast_crds::{Reason, Retention, Said};
+use jiff::{SignedDuration, Timestamp};
+
+use super::inventory::{RunFolder, SourceFolder, Versions};
+use super::report::Report;
+use crate::store::{Store, StoreError, StorePath, digest};
+
+/// The largest record, in bytes.
+const RECORD_LIMIT: u64 = 64 << 10;
+/// The largest outcome, in bytes.
+const OUTCOME_LIMIT: u64 = holdfast_crds::document::MAX_DOCUMENT_BYTES as u64;
+/// How many documents are read at once.
+const PARALLEL: usize = 16;
+/// How far the clocks of those who make ticks and of stores may be apart.
+const CLOCK_TOLERANCE: SignedDuration = SignedDuration::from_mins(5);
+/// How many problems of one copy are told.
+const PROBLEMS: usize = 3;
+
+/// A run of the store.
+#[derive(Debug)]
+pub struct Run {
+    pub path: RunPath,
+    pub state: State,
+    pub records: Vec<Record>,
+    /// A record that cannot be read: nothing of the run is touched.
+    pub unreadable: Option<String>,
+}
+
+/// What became of it.
+#[derive(Debug)]
+pub enum State {
+    /// Nothing was decided.
+    Open,
+    Copy(Box<Copy>),
+    Abandoned {
+        at: Timestamp,
+    },
+    /// Its register cannot be read.
+    Unreadable {
+        reason: Reason,
+        problem: String,
+    },
+}
+
+/// A committed copy, without what only restores need.
+#[derive(Debug)]
+pub struct Copy {
+    pub committed_at: Timestamp,
+    pub outcome_digest: Sha256,
+    pub manifest_digest: Sha256,
+    pub copy_type: String,
+    pub tick: Option<Timestamp>,
+    pub recovery_point: Timestamp,
+    pub not_after: Timestamp,
+    pub schedule: Option<ScheduleName>,
+    pub keep_until: Option<Timestamp>,
+    pub parents: Vec<Sha256>,
+    pub server: Option<String>,
+    pub bytes: u64,
+    pub pod: Label,
+    /// Why it is not good; empty where it is.
+    pub problems: Vec<String>,
+}
+
+/// What the records of a source say.
+#[derive(Debug, Default)]
+pub struct SourceWords {
+    /// The last rules of each schedule.
+    pub policies: Vec<RecordedRules>,
+    /// Whether its protection ended on purpose: the newest word.
+    pub retired: Option<Said>,
+    pub accepted: Vec<Acceptance>,
+}
+
+/// The rules of a schedule, as they were recorded.
+#[derive(Debug)]
+pub struct RecordedRules {
+    pub schedule: ScheduleName,
+    pub time_zone: String,
+    pub retention: Retention,
+    pub since: Timestamp,
+}
+
+/// A document at its first version. None where it vanished since it was listed.
+async fn document(store: &Store, path: &str, versions: &Versions, limit: u64) -> Result<Option<bytes::Bytes>, StoreError> {
+    let Some(first) = versions.first() else { return Ok(None) };
+    let held = store
+        .read_version(&path.parse::<StorePath>()?, first.version.as_deref(), limit)
+        .await?;
+    Ok(held.map(|held| held.bytes))
+}
+
+/// Reads with `decode`, once more where what came cannot be understood: a bit may have flipped on the way.
+async fn decoded<T>(
+    store: &Store,
+    path: &str,
+    versions: &Versions,
+    limit: u64,
+    decode: impl Fn(&[u8]) -> Result<T, DocumentError>,
+) -> Result<Option<Result<(T, Sha256), DocumentError>>, StoreError> {
+    let mut again = true;
+    loop {
+        let Some(bytes) = document(store, path, versions, limit).await? else {
+            return Ok(None);
+        };
+        match decode(&bytes) {
+            Ok(value) => return Ok(Some(Ok((value, digest::of(&bytes))))),
+            Err(_) if again => again = false,
+            Err(error) => return Ok(Some(Err(error))),
+        }
+    }
+}
+
+/// Reads every run of a source.
+///
+/// # Errors
+/// What the store did not hand out: then nothing about the source can be relied on.
+pub async fn runs(store: &Store, folder: &SourceFolder) -> Result<Vec<Run>, StoreError> {
+    let reads: Vec<_> = folder
+        .runs
+        .iter()
+        .map(|(name, run)| read_run(store, folder.run_path(name), run))
+        .collect();
+    stream::iter(reads).buffered(PARALLEL).try_collect().await
+}
+
+async fn read_run(store: &Store, path: RunPath, folder: &RunFolder) -> Result<Run, StoreError> {
+    let mut records = Vec::new();
+    let mut unreadable = None;
+    for (name, (object, versions)) in &folder.catalog {
+        if !matches!(object, ObjectPath::Record { .. }) {
+            continue;
+        }
+        match decoded(store, name, versions, RECORD_LIMIT, |bytes| Record::from_bytes(object, bytes)).await? {
+            Some(Ok((record, _))) => records.push(record),
+            Some(Err(error)) => unreadable = Some(format!("{name}: {error}")),
+            None => unreadable = Some(format!("{name} was listed and is not there")),
+        }
+    }
+    let place = path.outcome().to_string();
+    let state = match decoded(store, &place, &folder.outcome, OUTCOME_LIMIT, |bytes| {
+        Outcome::from_bytes(&path, bytes)
+    })
+    .await?
+    {
+        None if folder.outcome.0.is_empty() => State::Open,
+        None => State::Unreadable {
+            reason: Reason::Tampered,
+            problem: format!("{place} was deleted"),
+        },
+        Some(Err(error)) => State::Unreadable {
+            reason: match error {
+                DocumentError::NewerVersion { .. } => Reason::FormatUnknown,
+                _ => Reason::Tampered,
+            },
+            problem: error.to_string(),
+        },
+        Some(Ok((outcome, outcome_digest))) => match &outcome.decision {
+            Decision::Abandoned(_) => State::Abandoned { at: outcome.at },
+            Decision::Committed(committed) => State::Copy(Box::new(copy(&outcome, committed, outcome_digest, folder))),
+        },
+    };
+    Ok(Run {
+        path,
+        state,
+        records,
+        unreadable,
+    })
+}
+
+fn copy(outcome: &Outcome, committed: &Committed, outcome_digest: Sha256, folder: &RunFolder) -> Copy {
+    let manifest = committed.manifest();
+    let written = folder.outcome.first().and_then(|first| first.modified);
+    let committed_at = written.unwrap_or(outcome.at);
+    let mut problems = Vec::new();
+    let unchecked: Vec<_> = manifest
+        .streams
+        .iter()
+        .filter(|stream| stream.checked != Checked::Structure)
+        .map(|stream| stream.name.to_string())
+        .collect();
+    if !unchecked.is_empty() {
+        problems.push(format!("the structure of {} was not checked", unchecked.join(", ")));
+    }
+    if let Some(tick) = manifest
+        .run
+        .tick
+        .filter(|tick| tick.duration_since(committed_at.min(outcome.at)) > CLOCK_TOLERANCE)
+    {
+        problems.push(format!(
+            "it was written at {committed_at}, before its own tick {tick}: it is not of this run"
+        ));
+    }
+    problems.extend(missing(committed.stored(), folder).take(PROBLEMS));
+    Copy {
+        committed_at,
+        outcome_digest,
+        manifest_digest: committed.manifest_sha256(),
+        copy_type: manifest.copy_type.clone(),
+        tick: manifest.run.tick,
+        recovery_point: manifest.recovery_point,
+        not_after: manifest.not_after,
+        schedule: manifest.schedule.as_ref().map(|schedule| ScheduleName {
+            namespace: schedule.namespace.clone(),
+            name: schedule.name.clone(),
+        }),
+        keep_until: keep_until(manifest),
+        parents: manifest.parents.iter().map(|parent| parent.manifest_sha256).collect(),
+        server: manifest.server.system_identifier.clone(),
+        bytes: committed.stored().iter().map(|object| object.bytes).sum(),
+        pod: manifest.run.pod.clone(),
+        problems,
+    }
+}
+
+/// Until when a copy that was made by hand is kept.
+fn keep_until(manifest: &Manifest) -> Option<Timestamp> {
+    let keep_for = manifest.run.keep_for?;
+    manifest.recovery_point.checked_add(keep_for.signed()).ok()
+}
+
+/// The objects of a copy that are not there as they were stored.
+fn missing<'a>(stored: &'a [StoredObject], folder: &'a RunFolder) -> impl Iterator<Item = String> + 'a {
+    stored.iter().filter_map(|object| {
+        let there = folder
+            .data
+            .get(&object.path)
+            .or_else(|| folder.catalog.get(&object.path).map(|(_, versions)| versions));
+        let Some(versions) = there else {
+            return Some(format!("{} is missing", object.path));
+        };
+        let wanted = match &object.version_id {
+            Some(id) => versions.0.iter().find(|lying| !lying.marker && lying.version.as_ref() == Some(id)),
+            None => versions.first(),
+        };
+        match wanted {
+            None => Some(format!("{} is not there in the version that was written", object.path)),
+            Some(lying) if lying.size != object.bytes => {
+                Some(format!("{} has {} bytes, {} were stored", object.path, lying.size, object.bytes))
+            }
+            Some(_) => None,
+        }
+    })
+}
+
+/// Reads the records of a source.
+pub async fn words(store: &Store, folder: &SourceFolder, report: &mut Report) -> Result<SourceWords, StoreError> {
+    let mut records = Vec::new();
+    for (path, (object, versions)) in &folder.records {
+        match decoded(store, path, versions, RECORD_LIMIT, |bytes| SourceRecord::from_bytes(object, bytes)).await? {
+            Some(Ok((record, _))) => records.push(record),
+            Some(Err(error)) => report.finding(Reason::Tampered, Some(folder.name()), format!("{path}: {error}")),
+            None => report.finding(Reason::Tampered, Some(folder.name()), format!("{path} was deleted")),
+        }
+    }
+    // ULIDs sort as their times do.
+    records.sort_by(|a, b| a.ulid.cmp(&b.ulid));
+    let mut words = SourceWords::default();
+    for record in records {
+        match record.fact {
+            SourceFact::Policy {
+                schedule,
+                time_zone,
+                retention,
+            } => {
+                words.policies.retain(|known| known.schedule != schedule);
+                words.policies.push(RecordedRules {
+                    schedule,
+                    time_zone,
+                    retention,
+                    since: record.at,
+                });
+            }
+            SourceFact::Accepted { what, .. } => words.accepted.push(what),
+            SourceFact::Retired { who, why } => words.retired = Some(Said { who, why }),
+            SourceFact::Unretired { .. } => words.retired = None,
+        }
+    }
+    Ok(words)
+}
+
+impl Run {
+    /// The record that says that the copy is no copy any more.
+    pub fn removed(&self) -> Option<&Record> {
+        self.records.iter().find(|record| matches!(record.fact, Fact::Removed { .. }))
+    }
+}

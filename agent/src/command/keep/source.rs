@@ -1,0 +1,490 @@
+//! One source: what was read is decided on, recorded, and carried out.
+
+use std::collections::BTreeMap;
+
+use futures::{StreamExt, TryStreamExt, stream};
+use holdfast_crds::document::{Fact, ObjectPath};
+use holdfast_crds::{CopyReport, CopyState, KeepLine, Reason, SourceReport};
+use holdfast_policy::retention::{CopyFacts, Next, SourceFacts, SourcePlan, Verdict, plan};
+use jiff::Timestamp;
+
+use super::act::{ActError, Hand, Swept};
+use super::facts::{self, Gathered};
+use super::holds::held_by;
+use super::inventory::{RunFolder, SourceFolder};
+use super::read::{self, Run, SourceWords, State};
+use super::{Pass, leftover};
+use crate::result::{Failure, count, shorten};
+use crate::store::{Lock, Locked, Store, StoreError, StorePath};
+
+/// How many copies of a source are told one by one.
+const TOLD: usize = 10;
+/// How many locks are read or set at once.
+const PARALLEL: usize = 8;
+
+/// What a source's documents say.
+struct Documents {
+    runs: Vec<Run>,
+    words: SourceWords,
+}
+
+impl Pass<'_> {
+    /// Looks after one source. A source that cannot be read stops nothing but itself.
+    pub(super) async fn source(&mut self, folder: SourceFolder) -> Result<(), Failure> {
+        self.altered(&folder);
+        let documents = match self.read(&folder).await {
+            Ok(documents) => documents,
+            Err(error) => {
+                let message = format!("{error}; nothing of the source is recorded or removed in this pass");
+                self.report.finding(Reason::CatalogueUnreadable, Some(folder.name()), message);
+                return Ok(());
+            }
+        };
+        let mut facts = self.gather(&folder, &documents, Vec::new());
+        if let Err(error) = self.read_locks(&folder, &mut facts).await {
+            facts.problems.push(format!("the store's locks cannot be read: {error}"));
+        }
+        let mut plan = plan(&facts);
+        let mut removed = 0;
+        if self.acts {
+            self.record(&folder, &documents, &facts, &plan).await?;
+            if !plan.remove.is_empty() && self.holds.refresh(self.store).await? {
+                // Somebody placed a hold meanwhile: decided again.
+                let locked: BTreeMap<_, _> = facts
+                    .copies
+                    .iter()
+                    .map(|copy| (copy.run.clone(), (copy.locked_until, copy.legal_hold)))
+                    .collect();
+                facts = self.gather(&folder, &documents, Vec::new());
+                for copy in &mut facts.copies {
+                    (copy.locked_until, copy.legal_hold) = locked.get(&copy.run).copied().unwrap_or_default();
+                }
+                plan = holdfast_policy::retention::plan(&facts);
+            }
+            removed = self.remove(&folder, &documents, &plan).await?;
+            self.clear(&folder, &documents.runs).await?;
+        }
+        self.tell(&folder, &documents, &facts, &plan, removed);
+        Ok(())
+    }
+
+    async fn read(&mut self, folder: &SourceFolder) -> Result<Documents, StoreError> {
+        self.holds.refresh(self.store).await?;
+        let runs = read::runs(self.store, folder).await?;
+        let words = read::words(self.store, folder, &mut self.report).await?;
+        Ok(Documents { runs, words })
+    }
+
+    fn gather(&self, folder: &SourceFolder, documents: &Documents, problems: Vec<String>) -> SourceFacts {
+        let gathered = Gathered {
+            folder,
+            runs: &documents.runs,
+            words: &documents.words,
+            holds: &self.holds,
+            task: self.task,
+            now: self.now,
+            problems,
+        };
+        gathered.facts()
+    }
+
+    /// Tells of what somebody wrote or deleted under names that are written once, and of names that nothing here writes.
+    fn altered(&mut self, folder: &SourceFolder) {
+        for path in &folder.foreign {
+            self.report.finding(
+                Reason::ForeignObject,
+                Some(folder.name()),
+                format!("{path} is nothing that Holdfast writes; it is left alone"),
+            );
+        }
+        for (name, run) in &folder.runs {
+            let outcome = (folder.run_path(name).outcome().to_string(), &run.outcome);
+            let catalog = run.catalog.iter().map(|(path, (_, versions))| (path.clone(), versions));
+            let data = run.data.iter().map(|(path, versions)| (path.clone(), versions));
+            for (path, versions) in std::iter::once(outcome)
+                .chain(catalog)
+                .chain(data)
+                .filter(|(_, versions)| versions.altered())
+            {
+                let how = if versions.0.last().is_some_and(|lying| lying.marker) {
+                    "deleted"
+                } else {
+                    "overwritten"
+                };
+                let kept = if versions.first().is_some() {
+                    "; its first version is what counts"
+                } else {
+                    ""
+                };
+                self.report.finding(
+                    Reason::Tampered,
+                    Some(folder.run_path(name).to_string()),
+                    format!("{path} was {how} after it had been written{kept}; find out who did that"),
+                );
+            }
+        }
+    }
+
+    /// The locks of copies that may be removed now: the others need none read.
+    async fn read_locks(&self, folder: &SourceFolder, facts: &mut SourceFacts) -> Result<(), StoreError> {
+        if !self.locks {
+            return Ok(());
+        }
+        let now = facts.now;
+        let due = |copy: &&mut CopyFacts| copy.mark.as_ref().is_some_and(|mark| mark.not_before <= now);
+        for copy in facts.copies.iter_mut().filter(due) {
+            let Some(run) = folder.runs.get(&copy.run) else { continue };
+            let reads = lockable(run).into_iter().map(|(path, version)| {
+                let store = self.store.clone();
+                async move {
+                    match store.lock_of(&path, version.as_deref()).await {
+                        Err(StoreError::NotFound { .. }) => Ok(Lock::default()),
+                        read => read,
+                    }
+                }
+            });
+            let reads: Vec<_> = reads.collect();
+            let locks: Vec<Lock> = stream::iter(reads).buffer_unordered(PARALLEL).try_collect().await?;
+            copy.locked_until = locks.iter().filter_map(Lock::until).max();
+            copy.legal_hold = locks.iter().any(|lock| lock.legal_hold);
+        }
+        Ok(())
+    }
+
+    /// Writes what the plan says about copies that stay, and marks those that do not.
+    async fn record(
+        &mut self,
+        folder: &SourceFolder,
+        documents: &Documents,
+        facts: &SourceFacts,
+        plan: &SourcePlan,
+    ) -> Result<(), Failure> {
+        let Some(hand) = self.hand.clone() else { return Ok(()) };
+        let told = Gathered {
+            folder,
+            runs: &documents.runs,
+            words: &documents.words,
+            holds: &self.holds,
+            task: self.task,
+            now: self.now,
+            problems: Vec::new(),
+        };
+        let policies = facts::unrecorded(self.task, &documents.words, &facts.copies);
+        for fact in policies.into_iter().chain(facts::unspoken(told.told(), &documents.words)) {
+            hand.source_record(&folder.namespace, &folder.source, fact).await?;
+        }
+        let runs: BTreeMap<_, _> = documents.runs.iter().map(|run| (&run.path.run, run)).collect();
+        let copies: BTreeMap<_, _> = facts.copies.iter().map(|copy| (&copy.run, copy)).collect();
+        for (name, copy) in &copies {
+            for hold in copy
+                .holds
+                .iter()
+                .filter(|hold| !runs[*name].records.iter().any(|record| held_by(record) == Some(*hold)))
+            {
+                let fact = Fact::Held { hold: hold.clone() };
+                hand.record(&folder.run_path(name), Some(copy.manifest), fact).await?;
+            }
+        }
+        for (name, rule, until) in &plan.retain {
+            let fact = Fact::Retain {
+                until: *until,
+                rule: rule.clone(),
+            };
+            hand.record(&folder.run_path(name), Some(copies[name].manifest), fact).await?;
+        }
+        for verdict in &plan.verdicts {
+            let fact = match &verdict.next {
+                Next::Unmark(mark) => Fact::Unmark {
+                    mark: mark.clone(),
+                    reason: shorten(&verdict.why(), 512),
+                },
+                Next::Mark { not_before } => Fact::Mark {
+                    reason: verdict.why(),
+                    input: plan.input,
+                    not_before: *not_before,
+                },
+                Next::Stay | Next::Wait | Next::Remove(_) => continue,
+            };
+            hand.record(&folder.run_path(&verdict.run), Some(copies[&verdict.run].manifest), fact)
+                .await?;
+        }
+        if self.locks {
+            for verdict in &plan.verdicts {
+                let (copy, run) = (copies[&verdict.run], runs[&verdict.run]);
+                if let Some(lying) = folder.runs.get(&verdict.run)
+                    && let Err(error) = lock(self.store, &hand, lying, run, copy, verdict, plan, self.now).await
+                {
+                    match error {
+                        ActError::Store(error) => self.report.note(format!("locks and legal holds cannot be set: {error}")),
+                        error => return Err(error.into()),
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what the plan removes: first the record that says so, then keys, then data. How many went.
+    async fn remove(&mut self, folder: &SourceFolder, documents: &Documents, plan: &SourcePlan) -> Result<u64, Failure> {
+        let Some(hand) = self.hand.clone() else { return Ok(0) };
+        let mut removed = 0;
+        for name in &plan.remove {
+            let verdict = plan.verdicts.iter().find(|verdict| verdict.run == *name);
+            let Some(Next::Remove(mark)) = verdict.map(|verdict| &verdict.next) else {
+                continue;
+            };
+            let Some(lying) = folder.runs.get(name) else { continue };
+            let manifest = documents
+                .runs
+                .iter()
+                .find(|run| run.path.run == *name)
+                .and_then(|run| match &run.state {
+                    State::Copy(copy) => Some(copy.manifest_digest),
+                    _ => None,
+                });
+            match hand.may_delete().await {
+                Ok(()) => {}
+                Err(ActError::TooLate { .. }) => {
+                    self.report
+                        .note("the time in which a pass may delete was over; the next pass goes on");
+                    break;
+                }
+                Err(error) => return Err(error.into()),
+            }
+            let fact = Fact::Removed {
+                reason: "retention".to_owned(),
+                mark: Some(mark.clone()),
+            };
+            hand.record(&folder.run_path(name), manifest, fact).await?;
+            removed += 1;
+            tracing::info!(run = %folder.run_path(name), "removed: nothing keeps it");
+            let swept = hand.sweep(lying).await;
+            self.swept(swept)?;
+        }
+        Ok(removed)
+    }
+
+    fn swept(&mut self, swept: Result<Swept, ActError>) -> Result<(), Failure> {
+        match swept {
+            Ok(swept) if swept.complete() => Ok(()),
+            Ok(_) => {
+                self.report
+                    .note("the store's locks keep objects of removed copies; they are deleted when the locks end");
+                Ok(())
+            }
+            Err(ActError::TooLate { .. }) => {
+                self.report
+                    .note("the time in which a pass may delete was over; the next pass goes on");
+                Ok(())
+            }
+            // One object that cannot be deleted stops nothing else.
+            Err(ActError::Store(error)) => {
+                self.report.finding(Reason::DeleteRefused, None, error.to_string());
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn clear(&mut self, folder: &SourceFolder, runs: &[Run]) -> Result<(), Failure> {
+        for run in runs {
+            let Some(lying) = folder.runs.get(&run.path.run) else { continue };
+            let in_flight = self.task.in_use.contains(&run.path);
+            let Some(hand) = self.hand.clone() else { return Ok(()) };
+            let swept = leftover::clear(&hand, run, lying, self.now, in_flight).await?;
+            self.swept(swept)?;
+        }
+        Ok(())
+    }
+
+    fn tell(&mut self, folder: &SourceFolder, documents: &Documents, facts: &SourceFacts, plan: &SourcePlan, removed: u64) {
+        let copies: BTreeMap<_, _> = facts.copies.iter().map(|copy| (&copy.run, copy)).collect();
+        let reports: Vec<_> = plan
+            .verdicts
+            .iter()
+            .map(|verdict| copy_report(copies[&verdict.run], verdict))
+            .collect();
+        for copy in &facts.copies {
+            if let Some(problem) = &copy.problem {
+                let place = folder.run_path(&copy.run).to_string();
+                self.report
+                    .finding(Reason::CopyCorrupt, Some(place), format!("the copy is not good: {problem}"));
+            }
+            for hold in &copy.holds {
+                let held = self.held.entry(hold.clone()).or_default();
+                held.copies += 1;
+                let run = documents.runs.iter().find(|run| run.path.run == copy.run);
+                held.legal_holds += i64::from(run.is_some_and(|run| legal_hold(run)));
+            }
+        }
+        for run in &documents.runs {
+            if let State::Unreadable { reason, problem } = &run.state {
+                self.report.finding(*reason, Some(run.path.to_string()), problem.clone());
+            }
+        }
+        if reports.is_empty()
+            && documents.runs.iter().all(|run| !matches!(run.state, State::Copy(_)))
+            && removed == 0
+            && plan.blocked.is_none()
+        {
+            return;
+        }
+        let good: Vec<_> = facts
+            .copies
+            .iter()
+            .filter(|copy| copy.is_good())
+            .map(|copy| copy.recovery_point)
+            .collect();
+        let state = |wanted: &[CopyState]| count(reports.iter().filter(|report| wanted.contains(&report.state)).count() as u64);
+        let full_and_good = facts
+            .copies
+            .iter()
+            .filter(|copy| copy.is_good() && copy.copy_type == holdfast_policy::retention::CopyType::Full);
+        let report = SourceReport {
+            namespace: folder.namespace.to_string(),
+            source: folder.source.to_string(),
+            copies: count((reports.len() as u64).saturating_sub(removed)),
+            good: count(full_and_good.count() as u64),
+            bytes: count(facts.copies.iter().map(|copy| copy.bytes).sum()),
+            held: count(facts.copies.iter().filter(|copy| !copy.holds.is_empty()).count() as u64),
+            marked: state(&[CopyState::Marked]),
+            removed: count(removed),
+            newest: good.iter().max().map(ToString::to_string),
+            oldest: good.iter().min().map(ToString::to_string),
+            blocked: plan.blocked.clone(),
+            newest_copies: reports
+                .iter()
+                .rev()
+                .filter(|report| removed == 0 || report.state != CopyState::Removing)
+                .take(TOLD)
+                .cloned()
+                .collect(),
+            empty_slots: plan.empty_slots.iter().take(TOLD).cloned().collect(),
+        };
+        self.report.source(report);
+        if self.task.preview {
+            for report in reports.into_iter().rev() {
+                self.report.line(&KeepLine::Copy(CopyReport {
+                    run: format!("{}/{}", folder.name(), report.run),
+                    ..report
+                }));
+            }
+        }
+    }
+}
+
+fn copy_report(copy: &CopyFacts, verdict: &Verdict) -> CopyReport {
+    let state = match &verdict.next {
+        Next::Remove(_) => CopyState::Removing,
+        Next::Mark { .. } | Next::Wait => CopyState::Marked,
+        Next::Stay | Next::Unmark(_) if !copy.holds.is_empty() => CopyState::Held,
+        Next::Stay | Next::Unmark(_) if !copy.is_good() => CopyState::NotGood,
+        Next::Stay | Next::Unmark(_) => CopyState::Kept,
+    };
+    CopyReport {
+        run: copy.run.to_string(),
+        type_: format!("{:?}", copy.copy_type),
+        recovery_point: copy.recovery_point.to_string(),
+        bytes: count(copy.bytes),
+        state,
+        kept_until: verdict.until().map(|until| until.to_string()),
+        locked_until: copy.locked_until.map(|until| until.to_string()),
+        why: shorten(&verdict.why(), 256),
+        manifest_digest: Some(copy.manifest.to_string()),
+    }
+}
+
+/// The objects of a run that carry locks, in the versions that count.
+fn lockable(run: &RunFolder) -> Vec<(StorePath, Option<String>)> {
+    let keys = run
+        .catalog
+        .iter()
+        .filter(|(_, (object, _))| matches!(object, ObjectPath::Key { .. }));
+    let objects = keys.map(|(path, (_, versions))| (path, versions)).chain(&run.data);
+    objects
+        .filter_map(|(path, versions)| Some((path.parse().ok()?, versions.first()?.version.clone())))
+        .collect()
+}
+
+/// Whether the store's legal hold is set on the copy, by the newest record.
+fn legal_hold(run: &Run) -> bool {
+    let words = run.records.iter().filter_map(|record| match record.fact {
+        Fact::LegalHold { on } => Some((&record.ulid, on)),
+        _ => None,
+    });
+    words.max_by_key(|(ulid, _)| (*ulid).clone()).is_some_and(|(_, on)| on)
+}
+
+/// Makes the store itself hold what is kept and held: the register, the keys and the data, in the versions that count.
+#[allow(clippy::too_many_arguments, reason = "all of it is what one copy's locks depend on")]
+async fn lock(
+    store: &Store,
+    hand: &Hand,
+    lying: &RunFolder,
+    run: &Run,
+    copy: &CopyFacts,
+    verdict: &Verdict,
+    plan: &SourcePlan,
+    now: Timestamp,
+) -> Result<(), ActError> {
+    let outcome = lying
+        .outcome
+        .first()
+        .map(|first| (StorePath::from(&run.path.outcome()), first.version.clone()));
+    let objects: Vec<_> = outcome.into_iter().chain(lockable(lying)).collect();
+    let known = run.records.iter().filter_map(|record| match record.fact {
+        Fact::Locked { until } => Some(until),
+        _ => None,
+    });
+    let recorded = plan
+        .retain
+        .iter()
+        .filter(|(name, _, _)| *name == copy.run)
+        .map(|(_, _, until)| *until);
+    let mut wanted = copy.retain_until().into_iter().chain(recorded).max();
+    let mut known = known.max();
+    if let Some(short) = store.backend().write_lock() {
+        // What stays without a known end is locked for a while, again and again, from half of that time on.
+        let length = jiff::SignedDuration::try_from(short.length).unwrap_or(jiff::SignedDuration::MAX);
+        known = known.max(copy.committed_at.checked_add(length).ok());
+        let half = now.checked_add(length / 2).unwrap_or(Timestamp::MAX);
+        if verdict.stays() && verdict.until().is_none() && known.is_none_or(|known| known < half) {
+            wanted = wanted.max(now.checked_add(length).ok());
+        }
+    }
+    if let Some(until) = wanted.filter(|until| store.backend().write_lock().is_some() && known.is_none_or(|known| known < *until)) {
+        each(store, &objects, Set::Lock(until)).await?;
+        hand.record(&run.path, Some(copy.manifest), Fact::Locked { until }).await?;
+    }
+    let held = !copy.holds.is_empty();
+    if held != legal_hold(run) {
+        each(store, &objects, Set::LegalHold(held)).await?;
+        hand.record(&run.path, Some(copy.manifest), Fact::LegalHold { on: held }).await?;
+    }
+    Ok(())
+}
+
+/// What is set on each object of a copy.
+#[derive(Clone, Copy)]
+enum Set {
+    Lock(Timestamp),
+    LegalHold(bool),
+}
+
+async fn each(store: &Store, objects: &[(StorePath, Option<String>)], set: Set) -> Result<(), StoreError> {
+    let each = objects.iter().cloned().map(|(path, version)| {
+        let store = store.clone();
+        async move {
+            let done = match set {
+                Set::Lock(until) => store.extend_lock(&path, version.as_deref(), until).await?,
+                Set::LegalHold(on) => store.set_legal_hold(&path, version.as_deref(), on).await?,
+            };
+            // What is missing is told as such, and needs no lock.
+            match done {
+                Locked::Held(_) | Locked::NotFound => Ok(()),
+            }
+        }
+    });
+    let futures: Vec<_> = each.collect();
+    stream::iter(futures).buffer_unordered(PARALLEL).try_collect().await
+}
