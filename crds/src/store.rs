@@ -399,6 +399,9 @@ pub struct ProbeReport {
     /// Whether the store keeps older versions of an object. Absent where it cannot be told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub versioning: Option<bool>,
+    /// Whether the bucket has Object Lock, and keeps what it promises. Absent where it cannot be told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub object_lock: Option<ObjectLockReport>,
     /// The store's clock minus ours, in seconds. Absent where the store tells no time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clock_skew_seconds: Option<i64>,
@@ -411,11 +414,23 @@ pub struct ProbeReport {
     pub epoch: Option<i64>,
 }
 
+/// What a probe found out about locks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ObjectLockReport {
+    /// Whether the bucket has Object Lock.
+    pub found: bool,
+    /// Whether a locked object could neither be deleted, nor overwritten, nor its lock be shortened. Absent where that was not tried: it is where the store has
+    /// `objectLock`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enforced: Option<bool>,
+}
+
 /// One thing that a probe tried.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ProbeCheck {
-    /// What was tried: `Reach`, `Put`, `CreateIfAbsent`, `Checksum`, `Read`, `List`, `AbortUpload`, `Clock`, `Owner`, …
+    /// What was tried: `Reach`, `Put`, `CreateIfAbsent`, `Checksum`, `Read`, `List`, `AbortUpload`, `ObjectLock`, `Reader`, `Keeper`, `Pruner`, `Clock`, `Owner`, …
     #[schemars(length(max = 64))]
     pub name: String,
     pub passed: bool,

@@ -125,7 +125,9 @@ pub async fn run_key(store: &Store, copy: &Committed, identity: &Path) -> Result
     let at: StorePath = path
         .parse()
         .map_err(|error| Failure::new(Reason::CopyCorrupt, format!("read the manifest: {error}")))?;
-    let sealed = store.read(&at, MAX_SEALED_KEY_BYTES as u64).await?;
+    let stored = copy.stored().iter().find(|object| object.path == path);
+    let version = stored.and_then(|object| object.version_id.as_deref());
+    let sealed = store.read_version(&at, version, MAX_SEALED_KEY_BYTES as u64).await?;
     let sealed = sealed.ok_or_else(|| Failure::new(Reason::CopyCorrupt, format!("the copy's key {path} is not there")))?;
     let recipient = recipient.to_owned();
     // A passphrase takes a second of work.

@@ -4,13 +4,13 @@ use std::path::PathBuf;
 
 use clap::Args;
 use holdfast_crds::document::Label;
-use holdfast_crds::{Action, AgentResult, BackupStore, ProbeTask, Reason, TASK_VERSION, Task};
+use holdfast_crds::{Action, AgentResult, BackupStore, ProbeTask, Reason, StoreRole, TASK_VERSION, Task};
 use jiff::Timestamp;
 
 use super::{backup::freeze, place};
 use crate::config::{Invocation, Places, read_document, read_task};
 use crate::result::{Failure, plain};
-use crate::store::probe::{PATIENCE, Probe};
+use crate::store::probe::{PATIENCE, Probe, Roles};
 
 /// Try a store: reach it, write, read, list, create the same object eight times at once, and more
 ///
@@ -71,6 +71,8 @@ pub async fn run(invocation: &Invocation, task: &ProbeTask) -> Result<AgentResul
         cluster: cluster.clone(),
         store: format!("{namespace}/{}", store.name),
         not_before: Some(now),
+        take_over: store.spec.take_over.clone(),
+        roles: roles(invocation)?,
     };
     invocation.progress.enter("probe", &probe.store);
     let opened = place::open(invocation, PATIENCE)?;
@@ -88,6 +90,20 @@ pub async fn run(invocation: &Invocation, task: &ProbeTask) -> Result<AgentResul
     Ok(AgentResult {
         probe: Some(verdict.report),
         ..plain(reason, message)
+    })
+}
+
+/// The store as each role sees it that has credentials of its own.
+fn roles(invocation: &Invocation) -> Result<Roles, Failure> {
+    let credentials = invocation.task.store.spec.credentials.as_ref();
+    let own = |role: StoreRole| {
+        let named = credentials.is_some_and(|credentials| credentials.of(role).0 == role);
+        named.then(|| place::open_as(invocation, PATIENCE, role)).transpose()
+    };
+    Ok(Roles {
+        reader: own(StoreRole::Reader)?,
+        keeper: own(StoreRole::Keeper)?,
+        pruner: own(StoreRole::Pruner)?,
     })
 }
 

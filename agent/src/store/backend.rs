@@ -151,18 +151,23 @@ pub struct WriteLock {
 }
 
 impl WriteLock {
-    /// The lock of what is written at `now`, whole seconds and not shorter than said. What a probe leaves is not locked, so that it can be cleared away.
+    /// The lock of what is written at `now`, whole seconds and not shorter than said. What a probe leaves is not locked, so that it can be cleared away, but for
+    /// its canary, which is for a minute.
     pub(super) fn at(self, path: &str, now: Timestamp) -> Option<Retained> {
-        if path.starts_with("probe/") {
-            return None;
-        }
-        let until = now.checked_add(SignedDuration::try_from(self.length).ok()?).ok()?;
-        Some(Retained {
-            mode: self.mode,
-            until: whole_seconds(until),
-        })
+        let length = match path.strip_prefix("probe/") {
+            Some(name) if name.ends_with(CANARY) => CANARY_LENGTH,
+            Some(_) => return None,
+            None => SignedDuration::try_from(self.length).ok()?,
+        };
+        let until = whole_seconds(now.checked_add(length).ok()?);
+        Some(Retained { mode: self.mode, until })
     }
 }
+
+/// What the name of a probe's canary ends with.
+pub(super) const CANARY: &str = "-locked";
+/// For how long it is locked.
+const CANARY_LENGTH: SignedDuration = SignedDuration::from_mins(1);
 
 /// Rounded up: stores keep seconds.
 pub(super) fn whole_seconds(at: Timestamp) -> Timestamp {

@@ -133,6 +133,15 @@ impl Memory {
         }
     }
 
+    /// Has no Object Lock: what is to be locked when it is written is refused.
+    #[must_use]
+    pub fn without_object_lock(self) -> Self {
+        Self {
+            object_lock: false,
+            ..self
+        }
+    }
+
     /// Sets the clock.
     pub fn set_clock(&self, now: Timestamp) {
         self.lock().epoch = (now, Instant::now());
@@ -169,6 +178,16 @@ impl Memory {
             .unwrap_or_default()
     }
 
+    /// Gives every version of an object this lock, as no store should.
+    pub fn force_lock(&self, path: &str, lock: Lock) {
+        self.lock()
+            .objects
+            .get_mut(path)
+            .into_iter()
+            .flatten()
+            .for_each(|object| object.lock = lock);
+    }
+
     /// Hides an object behind a delete marker, as a plain DELETE does.
     pub fn hide(&self, path: &str) {
         self.lock().hide(path);
@@ -194,6 +213,15 @@ impl Memory {
     /// Takes an object away behind everybody's back.
     pub fn remove(&self, path: &str) {
         self.lock().objects.remove(path);
+    }
+
+    /// The lock that goes with a write, which S3 refuses where there is no Object Lock.
+    fn lock_for(&self, call: &'static str, path: &str, now: Timestamp) -> Result<Option<Retained>, StoreError> {
+        let retained = self.write_lock.and_then(|lock| lock.at(path, now));
+        if retained.is_some() && !self.object_lock {
+            return Err(refused(call, path, "InvalidRequest", MISSING));
+        }
+        Ok(retained)
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -271,6 +299,8 @@ fn newest(versions: &[Object]) -> Option<&Object> {
     versions.last().filter(|object| !object.marker)
 }
 
+const MISSING: &str = "Bucket is missing Object Lock Configuration";
+
 fn denied(call: &'static str, path: &str) -> StoreError {
     StoreError::Denied {
         call,
@@ -333,7 +363,7 @@ impl Backend for Memory {
         if inner.objects.get(path).is_some_and(|versions| newest(versions).is_some()) {
             return Err(StoreError::AlreadyExists { path: path.to_owned() });
         }
-        let retained = self.write_lock.and_then(|lock| lock.at(path, inner.now()));
+        let retained = self.lock_for("put", path, inner.now())?;
         inner.add(path, bytes, Checksum::Whole(*sha256), retained);
         Ok(())
     }
@@ -341,7 +371,7 @@ impl Backend for Memory {
     async fn start_upload(&self, path: &str) -> Result<String, StoreError> {
         let mut inner = self.lock();
         let (id, started) = (format!("u{}", inner.next()), inner.now());
-        let retained = self.write_lock.and_then(|lock| lock.at(path, started));
+        let retained = self.lock_for("start upload", path, started)?;
         inner.uploads.insert(
             id.clone(),
             Upload {
@@ -587,7 +617,7 @@ impl Backend for Memory {
     async fn set_retained(&self, path: &str, version: Option<&str>, retained: Retained) -> Result<(), StoreError> {
         const CALL: &str = "set retention";
         if !self.object_lock {
-            return Err(refused(CALL, path, "InvalidRequest", "Bucket is missing Object Lock Configuration"));
+            return Err(refused(CALL, path, "InvalidRequest", MISSING));
         }
         let mut inner = self.lock();
         let now = inner.now();
@@ -611,12 +641,7 @@ impl Backend for Memory {
 
     async fn set_legal_hold(&self, path: &str, version: Option<&str>, on: bool) -> Result<(), StoreError> {
         if !self.object_lock {
-            return Err(refused(
-                "set legal hold",
-                path,
-                "InvalidRequest",
-                "Bucket is missing Object Lock Configuration",
-            ));
+            return Err(refused("set legal hold", path, "InvalidRequest", MISSING));
         }
         self.lock().find(path, version)?.lock.legal_hold = on;
         Ok(())

@@ -2,9 +2,12 @@
 //!
 //! It works under `probe/<store uid>/`, which a lifecycle rule may clear, and takes away what it can: a writer need not have the right to delete.
 
+mod lock;
+mod role;
+
 use super::{
-    Checksum, Confirmed, Created, ObjectMeta, Patience, Pinned, Store, StoreError, StorePath,
-    backend::{Content, Piece, Versioning},
+    Checksum, Confirmed, Created, ObjectMeta, OwnerError, Patience, Pinned, Store, StoreError, StorePath,
+    backend::{CANARY, Content, Piece, Versioning},
     digest, random,
 };
 use futures::future::join_all;
@@ -38,6 +41,21 @@ pub struct Probe {
     pub store: String,
     /// A time that is past for sure: when the probe was made, by the API server.
     pub not_before: Option<Timestamp>,
+    /// The cluster that the place is taken over from.
+    pub take_over: Option<String>,
+    /// The store with the rights of the other roles, where these have credentials of their own.
+    pub roles: Roles,
+}
+
+/// A store with the rights of each role that has credentials of its own.
+#[derive(Clone, Debug, Default)]
+pub struct Roles {
+    /// Who reads for restores.
+    pub reader: Option<Store>,
+    /// Who writes records, and sets locks and holds.
+    pub keeper: Option<Store>,
+    /// Who deletes.
+    pub pruner: Option<Store>,
 }
 
 /// The patience of a store that is probed.
@@ -85,6 +103,7 @@ impl Store {
         let mut report = ProbeReport {
             checks: Vec::new(),
             versioning: None,
+            object_lock: None,
             clock_skew_seconds: None,
             owner: None,
             epoch: None,
@@ -118,9 +137,16 @@ impl Store {
                 })
             })
         };
-        let (Ok(put), Ok(race), Ok(wrong), Ok(part), Ok(aborted), Ok(missing)) =
-            (at("put"), at("race"), at("wrong"), at("part"), at("aborted"), at("missing"))
-        else {
+        let (Ok(put), Ok(race), Ok(wrong), Ok(part), Ok(aborted), Ok(missing), Ok(canary), Ok(kept)) = (
+            at("put"),
+            at("race"),
+            at("wrong"),
+            at("part"),
+            at("aborted"),
+            at("missing"),
+            at(CANARY.trim_start_matches('-')),
+            at("kept"),
+        ) else {
             return;
         };
         // Whoever cannot get in need not try the rest.
@@ -134,8 +160,7 @@ impl Store {
         if record(report, "Put", written) {
             let read = self.read_probe(&put, &missing).await;
             record(report, "Read", read);
-            let mut race_paths = Vec::new();
-            let created = self.create_if_absent(&put, &race, &mut race_paths).await;
+            let created = self.create_if_absent(&put, &race).await;
             record(report, "CreateIfAbsent", created);
             let checksum = self.checksum(&put, &wrong).await;
             record(report, "Checksum", checksum);
@@ -144,13 +169,17 @@ impl Store {
             let abort = self.abort_one(&aborted).await;
             record(report, "AbortUpload", abort);
             report.versioning = self.versioning().await;
-            for path in [&put, &wrong, &part].into_iter().chain(&race_paths) {
-                // The writer may lack the right, and then a lifecycle rule clears what is left.
-                let _ = self.backend().delete(path.as_str()).await;
+            self.try_roles(probe, &put, &kept, report).await;
+            if let Some(locks) = self.locks(probe, &canary, report).await {
+                record(report, "ObjectLock", locks);
             }
+            self.tidy(probe, &round[..12]).await;
         }
         if report.checks.iter().all(|check| check.passed) {
-            let owner = self.claim(&probe.cluster, &probe.store).await;
+            let owner = match (self.claim(&probe.cluster, &probe.store).await, &probe.take_over) {
+                (Err(OwnerError::Foreign { .. }), Some(from)) => self.take_over(&probe.cluster, &probe.store, from).await,
+                (claimed, _) => claimed,
+            };
             let owner = self.owned(owner, report).await;
             record(report, "Owner", owner);
         }
@@ -190,7 +219,7 @@ impl Store {
     }
 
     /// Creates something that exists, and lets many create the same thing at once.
-    async fn create_if_absent(&self, put: &StorePath, race: &StorePath, used: &mut Vec<StorePath>) -> Passed {
+    async fn create_if_absent(&self, put: &StorePath, race: &StorePath) -> Passed {
         match self.create(put, "something else".into()).await? {
             Created::Theirs(held) if held.bytes == put.as_str() => {}
             Created::Theirs(_) | Created::Ours(_) => {
@@ -205,7 +234,6 @@ impl Store {
                 .parse::<StorePath>()
                 .and_then(|path| format!("{path}-{attempt}").parse::<StorePath>());
             let path = path.map_err(StoreError::from)?;
-            used.push(path.clone());
             let bodies: Vec<_> = (0..RACERS).map(|racer| format!("{path} {racer}")).collect();
             let results = join_all(bodies.iter().map(|body| {
                 let (sha256, payload) = (digest::of(body.as_bytes()), PutPayload::from(body.clone()));
@@ -326,7 +354,7 @@ impl Store {
         Ok(format!("{} s apart", skew.as_secs().abs()))
     }
 
-    async fn owned(&self, claimed: Result<Pinned, super::OwnerError>, report: &mut ProbeReport) -> Passed {
+    async fn owned(&self, claimed: Result<Pinned, OwnerError>, report: &mut ProbeReport) -> Passed {
         let pinned = match &claimed {
             Ok(pinned) => Some(pinned.clone()),
             Err(_) => self.owner().await.ok().flatten(),

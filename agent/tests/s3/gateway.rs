@@ -205,7 +205,6 @@ impl Gateway {
         gateway
     }
 
-    #[expect(dead_code, reason = "for the roles")]
     /// A store with the keys of `account`.
     pub fn config_of(&self, account: &str) -> S3Config {
         let keys = self.directory.path().join(format!("keys-{account}"));
@@ -255,8 +254,28 @@ impl Gateway {
         body: &str,
         headers: &[(&'static str, &str)],
     ) -> (http::StatusCode, String) {
+        self.ask(http::Method::PUT, (key, secret), query, body, headers).await
+    }
+
+    /// Deletes with the keys of `account`, and returns the status.
+    pub async fn delete_as(&self, account: &str, query: &str, headers: &[(&'static str, &str)]) -> u16 {
+        self.ask(http::Method::DELETE, (account, account), query, "", headers)
+            .await
+            .0
+            .as_u16()
+    }
+
+    async fn ask(
+        &self,
+        method: http::Method,
+        (key, secret): (&str, &str),
+        query: &str,
+        body: &str,
+        headers: &[(&'static str, &str)],
+    ) -> (http::StatusCode, String) {
         let uri = format!("http://{}/{BUCKET}{query}", self.address);
-        let mut request = http::Request::put(uri).body(HttpRequestBody::from(body.to_owned())).unwrap();
+        let request = http::Request::builder().method(method).uri(uri);
+        let mut request = request.body(HttpRequestBody::from(body.to_owned())).unwrap();
         for (name, value) in headers {
             request.headers_mut().insert(*name, value.parse().unwrap());
         }

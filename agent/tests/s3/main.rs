@@ -8,6 +8,7 @@ mod gateway;
 mod locks;
 mod probe;
 mod proxy;
+mod roles;
 
 use bytes::Bytes;
 use futures::TryStreamExt;
@@ -15,7 +16,7 @@ use gateway::{BUCKET, Gateway, KEY, PATIENCE, SECRET, Sts, config, free_port, st
 use holdfast_agent::store::{
     Confirmed, Created, Store, StoreError, StorePath, Stored,
     backend::Versioning,
-    probe::Probe,
+    probe::{Probe, Roles},
     s3::{Credentials, S3, WebIdentityConfig},
 };
 use holdfast_crds::{
@@ -115,6 +116,8 @@ fn probe_of(cluster: &str) -> Probe {
         cluster: cluster.to_owned(),
         store: "shop/offsite".to_owned(),
         not_before: None,
+        take_over: None,
+        roles: Roles::default(),
     }
 }
 

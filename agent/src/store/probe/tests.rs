@@ -1,10 +1,11 @@
 use super::super::{
-    Backend,
+    Backend, Lock, Retained, WriteLock,
     backend::{OpenUpload, Page, PieceReceipt},
     faulty::{Call, CallKind, Fault, Faulty},
     memory::Memory,
 };
 use super::*;
+use holdfast_crds::{LockMode, ObjectLockReport};
 
 fn probe() -> Probe {
     Probe {
@@ -12,6 +13,8 @@ fn probe() -> Probe {
         cluster: "cluster-a".into(),
         store: "shop/offsite".into(),
         not_before: None,
+        take_over: None,
+        roles: Roles::default(),
     }
 }
 
@@ -179,6 +182,14 @@ enum Lie {
     NoClock,
     /// Keeps the first half.
     Halves,
+    /// Deletes what is locked.
+    DeletesLocked,
+    /// Shortens locks.
+    Shortens,
+    /// Takes locks and shows none.
+    ForgetsLocks,
+    /// Takes legal holds and shows none.
+    ForgetsHolds,
 }
 
 #[derive(Debug)]
@@ -250,6 +261,38 @@ impl Backend for Liar {
     async fn delete(&self, path: &str) -> Result<(), StoreError> {
         self.0.delete(path).await
     }
+    async fn list_versions(&self, prefix: &str, from: Option<&str>) -> Result<Page<super::super::ObjectVersion>, StoreError> {
+        self.0.list_versions(prefix, from).await
+    }
+    async fn delete_version(&self, path: &str, version: Option<&str>) -> Result<(), StoreError> {
+        if matches!(self.1, Lie::DeletesLocked) {
+            self.0.force_lock(path, Lock::default());
+        }
+        self.0.delete_version(path, version).await
+    }
+    async fn object_lock(&self) -> Result<bool, StoreError> {
+        self.0.object_lock().await
+    }
+    async fn lock_of(&self, path: &str, version: Option<&str>) -> Result<Lock, StoreError> {
+        let lock = self.0.lock_of(path, version).await?;
+        Ok(match self.1 {
+            Lie::ForgetsLocks => Lock { retained: None, ..lock },
+            Lie::ForgetsHolds => Lock { legal_hold: false, ..lock },
+            _ => lock,
+        })
+    }
+    async fn set_retained(&self, path: &str, version: Option<&str>, retained: Retained) -> Result<(), StoreError> {
+        if matches!(self.1, Lie::Shortens) {
+            self.0.force_lock(path, Lock::default());
+        }
+        self.0.set_retained(path, version, retained).await
+    }
+    async fn set_legal_hold(&self, path: &str, version: Option<&str>, on: bool) -> Result<(), StoreError> {
+        self.0.set_legal_hold(path, version, on).await
+    }
+    fn write_lock(&self) -> Option<WriteLock> {
+        self.0.write_lock()
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -272,4 +315,138 @@ async fn f43_a_store_that_lies_is_refused() {
     }
     let verdict = verdict(Liar(memory(), Lie::AlwaysTaken)).await;
     assert_eq!(failed(&verdict).first().map(|first| first.0), Some("Put"), "{verdict:#?}");
+}
+
+const WEEK: Duration = Duration::from_hours(168);
+
+#[tokio::test(start_paused = true)]
+async fn locks_are_believed_once_they_held() {
+    for mode in [LockMode::Governance, LockMode::Compliance] {
+        let memory = memory().with_write_lock(mode, WEEK);
+        let found = verdict(memory.clone()).await;
+        assert_eq!(found.reason, Reason::StoreReady, "{found:#?}");
+        let report = ObjectLockReport {
+            found: true,
+            enforced: Some(true),
+        };
+        assert_eq!(found.report.object_lock, Some(report));
+        // The canary stays until its lock has ended; a later probe takes it away.
+        let left = |memory: &Memory| memory.objects().into_keys().filter(|path| path.starts_with("probe/")).count();
+        assert_eq!(left(&memory), 1);
+        assert!(
+            memory.locked("owner/1.json").until().is_some(),
+            "the owner is locked as everything is"
+        );
+        memory.advance(SignedDuration::from_mins(20));
+        let patient = Probe {
+            not_before: super::super::Backend::now(&memory),
+            ..probe()
+        };
+        let later = Store::new(memory.clone(), PATIENCE, 2).probe(&patient).await;
+        assert_eq!((later.reason, left(&memory)), (Reason::StoreReady, 1), "{later:#?}");
+    }
+    // Nobody relies on it: it is only told.
+    let only_told = verdict(memory().with_object_lock()).await;
+    assert_eq!(only_told.reason, Reason::StoreReady);
+    assert_eq!(
+        only_told.report.object_lock,
+        Some(ObjectLockReport {
+            found: true,
+            enforced: None
+        })
+    );
+    assert!(only_told.report.checks.iter().all(|check| check.name != "ObjectLock"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn f44_locks_that_are_none_are_refused() {
+    for lie in [Lie::DeletesLocked, Lie::Shortens, Lie::ForgetsLocks, Lie::ForgetsHolds] {
+        let verdict = verdict(Liar(memory().with_write_lock(LockMode::Compliance, WEEK), lie)).await;
+        let expected = if matches!(lie, Lie::ForgetsHolds) {
+            Reason::ChecksumMismatch
+        } else {
+            Reason::StoreUnsafe
+        };
+        assert_eq!(failed(&verdict), [("ObjectLock", expected)], "{lie:?}: {verdict:#?}");
+        assert!(verdict.report.owner.is_none(), "{lie:?}: a store that fails is not claimed");
+    }
+    // spec.objectLock on a bucket without it: what such a server answers to a put with a lock comes first, or the probe's own words.
+    let mut without = memory().with_write_lock(LockMode::Governance, WEEK);
+    without = without.without_object_lock();
+    let verdict = verdict(without).await;
+    assert_eq!(verdict.reason, Reason::StoreUnsafe, "{verdict:#?}");
+    assert!(
+        verdict.message.contains("spec.objectLock is set, but memory has no Object Lock"),
+        "{}",
+        verdict.message
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_role_with_credentials_of_its_own_is_tried() {
+    let denying = |memory: &Memory, denied: &'static [CallKind]| {
+        let plan = move |call: &Call| {
+            let error = StoreError::Denied {
+                call: "test",
+                path: call.path.clone(),
+                status: 403,
+                code: "AccessDenied".into(),
+            };
+            denied.contains(&call.kind).then_some(Fault::Before(error))
+        };
+        Some(Store::new(Faulty::new(memory.clone(), plan), PATIENCE, 1))
+    };
+    let tried = async |reader: &'static [CallKind], keeper: &'static [CallKind], pruner: &'static [CallKind]| {
+        let memory = memory().with_write_lock(LockMode::Compliance, WEEK);
+        let probe = Probe {
+            roles: Roles {
+                reader: denying(&memory, reader),
+                keeper: denying(&memory, keeper),
+                pruner: denying(&memory, pruner),
+            },
+            ..probe()
+        };
+        let writer = denying(&memory, &[CallKind::DeleteVersion, CallKind::SetRetained, CallKind::SetLegalHold]).unwrap();
+        let verdict = writer.probe(&probe).await;
+        failed(&verdict).first().map(|first| first.0.to_owned())
+    };
+    let none = tried(
+        &[CallKind::Create, CallKind::StartUpload],
+        &[CallKind::DeleteVersion],
+        &[CallKind::Create, CallKind::SetRetained],
+    )
+    .await;
+    assert_eq!(none, None);
+    assert_eq!(tried(&[CallKind::Get], &[], &[]).await.as_deref(), Some("Reader"));
+    assert_eq!(tried(&[], &[CallKind::ListVersions], &[]).await.as_deref(), Some("Keeper"));
+    assert_eq!(tried(&[], &[CallKind::SetRetained], &[]).await.as_deref(), Some("ObjectLock"));
+    assert_eq!(tried(&[], &[CallKind::SetLegalHold], &[]).await.as_deref(), Some("ObjectLock"));
+    assert_eq!(tried(&[], &[], &[CallKind::DeleteVersion]).await.as_deref(), Some("Pruner"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_place_is_taken_over_from_whom_the_specification_names() {
+    let memory = memory();
+    let old = Store::new(memory.clone(), PATIENCE, 1);
+    let pinned = old.claim("cluster-b", "shop/offsite").await.unwrap();
+    let take_over = async |from: &str| {
+        let probe = Probe {
+            take_over: Some(from.to_owned()),
+            ..probe()
+        };
+        Store::new(memory.clone(), PATIENCE, 2).probe(&probe).await
+    };
+    let wrong = take_over("cluster-c").await;
+    assert_eq!(wrong.reason, Reason::StoreForeign);
+    assert!(
+        wrong.message.contains("\"cluster-b\"") && wrong.message.contains("spec.takeOver"),
+        "{}",
+        wrong.message
+    );
+    for _ in 0..2 {
+        let taken = take_over("cluster-b").await;
+        assert_eq!((taken.reason, taken.report.epoch), (Reason::StoreReady, Some(2)), "{taken:#?}");
+        assert_eq!(taken.report.owner.as_deref(), Some("cluster-a"));
+    }
+    assert!(old.still_owned(&pinned).await.is_err());
 }

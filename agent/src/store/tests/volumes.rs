@@ -89,6 +89,8 @@ async fn the_probe_finds_a_volume_ready() {
         cluster: "a".into(),
         store: "shop/local".into(),
         not_before: None,
+        take_over: None,
+        roles: probe::Roles::default(),
     };
     let verdict = store(volume(directory.path())).probe(&probe).await;
     assert_eq!(verdict.reason, holdfast_crds::Reason::StoreReady, "{verdict:#?}");
