@@ -135,6 +135,8 @@ reasons! {
     RunHasNoCopy = 8, Structural;
     /// The named BackupSchedule does not exist.
     ScheduleNotFound = 9, Structural;
+    /// The source's engine makes no copies of this type.
+    TypeUnsupported = 21, Structural;
 
     /// A Secret that the Job needs does not exist.
     SecretNotFound = 10, Structural;

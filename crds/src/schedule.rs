@@ -156,19 +156,28 @@ pub struct Trigger {
     pub cron: String,
 }
 
-/// What a copy is made of. Incremental, differential and log copies are not known to this version.
+/// What a copy is made of. Not every engine has every type: a run or trigger of a type that its source's engine lacks is refused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum BackupType {
-    /// All of the data.
+    /// What the server logged since the copy before.
+    Log,
+    /// What changed since the copy before.
+    Incremental,
+    /// What changed since the last full copy.
+    Differential,
+    /// All of the data. The strongest: where triggers meet in one minute, the type that stands last here wins.
     #[default]
     Full,
 }
 
 impl std::fmt::Display for BackupType {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Full => f.write_str("Full"),
-        }
+        f.write_str(match self {
+            Self::Log => "Log",
+            Self::Incremental => "Incremental",
+            Self::Differential => "Differential",
+            Self::Full => "Full",
+        })
     }
 }
 

@@ -42,6 +42,20 @@ pub struct BackupSourceSpec {
     pub job: Option<JobTemplate>,
 }
 
+impl BackupSourceSpec {
+    /// The types of copies that the source's engine has, and what it is called.
+    pub fn backup_types(&self) -> (&'static [BackupType], &'static str) {
+        (&[BackupType::Full], "PostgreSQL, copied logically,")
+    }
+
+    /// Why its engine makes no copies of this type, if it makes none.
+    pub fn lacks(&self, wanted: BackupType) -> Option<String> {
+        let (types, engine) = self.backup_types();
+        let known: Vec<_> = types.iter().map(ToString::to_string).collect();
+        (!types.contains(&wanted)).then(|| format!("found {wanted}, but {engine} has only {}", known.join(", ")))
+    }
+}
+
 /// A PostgreSQL server and which of its databases are copied.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

@@ -8,12 +8,14 @@
 //! - [`protection`]: is the newest copy young enough
 //! - [`retention`]: which copies stay, which go, and why
 //! - [`chain`]: which copies a copy cannot be restored without
+//! - [`increment`]: on which copy the next one builds, and when it must be a full one
 //! - [`hold`]: which copies a hold names, and whether it is in force
 //! - [`turn`]: who begins where only so many runs may be at work
 
 pub mod backoff;
 pub mod chain;
 pub mod hold;
+pub mod increment;
 pub mod name;
 pub mod protection;
 pub mod retention;

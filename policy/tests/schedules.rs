@@ -52,6 +52,7 @@ fn outcome(catch_up: &str, deadline: &str, exclusion: &str, back_at: &str) -> [S
         name: label("orders"),
         created: at("00:00"),
         runs: Vec::new(),
+        lacks: Vec::new(),
     }];
     let watermark = Watermark {
         at: at("04:00"),

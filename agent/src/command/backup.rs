@@ -112,6 +112,9 @@ pub async fn run(invocation: &Invocation, task: &BackupTask) -> Result<AgentResu
 
 /// Copies into an open store. Where no attempt follows, a failure is final in the register too.
 pub async fn run_with(invocation: &Invocation, task: &BackupTask, store: &Store) -> Result<AgentResult, Failure> {
+    if let Some(why) = task.spec.lacks(task.type_) {
+        return Err(Failure::new(Reason::TypeUnsupported, format!("spec.type: {why}")));
+    }
     let run = RunPath::new(&invocation.task.namespace, &task.source, &task.run).map_err(|error| invalid(&error))?;
     let job = Job {
         tick: task.tick.as_ref().map(|tick| time("tick.time", &tick.time)).transpose()?,

@@ -80,6 +80,8 @@ pub struct Source {
     pub name: Label,
     pub created: Timestamp,
     pub runs: Vec<SeenRun>,
+    /// Names of triggers whose type its engine lacks: for it they have no ticks.
+    pub lacks: Vec<Label>,
 }
 
 /// A run that a tick of the schedule made.
@@ -226,7 +228,8 @@ pub fn decide<'a, K: Ord>(schedule: &'a Schedule<K>, sources: &'a [Source], prog
     for source in sources {
         let seed = Seed::of_source(source.namespace.as_str(), source.name.as_str());
         let mut all = Vec::new();
-        for (trigger, begin) in schedule.triggers.iter().zip(&mut begins) {
+        let mine = schedule.triggers.iter().zip(&mut begins);
+        for (trigger, begin) in mine.filter(|(trigger, _)| !source.lacks.contains(&trigger.name)) {
             let timetable = Timetable::new(trigger.expression.resolve(&seed), schedule.zone.clone());
             let from = begin.from.max(source.created).max(schedule.created);
             let newest = timetable.last_until(until).filter(|tick| *tick > from);

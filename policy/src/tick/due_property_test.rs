@@ -67,6 +67,8 @@ enum Step {
     Concurrency(Concurrency),
     StartingDeadline(Option<i64>),
     Exclude(usize),
+    /// The engine of a source has the type of these triggers, or not.
+    Lack(usize, usize, bool),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -120,6 +122,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => prop::sample::select(&CONCURRENCIES[..]).prop_map(Step::Concurrency),
         1 => deadline.prop_map(Step::StartingDeadline),
         2 => (0..EXCLUSIONS.len()).prop_map(Step::Exclude),
+        1 => (0_usize..2, 0..NAMES.len(), any::<bool>()).prop_map(|(source, trigger, lacks)| Step::Lack(source, trigger, lacks)),
     ]
 }
 
@@ -325,6 +328,12 @@ impl World {
             Step::CatchUp(catch_up) => self.schedule.catch_up = catch_up,
             Step::Concurrency(concurrency) => self.schedule.concurrency = concurrency,
             Step::StartingDeadline(seconds) => self.schedule.starting_deadline = seconds.map(SignedDuration::from_secs),
+            Step::Lack(source, trigger, lacks) => {
+                let name = Label::trigger(NAMES[trigger]).unwrap();
+                let list = &mut self.sources[source].0.lacks;
+                list.retain(|other| *other != name);
+                list.extend(lacks.then_some(name));
+            }
             Step::Exclude(place) => {
                 self.exclusions = place;
                 self.schedule.exclusions = exclusions(place);
@@ -378,7 +387,7 @@ prop_compose! {
         let triggers = NAMES.iter().zip(triggers).map(|(name, (cron, full))| trigger(name, if full { Kind::Full } else { Kind::Incremental }, cron));
         let source = |(place, age): (usize, &i64)| {
             let name = Label::new(["orders", "a-database-with-a-long-name"][place]).unwrap();
-            (Source { namespace: Label::new("shop").unwrap(), name, created: now - age.seconds(), runs: Vec::new() }, true)
+            (Source { namespace: Label::new("shop").unwrap(), name, created: now - age.seconds(), runs: Vec::new(), lacks: Vec::new() }, true)
         };
         World {
             now,

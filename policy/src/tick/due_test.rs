@@ -48,6 +48,7 @@ pub(super) fn source(name: &str) -> Source {
         name: Label::new(name).unwrap(),
         created: at("2026-01-01T00:00:00Z"),
         runs: Vec::new(),
+        lacks: Vec::new(),
     }
 }
 

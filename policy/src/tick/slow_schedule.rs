@@ -194,6 +194,9 @@ fn one_source<K: Ord>(
     let mut runs: Vec<(usize, Timestamp)> = Vec::new();
     for (place, trigger) in schedule.triggers.iter().enumerate() {
         let mine = trigger.name.to_string();
+        if source.lacks.iter().any(|lacked| lacked.as_str() == mine) {
+            continue;
+        }
         let cron = trigger.expression.expanded(&seed);
         let begin = begins[place].max(schedule.created).max(source.created);
         let due = ticks(&cron, zone, begin, until.max(begin));

@@ -62,6 +62,10 @@ fn freeze(caches: &Caches, namespace: &str, run: &BackupRun, source: Option<&Bac
         let message = format!("spec.stores: there is no BackupStore {store_name} in this namespace; create it, or delete this run");
         Obstacle::passing(Reason::StoreNotFound, message)
     })?;
+    if let Some(why) = source.spec.lacks(run.spec.type_) {
+        let message = format!("spec.type: {why}; make a run of that type, with another name");
+        return Err(Obstacle::hopeless(Reason::TypeUnsupported, message));
+    }
     if let Some((reason, message)) = refusal(&store) {
         return Err(Obstacle::passing(reason, message));
     }

@@ -335,3 +335,17 @@ async fn a_run_that_waited_starts_in_no_exclusion_of_its_schedule() {
     world.look_at("first").await;
     assert_eq!(world.jobs(), ["first-b1"]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_type_that_the_engine_lacks_ends_the_run_at_once() {
+    let spec = json!({"source": "shop", "type": "Incremental", "stores": [{"name": "offsite"}]});
+    let world = World::new(Kind::Run, true, &spec);
+    world.look_at("now").await;
+    let (phase, reason, message) = told(&world, "now");
+    assert_eq!((phase.as_str(), reason.as_str()), ("Failed", "TypeUnsupported"));
+    assert!(
+        message.contains("spec.type: found Incremental") && message.contains("has only Full"),
+        "{message}"
+    );
+    assert_eq!(world.jobs(), [""; 0]);
+}

@@ -165,6 +165,9 @@ fn ready(schedule: &BackupSchedule, found: &Found<'_>, before: &BackupScheduleSt
             "spec.sources: no source of this namespace has these labels, so that nothing is protected; label one, or correct the labels";
         return say(false, Reason::NoSources, message.to_owned());
     }
+    if let Some(message) = lacking(schedule, found.sources) {
+        return say(false, Reason::TypeUnsupported, message);
+    }
     if let Some(refusal) = found.made.refused.first() {
         let more = found.made.refused.len() - 1;
         let message = if more == 0 {
@@ -205,6 +208,20 @@ fn ready(schedule: &BackupSchedule, found: &Found<'_>, before: &BackupScheduleSt
         None => "no tick comes any more".to_owned(),
     };
     say(true, Reason::Accepted, message)
+}
+
+/// The first trigger whose type some engines lack, and the sources that therefore have no runs of it.
+fn lacking(schedule: &BackupSchedule, sources: &[Arc<BackupSource>]) -> Option<String> {
+    schedule.spec.triggers.iter().find_map(|trigger| {
+        let lacks = |source: &&Arc<BackupSource>| source.spec.lacks(trigger.type_).is_some();
+        let why = sources.iter().find(lacks)?.spec.lacks(trigger.type_)?;
+        let names: Vec<_> = sources.iter().filter(lacks).map(|source| source.name_any()).collect();
+        Some(format!(
+            "spec.triggers[{}].type: {why}; {} no runs of it; use another type, or select other sources. The other triggers have their runs",
+            trigger.name,
+            listed(names.iter().map(String::as_str), "has", "have")
+        ))
+    })
 }
 
 fn counted(sources: usize) -> String {

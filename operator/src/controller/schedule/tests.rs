@@ -344,6 +344,25 @@ async fn within_an_exclusion_nothing_starts_and_it_wakes_at_its_end() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_type_that_the_engine_lacks_is_said_and_not_replaced_by_another() {
+    let world = world(&json!({"triggers": [
+        {"name": "nightly", "cron": "0 2 * * *"}, {"name": "hourly", "type": "Incremental", "cron": "0 * * * *"},
+    ]}));
+    world.reconcile().await.unwrap();
+    assert_eq!(runs_of(&world.fake.calls()), [name("a"), name("b")], "the others go on");
+    let (status, reason, message) = world.condition("Ready");
+    assert_eq!((status.as_str(), reason.as_str()), ("False", "TypeUnsupported"));
+    assert!(
+        message.contains("spec.triggers[hourly].type: found Incremental, but PostgreSQL") && message.contains("a, b have no runs"),
+        "{message}"
+    );
+    world.context.clock.observe("2026-03-01T05:00:01Z".parse().unwrap());
+    world.reconcile().await.unwrap();
+    assert!(runs_of(&world.fake.calls()).is_empty());
+    assert_eq!(world.status().next_tick.as_deref(), Some("2026-03-02T02:00:00Z"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_run_that_replaces_says_so() {
     let world = world(&json!({"concurrencyPolicy": "Replace"}));
     world.reconcile().await.unwrap();

@@ -114,11 +114,14 @@ pub fn plan(schedule: &BackupSchedule, sources: &[Arc<BackupSource>], runs: &[Ar
         // The API server lets no other name pass.
         let name = Label::new(&source.name_any()).ok()?;
         let runs = by_source.remove(name.as_str()).unwrap_or_default();
+        let lacks = timing.triggers.iter().filter(|trigger| source.spec.lacks(trigger.kind).is_some());
+        let lacks = lacks.map(|trigger| trigger.name.clone()).collect();
         Some(Source {
             namespace: namespace.clone(),
             name,
             created: created(&**source),
             runs,
+            lacks,
         })
     });
     Ok(Plan {

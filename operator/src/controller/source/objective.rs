@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use holdfast_crds::{BackupSchedule, NextTicks};
+use holdfast_crds::{BackupSchedule, BackupSource, NextTicks};
 use holdfast_policy::tick::{CatchUp, Seed, Timetable, derived_rpo, may_start};
 use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
@@ -18,28 +18,33 @@ const TRIGGERS: usize = 32;
 
 /// The shortest of the objectives that schedules state; where none does, the shortest that their triggers imply. A suspended schedule's
 /// counts too: the database is as unprotected as its copies are old, on purpose or not.
-pub fn rpo(namespace: &str, source: &str, schedules: &[Arc<BackupSchedule>], now: Timestamp) -> Option<SignedDuration> {
+pub fn rpo(source: &BackupSource, schedules: &[Arc<BackupSchedule>], now: Timestamp) -> Option<SignedDuration> {
     let stated = schedules.iter().filter_map(|schedule| schedule.spec.objectives.as_ref()?.rpo);
     if let Some(rpo) = stated.min() {
         return Some(rpo.signed());
     }
-    let seed = Seed::of_source(namespace, source);
+    let seed = seed(source);
     let derived = schedules.iter().filter_map(|schedule| {
         let timing = timing(schedule).ok()?;
-        let crons: Vec<_> = timing.triggers.iter().map(|trigger| trigger.expression.resolve(&seed)).collect();
+        let triggers = timing.triggers.iter().filter(|trigger| source.spec.lacks(trigger.kind).is_none());
+        let crons: Vec<_> = triggers.map(|trigger| trigger.expression.resolve(&seed)).collect();
         let exclusions = (timing.exclusions.as_slice(), timing.catch_up);
         derived_rpo(&crons, &timing.zone, exclusions, schedule.spec.timeout.signed(), now)
     });
     derived.min()
 }
 
+fn seed(source: &BackupSource) -> Seed {
+    Seed::of_source(&source.namespace().unwrap_or_default(), &source.name_any())
+}
+
 /// The next ticks by schedule and trigger. Suspended schedules have none.
-pub fn next_ticks(namespace: &str, source: &str, schedules: &[Arc<BackupSchedule>], now: Timestamp) -> Vec<NextTicks> {
-    let seed = Seed::of_source(namespace, source);
+pub fn next_ticks(source: &BackupSource, schedules: &[Arc<BackupSchedule>], now: Timestamp) -> Vec<NextTicks> {
+    let seed = seed(source);
     let mut ticks = Vec::new();
     for schedule in schedules.iter().filter(|schedule| !schedule.spec.suspend) {
         let Ok(timing) = timing(schedule) else { continue };
-        for trigger in &timing.triggers {
+        for trigger in timing.triggers.iter().filter(|trigger| source.spec.lacks(trigger.kind).is_none()) {
             let timetable = Timetable::new(trigger.expression.resolve(&seed), timing.zone.clone());
             let mut at: Vec<Timestamp> = Vec::new();
             for start in timetable.after(now).take(LOOKED_AT).filter_map(|tick| start(&timing, tick)) {

@@ -38,11 +38,10 @@ pub struct Known {
 pub fn judge(source: &BackupSource, known: &Known, now: Timestamp) -> Judged {
     let Known { schedules, runs, .. } = known;
     let before = source.status.clone().unwrap_or_default();
-    let (namespace, name) = (source.namespace().unwrap_or_default(), source.name_any());
     let Copies { newest, implausible } = copies(&before, runs, now);
     let last_run = last_run(before.last_run, runs);
-    let rpo = objective::rpo(&namespace, &name, schedules, now);
-    let next_ticks = objective::next_ticks(&namespace, &name, schedules, now);
+    let rpo = objective::rpo(source, schedules, now);
+    let next_ticks = objective::next_ticks(source, schedules, now);
     let protection = Protection::of(
         &Evidence {
             created: created(source),
