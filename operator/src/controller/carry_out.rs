@@ -1,5 +1,7 @@
 //! Carries out what [`crate::attempt`] decides, the same way for runs and restores: looks at the Jobs, writes the status, then acts.
 
+pub mod status;
+
 use std::sync::Arc;
 
 use holdfast_crds::{Reason, RunPhase};

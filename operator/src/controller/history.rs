@@ -129,3 +129,6 @@ where
         Next::Change
     })
 }
+
+#[cfg(test)]
+pub mod tests;

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use super::dereference::Known;
 use crate::{
     attempt::{Course, Plan},
-    controller::run::status::{duration, findings},
+    controller::carry_out::status::{duration, findings},
 };
 
 /// The longest text of what is waited for, in bytes.

@@ -4,7 +4,7 @@ mod adopt;
 mod build;
 mod dereference;
 mod limits;
-pub mod status;
+mod status;
 mod turn;
 
 use std::sync::Arc;
