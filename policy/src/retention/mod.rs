@@ -9,7 +9,10 @@ mod keep;
 mod plan;
 mod preview;
 mod slot;
+mod verified;
 
+#[cfg(test)]
+mod life_test;
 #[cfg(test)]
 mod naive;
 #[cfg(test)]
@@ -25,3 +28,4 @@ pub use keep::{Why, YOUNG};
 pub use plan::{Next, SourcePlan, Verdict, plan};
 pub use preview::preview;
 pub use slot::{PENDING, Period, Slot};
+pub use verified::standing_problem;

@@ -81,8 +81,9 @@ impl Model<'_> {
         for (run, rule, until) in &promises {
             let copy = self.copies.iter().find(|copy| copy.run == *run).unwrap();
             let known = copy.retained.iter().any(|(known, recorded)| known == rule && recorded >= until);
-            let slot = rule.contains(|c: char| c == ' ') && !rule.starts_with("floor ");
-            if !known && !(slot && self.cannot_rely().is_some()) {
+            let slot = rule.contains(' ') && !rule.starts_with("floor ");
+            let uncertain = slot && self.cannot_rely().is_some();
+            if !known && !uncertain {
                 says.retain.insert((run.clone(), rule.clone()), *until);
             }
         }
@@ -352,18 +353,15 @@ impl Model<'_> {
                 }
                 first
             };
-            match owner {
-                Some(owner) => promises.push((owner.run.clone(), rule, until)),
-                None => {
-                    let only = self.facts.rules.len() == 1;
-                    let whose = if schedule.namespace.is_some() { "" } else { "cluster schedule " };
-                    empty.insert(if only {
-                        rule
-                    } else {
-                        format!("{rule} of {whose}{}", schedule.name)
-                    });
-                }
+            if let Some(owner) = owner {
+                promises.push((owner.run.clone(), rule, until));
+                continue;
             }
+            let whose = if schedule.namespace.is_some() { "" } else { "cluster schedule " };
+            empty.insert(match self.facts.rules.len() {
+                1 => rule,
+                _ => format!("{rule} of {whose}{}", schedule.name),
+            });
         }
         promises
     }

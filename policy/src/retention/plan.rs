@@ -194,21 +194,24 @@ fn believable(mark: &Mark, copy: &CopyFacts, now: Timestamp) -> bool {
     !in_future(mark.at) && !before_copy
 }
 
-/// Of all that was decided from, but for the time: two passes with the same digest saw the same.
+/// Of all that was decided from, but for the time: two passes with the same digest saw the same. Line by line, each digest over the one before
+/// it, so that the text of a large source is never in memory.
 fn input_digest(facts: &SourceFacts) -> Sha256 {
-    use std::fmt::Write as _;
-    let mut text = String::new();
+    let mut digest = Sha256::of(b"");
+    let mut add = |line: &str| digest = Sha256::of(&[&digest.0, line.as_bytes()].concat());
     for copy in &facts.copies {
         let good = copy.problem.as_deref().unwrap_or("good");
-        // Writing to a String cannot fail.
-        let _ = writeln!(text, "{} {} {good} {:?} {:?}", copy.run, copy.outcome, copy.retained, copy.holds);
+        add(&format!(
+            "{} {} {good} {:?} {:?}",
+            copy.run, copy.outcome, copy.retained, copy.holds
+        ));
     }
     for (schedule, rules) in &facts.rules {
-        let _ = writeln!(text, "{schedule:?} {} {:?}", rules.zone, rules.retention);
+        add(&format!("{schedule:?} {} {:?}", rules.zone, rules.retention));
     }
     let mut rest: Vec<_> = facts.floors.iter().map(|floor| format!("{floor:?}")).collect();
     rest.extend(facts.accepted.iter().map(|accepted| format!("{accepted:?}")));
     rest.sort_unstable();
-    let _ = writeln!(text, "{rest:?} {:?}", facts.retired);
-    Sha256::of(text.as_bytes())
+    add(&format!("{rest:?} {:?}", facts.retired));
+    digest
 }
