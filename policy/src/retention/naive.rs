@@ -90,7 +90,7 @@ impl Model<'_> {
         let mut kept: BTreeSet<&Label> = self
             .copies
             .iter()
-            .filter(|copy| self.keeps_itself(copy) || promises.iter().any(|(run, _, _)| *run == copy.run))
+            .filter(|copy| self.is_locked(copy) || self.is_kept(copy) || promises.iter().any(|(run, _, _)| *run == copy.run))
             .map(|copy| &copy.run)
             .collect();
         self.close(&mut kept);
@@ -100,7 +100,11 @@ impl Model<'_> {
         let sick = unreliable.or_else(|| self.sick());
         for copy in &self.copies {
             let Some(mark) = &copy.mark else { continue };
-            if kept.contains(&copy.run) || self.made_by_a_wrong_clock(copy, mark) {
+            // A lock of the store ends by itself: the mark waits for it.
+            let needed = || self.copies.iter().any(|other| kept.contains(&other.run) && self.needs(other, copy));
+            let promised = promises.iter().any(|(run, _, _)| *run == copy.run);
+            let stays = promised || self.is_kept(copy) || needed();
+            if stays || (!kept.contains(&copy.run) && self.made_by_a_wrong_clock(copy, mark)) {
                 says.unmark.insert(copy.run.clone());
             }
         }
@@ -147,8 +151,13 @@ impl Model<'_> {
         future(mark.at) || (!future(copy.committed_at) && apart(copy.committed_at, mark.at) > MINUTES)
     }
 
-    /// R3, but for rules that say until when, and for what others need.
-    fn keeps_itself(&self, copy: &CopyFacts) -> bool {
+    /// R3: the store refuses.
+    fn is_locked(&self, copy: &CopyFacts) -> bool {
+        copy.legal_hold || copy.locked_until.is_some_and(|until| self.now <= until)
+    }
+
+    /// R3, but for the store's lock, for rules that say until when, and for what others need.
+    fn is_kept(&self, copy: &CopyFacts) -> bool {
         let born = if apart(copy.committed_at, self.now) <= MINUTES {
             copy.committed_at
         } else {
@@ -159,14 +168,12 @@ impl Model<'_> {
             Some(rules) => says_nothing(&rules.retention) && copy.keep_until.is_none(),
         };
         !copy.holds.is_empty()
-            || copy.legal_hold
             || copy.in_use
             || copy.unreadable.is_some()
             || copy.copy_type == CopyType::Unknown
             || no_rule
             || !self.believed(copy)
             || apart(self.now, born) < DAY
-            || copy.locked_until.is_some_and(|until| self.now <= until)
             || copy.reading_until.is_some_and(|until| self.now < until)
             || copy.retained.iter().any(|(_, until)| self.now < *until)
             || self.newest(|_| true, self.min_good()).contains(&&copy.run)
