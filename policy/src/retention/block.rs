@@ -71,7 +71,7 @@ pub fn unreliable(facts: &SourceFacts, chains: &Chains) -> Option<Blocked> {
         ));
     }
     let left = facts.copies.len() as u64;
-    let accepted = facts.accepted.iter().any(|accepted| *accepted == Acceptance::Loss { copies: left });
+    let accepted = facts.accepted.contains(&Acceptance::Loss { copies: left });
     match facts.copies_before {
         Some(before) if left < before && !accepted => Some(blocked(
             Reason::CopiesMissing,

@@ -148,13 +148,22 @@ impl Hand {
 
     /// Deletes what a run has beside its register and records: its keys first, then its data. Resumable: what is gone already is fine.
     pub async fn sweep(&self, folder: &RunFolder) -> Result<Swept, ActError> {
+        let mut swept = self.shred(folder).await?;
+        for (path, versions) in &folder.data {
+            self.delete(path, versions, &mut swept).await?;
+        }
+        Ok(swept)
+    }
+
+    /// Deletes the keys of a run: nobody can read its data any more.
+    pub async fn shred(&self, folder: &RunFolder) -> Result<Swept, ActError> {
         self.may_delete().await?;
         let keys = folder
             .catalog
             .iter()
             .filter_map(|(path, (object, versions))| matches!(object, ObjectPath::Key { .. }).then_some((path, versions)));
         let mut swept = Swept::default();
-        for (path, versions) in keys.chain(&folder.data) {
+        for (path, versions) in keys {
             self.delete(path, versions, &mut swept).await?;
         }
         Ok(swept)

@@ -90,7 +90,7 @@ pub fn unspoken(told: Option<&KeepSource>, words: &SourceWords) -> Vec<SourceFac
             facts.push(SourceFact::Retired {
                 who: said.who.clone(),
                 why: said.why.clone(),
-            })
+            });
         }
         (None, Some(known)) => facts.push(SourceFact::Unretired { who: known.who.clone() }),
         _ => {}
@@ -146,7 +146,7 @@ fn facts_of(folder: &SourceFolder, run: &Run, copy: &Copy, holds: &Holds, task: 
         run: run.path.run.clone(),
         manifest: copy.manifest_digest,
         outcome: copy.outcome_digest,
-        copy_type: CopyType::of(&copy.copy_type),
+        copy_type: CopyType::of(&copy.kind),
         tick: copy.tick,
         recovery_point: copy.recovery_point,
         committed_at: copy.committed_at,

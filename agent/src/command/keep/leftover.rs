@@ -41,11 +41,10 @@ pub fn leftover(run: &Run, folder: &RunFolder, now: Timestamp, in_flight: bool) 
     let left = folder.data.values().any(|versions| !versions.0.is_empty())
         || folder.catalog.values().any(|(object, _)| matches!(object, ObjectPath::Key { .. }));
     match (&run.state, run.removed()) {
-        (State::Unreadable { .. }, _) => Leftover::None,
         // Only the record of a removal is left: the end of a `forget` that was interrupted.
         (State::Open, Some(_)) => Leftover::Forget,
         (State::Open, None) if folder.modified().is_some_and(|modified| past(modified, STALE)) => Leftover::Abandon,
-        (State::Open, None) => Leftover::None,
+        (State::Unreadable { .. }, _) | (State::Open, None) => Leftover::None,
         (State::Copy(copy), None) => losers(copy, folder, past(copy.not_after, LOSER)),
         (State::Copy(copy), Some(removed)) => match left {
             true => Leftover::Sweep,

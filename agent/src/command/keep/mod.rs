@@ -2,6 +2,7 @@
 //! removes what was marked long enough ago. Every decision is made by `holdfast_policy::retention`, from what was read in this pass.
 
 mod act;
+mod disposal;
 mod facts;
 mod holds;
 mod inventory;
@@ -18,7 +19,7 @@ use std::time::Duration;
 
 use clap::Args;
 use holdfast_crds::document::Label;
-use holdfast_crds::{AgentResult, KeepTask, Reason, StoreRole, Task};
+use holdfast_crds::{AgentResult, DisposalReport, KeepLine, KeepTask, Reason, StoreRole, Task};
 use holdfast_policy::retention::time_for_deleting;
 use jiff::Timestamp;
 
@@ -99,6 +100,8 @@ struct Pass<'a> {
     report: Report,
     /// What each hold holds.
     held: BTreeMap<Label, Held>,
+    /// How far each disposal is, by `<namespace>/<name>`.
+    disposals: BTreeMap<String, DisposalReport>,
 }
 
 impl<'a> Pass<'a> {
@@ -110,7 +113,7 @@ impl<'a> Pass<'a> {
         mut report: Report,
     ) -> Result<Self, Failure> {
         // The first answer also tells the store's time.
-        let owner = store.owner().await.map_err(owner_failure)?;
+        let owner = store.owner().await.map_err(|error| owner_failure(&error))?;
         let our_clock = our_clock();
         let mut holds = Holds::read(store).await?;
         let started = store
@@ -133,7 +136,7 @@ impl<'a> Pass<'a> {
                     report.finding(Reason::StoreForeign, None, error.to_string());
                     None
                 }
-                Err(error) => return Err(owner_failure(error)),
+                Err(error) => return Err(owner_failure(&error)),
             }
         };
         let epoch = hand.as_ref().map(|hand| hand.epoch()).or(owner.map(|owner| owner.epoch()));
@@ -169,6 +172,7 @@ impl<'a> Pass<'a> {
             holds,
             report,
             held: BTreeMap::new(),
+            disposals: BTreeMap::new(),
         })
     }
 
@@ -196,6 +200,9 @@ impl<'a> Pass<'a> {
                 .note("the bucket has no legal holds: only Holdfast keeps what is held from being removed");
         }
         self.holds.report(&self.held, self.now, &mut self.report);
+        for report in std::mem::take(&mut self.disposals).into_values() {
+            self.report.line(&KeepLine::Disposal(report));
+        }
         let summary = self.report.finish();
         let message = format!(
             "{} copies of {} sources, {} held, {} marked, {} removed, {} sources blocked, {} findings",
@@ -208,6 +215,6 @@ impl<'a> Pass<'a> {
     }
 }
 
-fn owner_failure(error: OwnerError) -> Failure {
+fn owner_failure(error: &OwnerError) -> Failure {
     Failure::new(error.reason(), error.to_string())
 }

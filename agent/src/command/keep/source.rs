@@ -1,9 +1,9 @@
 //! One source: what was read is decided on, recorded, and carried out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use futures::{StreamExt, TryStreamExt, stream};
-use holdfast_crds::document::{Fact, ObjectPath};
+use holdfast_crds::document::{Fact, Label, ObjectPath};
 use holdfast_crds::{CopyReport, CopyState, KeepLine, Reason, SourceReport};
 use holdfast_policy::retention::{CopyFacts, Next, SourceFacts, SourcePlan, Verdict, plan};
 use jiff::Timestamp;
@@ -41,7 +41,8 @@ impl Pass<'_> {
             }
         };
         let mut facts = self.gather(&folder, &documents, Vec::new());
-        if let Err(error) = self.read_locks(&folder, &mut facts).await {
+        let disposed = self.disposed(&folder, &documents.runs);
+        if let Err(error) = self.read_locks(&folder, &mut facts, &disposed).await {
             facts.problems.push(format!("the store's locks cannot be read: {error}"));
         }
         let mut plan = plan(&facts);
@@ -62,6 +63,11 @@ impl Pass<'_> {
                 plan = holdfast_policy::retention::plan(&facts);
             }
             removed = self.remove(&folder, &documents, &plan).await?;
+        }
+        let gone = self.dispose(&folder, &documents.runs, &facts).await?;
+        facts.copies.retain(|copy| !gone.contains(&copy.run));
+        plan.verdicts.retain(|verdict| !gone.contains(&verdict.run));
+        if self.acts {
             self.clear(&folder, &documents.runs).await?;
         }
         self.tell(&folder, &documents, &facts, &plan, removed);
@@ -126,12 +132,12 @@ impl Pass<'_> {
     }
 
     /// The locks of copies that may be removed now: the others need none read.
-    async fn read_locks(&self, folder: &SourceFolder, facts: &mut SourceFacts) -> Result<(), StoreError> {
+    async fn read_locks(&self, folder: &SourceFolder, facts: &mut SourceFacts, disposed: &HashSet<Label>) -> Result<(), StoreError> {
         if !self.locks {
             return Ok(());
         }
         let now = facts.now;
-        let due = |copy: &&mut CopyFacts| copy.mark.as_ref().is_some_and(|mark| mark.not_before <= now);
+        let due = |copy: &&mut CopyFacts| disposed.contains(&copy.run) || copy.mark.as_ref().is_some_and(|mark| mark.not_before <= now);
         for copy in facts.copies.iter_mut().filter(due) {
             let Some(run) = folder.runs.get(&copy.run) else { continue };
             let reads = lockable(run).into_iter().map(|(path, version)| {
@@ -314,7 +320,7 @@ impl Pass<'_> {
                 let held = self.held.entry(hold.clone()).or_default();
                 held.copies += 1;
                 let run = documents.runs.iter().find(|run| run.path.run == copy.run);
-                held.legal_holds += i64::from(run.is_some_and(|run| legal_hold(run)));
+                held.legal_holds += i64::from(run.is_some_and(legal_hold));
             }
         }
         for run in &documents.runs {
