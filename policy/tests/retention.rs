@@ -94,13 +94,11 @@ fn outcome(backups: &str, rules: &str, zone: &str, on: &str) -> [String; 3] {
         let sunday = day.weekday().to_sunday_zero_offset() == 0;
         let parent = facts.copies.last().map(|copy: &CopyFacts| copy.manifest);
         let made = match backups {
-            "daily full" => vec![copy(instant(day, 2), None)],
-            "Sunday full" if sunday => vec![copy(instant(day, 2), None)],
-            "Sunday full, daily increment" if sunday => vec![copy(instant(day, 2), None)],
+            "Sunday full" | "Sunday full, daily increment" if sunday => vec![copy(instant(day, 2), None)],
             "Sunday full, daily increment" => parent.map(|parent| copy(instant(day, 2), Some(parent))).into_iter().collect(),
             "Sunday full" => vec![],
             "daily full, 14 November failed" if on == "2026-11-20" && day.to_string() == "2026-11-14" => vec![],
-            "daily full, 14 November failed" => vec![copy(instant(day, 2), None)],
+            "daily full" | "daily full, 14 November failed" => vec![copy(instant(day, 2), None)],
             other => panic!("backups {other:?}"),
         };
         facts.copies.extend(made);
@@ -159,9 +157,12 @@ fn ranges(days: &[Date]) -> String {
         }
     }
     let show = |day: Date| day.strftime("%m-%d").to_string();
-    let entries = entries.into_iter().map(|(from, to)| match from == to {
-        true => show(from),
-        false => format!("{}…{}", show(from), show(to)),
+    let entries = entries.into_iter().map(|(from, to)| {
+        if from == to {
+            show(from)
+        } else {
+            format!("{}…{}", show(from), show(to))
+        }
     });
     entries.collect::<Vec<_>>().join(" ")
 }

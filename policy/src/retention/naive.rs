@@ -102,9 +102,9 @@ impl Model<'_> {
             let Some(mark) = &copy.mark else { continue };
             // A lock of the store ends by itself: the mark waits for it.
             let needed = || self.copies.iter().any(|other| kept.contains(&other.run) && self.needs(other, copy));
-            let promised = promises.iter().any(|(run, _, _)| *run == copy.run);
-            let stays = promised || self.is_kept(copy) || needed();
-            if stays || (!kept.contains(&copy.run) && self.made_by_a_wrong_clock(copy, mark)) {
+            let granted = promises.iter().any(|(run, _, _)| *run == copy.run);
+            let wanted = granted || self.is_kept(copy) || needed();
+            if wanted || (!kept.contains(&copy.run) && self.made_by_a_wrong_clock(copy, mark)) {
                 says.unmark.insert(copy.run.clone());
             }
         }
