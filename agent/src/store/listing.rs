@@ -121,6 +121,11 @@ impl VersionPages {
             items.remove(0);
         }
         self.sum.add(items.iter().map(named), next.as_deref())?;
+        // Who takes stock relies on what belongs together lying together.
+        let all = self.last.iter().chain(&items);
+        if let Some((_, lower)) = all.clone().zip(all.skip(1)).find(|(one, next)| one.path > next.path) {
+            return Err(self.sum.problem(format!("{:?} was listed out of order", lower.path)));
+        }
         self.done = next.is_none();
         self.next = next;
         self.last = items.last().cloned().or(self.last.take());

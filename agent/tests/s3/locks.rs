@@ -247,3 +247,33 @@ async fn a_long_listing_of_versions_adds_up() {
     let of_one = store.versions_of(&path("catalog/a/0300")).await.unwrap();
     assert_eq!((of_one.len(), of_one.iter().filter(|version| version.is_latest).count()), (501, 1));
 }
+
+/// Names of which one begins as another goes on: in the order of bytes `-` and `.` come before `/`, in that of folders they do not.
+#[tokio::test]
+async fn a_long_listing_is_in_the_order_of_bytes() {
+    let gateway = Gateway::locked().await;
+    let store = gateway.store();
+    let names = ["db", "db-2", "db.old", "dba"];
+    let each = |number: usize| {
+        let store = &store;
+        async move {
+            drop(
+                created(
+                    store,
+                    &format!("catalog/shop/{}/run-{number:04}/outcome.json", names[number % 4]),
+                    "x",
+                )
+                .await,
+            )
+        }
+    };
+    futures::stream::iter((0..1200).map(each)).buffered(8).collect::<Vec<()>>().await;
+    let mut pages = store.list_versions(&path("catalog"));
+    let mut sources = Vec::new();
+    while let Some(page) = pages.next().await.unwrap() {
+        sources.extend(page.into_iter().map(|version| version.path.split('/').nth(2).unwrap().to_owned()));
+    }
+    assert_eq!(sources.len(), 1200);
+    sources.dedup();
+    assert_eq!(sources, ["db-2", "db.old", "db", "dba"]);
+}

@@ -259,6 +259,7 @@ async fn f36_listings_of_versions_are_whole_or_refused() {
         ("twice", vec![(&["a/1", "a/2"][..], Some("t")), (&["a/1"][..], None)]),
         ("circle", vec![(&["a/1"][..], Some("t1")), (&[][..], Some("t1"))]),
         ("not under it", vec![(&["b/1"][..], None)]),
+        ("out of order", vec![(&["a/2"][..], Some("t")), (&["a/1"][..], None)]),
     ] {
         let broken = store(Pager(Memory::new(), pages, AtomicUsize::new(0)));
         assert!(matches!(versions(&broken, "a").await, Err(StoreError::Listing { .. })), "{name}");
