@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_dump_that_ends_early_is_never_committed() {
+async fn f58_a_dump_that_ends_early_is_never_committed() {
     let scene = Scene::new();
     scene
         .server

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use holdfast_crds::document::{Extension, NotCopied};
+use holdfast_crds::document::{Extension, NotCopied, Table};
 use holdfast_crds::{DatabaseSelection, Globals, Reason};
 use jiff::Timestamp;
 
@@ -83,6 +83,8 @@ pub struct DatabaseFacts {
     pub extensions: Vec<Extension>,
     /// What a dump leaves out of it.
     pub not_copied: Vec<NotCopied>,
+    /// The tables that have rows, going by the server's statistics, by schema and name, each with the file that it lies in.
+    pub filled: BTreeMap<(String, String), u64>,
 }
 
 /// Asks the server and the tools. `encrypted` says whether the copy is.
@@ -348,14 +350,52 @@ pub async fn describe(session: &Session) -> Result<DatabaseFacts, DatabaseError>
         })
         .collect();
     let not_copied = left_out(session).await?;
+    // By statistics: to ask for the size of a table waits for whoever has locked it.
+    let filled = files(session, "(reltuples > 0 OR pg_catalog.pg_stat_get_live_tuples(c.oid) > 0)").await?;
     Ok(DatabaseFacts {
         not_copied,
+        filled,
         bytes: row.number(0),
         owner: row.text(1),
         encoding: row.text(2),
         settings,
         extensions,
     })
+}
+
+/// The files of tables.
+async fn files(session: &Session, filter: &str) -> Result<BTreeMap<(String, String), u64>, DatabaseError> {
+    let sql = format!(
+        "SELECT nspname, relname, pg_catalog.pg_relation_filenode(c.oid) FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = relnamespace \
+         WHERE relkind = 'r' AND relpersistence <> 't' AND c.oid >= 16384 AND {filter}"
+    );
+    let rows = session.rows("ask for the files of tables", &sql).await?;
+    Ok(rows.iter().map(|row| ((row.text(0), row.text(1)), row.number(2))).collect())
+}
+
+/// The tables that had rows before the dump, have none in it, and lie in another file now. `TRUNCATE`, and `ALTER TABLE` that writes a table
+/// anew, empty it also for a snapshot that is older; and `pg_dump` takes its snapshot before it has locked all tables.
+pub async fn emptied(session: &Session, filled: &BTreeMap<(String, String), u64>, tables: &[Table]) -> Result<Vec<String>, DatabaseError> {
+    let empty = tables.iter().filter(|table| table.rows == Some(0));
+    let empty = empty
+        .map(|table| (table.schema.clone(), table.name.clone()))
+        .filter(|name| filled.contains_key(name));
+    let empty = empty.collect::<Vec<_>>();
+    if empty.is_empty() {
+        return Ok(Vec::new());
+    }
+    let names = empty
+        .iter()
+        .map(|(schema, name)| format!("({}, {})", literal(schema), literal(name)));
+    let now = files(
+        session,
+        &format!("(nspname, relname) IN ({})", names.collect::<Vec<_>>().join(", ")),
+    )
+    .await?;
+    let changed = empty.into_iter().filter(|name| now.get(name) != filled.get(name));
+    Ok(changed
+        .map(|(schema, name)| format!("{}.{}", identifier(&schema), identifier(&name)))
+        .collect())
 }
 
 /// How many things of a kind are named.

@@ -11,7 +11,7 @@ use super::check::TableData;
 use super::connect::{Access, ServerFiles, Wanted as WantedServer};
 use super::dump::{Dump, GLOBALS_STREAM, end_sessions, stream_name};
 use super::error::DatabaseError;
-use super::preflight::{DatabaseFacts, GlobalsPlan, Preflight, describe, exists, preflight};
+use super::preflight::{DatabaseFacts, GlobalsPlan, Preflight, describe, emptied, exists, preflight};
 use super::session::{Session, literal};
 use super::tool::Tools;
 use crate::engine::streaming::{Aborted, Finished, Found, Opened, Streaming, Wanted};
@@ -83,6 +83,22 @@ impl Source {
             decoded.push(Table { schema, name, rows });
         }
         Ok(decoded)
+    }
+
+    /// A table that lost its rows between the dump's snapshot and its lock makes the copy a wrong one, with exit code 0.
+    async fn refuse_emptied(&self, database: &str, facts: &DatabaseFacts, tables: &[Table]) -> Result<(), DatabaseError> {
+        let session = self.access.connect_again(&self.found()?.server.host, database).await?;
+        let emptied = emptied(&session, &facts.filled, tables).await?;
+        if emptied.is_empty() {
+            return Ok(());
+        }
+        Err(DatabaseError::Refused {
+            reason: Reason::DumpFailed,
+            message: format!(
+                "database {database}: tables {} had rows before the dump, have none in it, and were truncated or rewritten meanwhile: pg_dump could lock them too late; see that no TRUNCATE or ALTER TABLE runs when a backup begins",
+                emptied.join(", ")
+            ),
+        })
     }
 
     /// Whether an error came only because the database was dropped or renamed; then that is noted.
@@ -184,7 +200,7 @@ impl Streaming for Source {
     }
 
     async fn finish(&mut self, wanted: &Wanted, handle: Handle) -> Result<Finished, Failure> {
-        let Handle { dump, facts } = handle;
+        let Handle { dump, mut facts } = handle;
         let contents = dump.contents.clone();
         let ended = dump.finish().await;
         let Some(database) = &wanted.database else {
@@ -200,13 +216,14 @@ impl Streaming for Source {
         let found = contents
             .map(|contents| contents.lock().unwrap_or_else(PoisonError::into_inner).clone())
             .unwrap_or_default();
-        let mut not_copied = facts.not_copied;
+        let mut not_copied = std::mem::take(&mut facts.not_copied);
         if let Some(why) = found.unknown {
             tracing::warn!(database, why, "the archive was not understood");
             let name = "the proof of its structure, and the numbers of rows".to_owned();
             not_copied.insert(0, NotCopied { name, why });
         }
         let tables = self.decoded(found.tables, &facts.encoding).await?;
+        self.refuse_emptied(database, &facts, &tables).await?;
         self.databases.push(Database {
             name: database.clone(),
             stream: wanted.name.clone(),

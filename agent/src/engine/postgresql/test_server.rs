@@ -96,7 +96,7 @@ impl TestServer {
             if [ -n "$PRIMARY" ]; then
                 PGPASSWORD=$PASSWORD "$TOOLS/pg_basebackup" -h 127.0.0.1 -p "$PRIMARY" -U postgres -D "$directory/data" -R -X stream -c fast
             else
-                "$TOOLS/initdb" -D "$directory/data" -U postgres -A scram-sha-256 --pwfile "$directory/password" -E UTF8 --locale=C.UTF-8 -N > "$directory/initdb.log" 2>&1
+                "$TOOLS/initdb" -D "$directory/data" -U postgres -A scram-sha-256 --pwfile "$directory/password" -E UTF8 --locale=C.UTF-8 -N -k > "$directory/initdb.log" 2>&1
             fi
             cat >> "$directory/data/postgresql.conf" <<< "$SETTINGS"
             "$TOOLS/pg_ctl" -D "$directory/data" -w -t 60 -l "$directory/server.log" start > "$directory/start.log" 2>&1 || { cat "$directory/server.log" >&2; exit 1; }

@@ -16,7 +16,7 @@ use super::super::host::Host;
 use super::super::session::{Row, Session, identifier, literal};
 use super::super::tool::{Running, Tools};
 use super::plan::DatabaseProperties;
-use super::statement::{for_database, without_tablespace};
+use super::statement::for_database;
 use crate::pipeline::{OpenError, RawStream};
 
 /// How long one statement over all of a table may take; the attempt's own deadline is shorter.
@@ -35,10 +35,7 @@ pub enum LoadError {
 
 /// Makes the database beside as the copied one was made: encoding, locale, provider.
 pub async fn create(session: &Session, side: &str, properties: &DatabaseProperties, copied: &Database) -> Result<(), DatabaseError> {
-    let from_archive = properties
-        .create
-        .as_deref()
-        .and_then(|sql| for_database(&without_tablespace(sql), side));
+    let from_archive = properties.create.as_deref().and_then(|sql| for_database(sql, side));
     let sql = from_archive.map_or_else(|| by_manifest(side, copied), |sql| String::from_utf8_lossy(&sql).into_owned());
     session
         .rows_within(Duration::from_secs(600), "make the database beside", &sql)

@@ -6,7 +6,7 @@ use holdfast_crds::MissingRoles;
 
 use super::super::archive::{Entry, Toc};
 use super::creator::let_owners_create;
-use super::statement::{acting, roles, split, with_set_role};
+use super::statement::{acting, roles, split, with_set_role, without_tablespace};
 
 /// Who restores.
 #[derive(Debug, Clone, Default)]
@@ -137,6 +137,17 @@ pub fn adapt(toc: &mut Toc, offer: &Offer, missing: MissingRoles) -> Vec<String>
         if !tablespace.is_empty() && !offer.tablespaces.contains(&tablespace) {
             moved.insert(tablespace);
             entry.tablespace = Some(Vec::new());
+        }
+        if entry.kind() == b"DATABASE"
+            && let Some((elsewhere, tablespace)) = entry.definition.as_deref().and_then(without_tablespace)
+        {
+            let tablespace = text(&tablespace);
+            if !offer.tablespaces.contains(&tablespace) || !superuser && offer.closed_tablespaces.contains(&tablespace) {
+                notes.push(format!(
+                    "the database's tablespace {tablespace} does not exist, or the user may make nothing there: it is in the default one"
+                ));
+                entry.definition = Some(elsewhere);
+            }
         }
         if WITH_ROLES.contains(&entry.kind()) {
             let definition = entry.definition.clone().unwrap_or_default();

@@ -317,19 +317,17 @@ pub fn for_database(sql: &[u8], database: &str) -> Option<Vec<u8>> {
     Some([&sql[..range.start], quoted.as_bytes(), &sql[range.end..]].concat())
 }
 
-/// `CREATE DATABASE` without its tablespace, which the target may not have.
-pub fn without_tablespace(sql: &[u8]) -> Vec<u8> {
+/// `CREATE DATABASE` without its tablespace, and that; `None` if it has none.
+pub fn without_tablespace(sql: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
     let statement = Statement::new(sql);
-    let Some(at) = statement.first_keyword("TABLESPACE") else {
-        return sql.to_vec();
-    };
+    let at = statement.first_keyword("TABLESPACE")?;
     let mut end = at + 1;
     if matches!(statement.pieces.get(end), Some((Token::Mark(b'='), _))) {
         end += 1;
     }
     let from = statement.pieces[at].1.start;
     let to = statement.pieces.get(end).map_or(sql.len(), |(_, range)| range.end);
-    [&sql[..from], &sql[to..]].concat()
+    Some(([&sql[..from], &sql[to..]].concat(), statement.name(end)?))
 }
 
 /// The two roles of `GRANT a TO b`, as globals hold memberships.

@@ -1,5 +1,6 @@
 //! Connections and dumps against a real server.
 
+mod faults;
 mod servers;
 mod tls;
 
@@ -166,7 +167,7 @@ async fn a_database_is_found_described_and_dumped() {
 }
 
 #[tokio::test]
-async fn a_wrong_password_is_said_and_a_corrected_one_is_read_again() {
+async fn f53_a_wrong_password_is_said_and_a_corrected_one_is_read_again() {
     let (server, pod) = (TestServer::shared(), Pod::new());
     pod.login("postgres", "wrong");
     let (reason, message) = failed(pod.plain(server).connect(Wanted::Any).await);
@@ -208,7 +209,7 @@ async fn the_first_host_that_answers_is_used_and_silent_ones_are_told() {
 }
 
 #[tokio::test]
-async fn a_table_that_stays_locked_is_a_lock_time_out() {
+async fn f54_a_table_that_stays_locked_is_a_lock_time_out() {
     let (server, pod) = (TestServer::shared(), Pod::new());
     server.create("dump_locked", "CREATE TABLE t ()");
     let holder = pod
@@ -236,9 +237,9 @@ async fn a_user_without_rights_learns_which() {
     let (_, found) = look(&pod, &access, &databases(&["dump_rights"], &[])).await.unwrap();
     assert_eq!(found.globals, GlobalsPlan::WithoutPasswords);
     assert!(
-        found.notes.iter().any(|note| note.contains("may not read pg_authid")),
+        found.not_copied.iter().any(|left| left.why.contains("may not read pg_authid")),
         "{:?}",
-        found.notes
+        found.not_copied
     );
     let (reason, message) = failed(dump(&pod, server, "dump_rights", Span::from_seconds(5)).await);
     assert_eq!(reason, Reason::DatabasePermissionDenied, "{message}");
@@ -257,7 +258,7 @@ async fn a_user_without_rights_learns_which() {
 }
 
 #[tokio::test]
-async fn tools_older_than_the_server_are_refused() {
+async fn f52_tools_older_than_the_server_are_refused() {
     let (server, pod) = (TestServer::shared(), Pod::new());
     let tool = pod.path("pg_dump");
     std::fs::write(&tool, "#!/bin/sh\necho 'pg_dump (PostgreSQL) 14.9'\n").unwrap();

@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test]
-async fn a_standby_is_copied_and_its_lag_is_in_the_recovery_point() {
+async fn f57_a_standby_is_copied_and_its_lag_is_in_the_recovery_point() {
     let pod = Pod::new();
     let primary = TestServer::start(&[]);
     primary.create(
