@@ -5,8 +5,8 @@ use kube::CustomResourceExt;
 use serde_json::Value;
 
 use crate::{
-    BackupRun, BackupSchedule, BackupSource, BackupStore, ClusterComplianceHold, ComplianceHold, CompliancePolicy, DisposalRequest,
-    RestoreRequest,
+    BackupRun, BackupSchedule, BackupSource, BackupStore, ClusterBackupSchedule, ClusterComplianceHold, ComplianceHold, CompliancePolicy,
+    DisposalRequest, RestoreRequest,
 };
 
 /// Every definition, by file name.
@@ -16,6 +16,7 @@ pub fn definitions() -> Vec<(String, CustomResourceDefinition)> {
         BackupSchedule::crd(),
         BackupSource::crd(),
         BackupStore::crd(),
+        ClusterBackupSchedule::crd(),
         ClusterComplianceHold::crd(),
         ComplianceHold::crd(),
         CompliancePolicy::crd(),

@@ -9,8 +9,8 @@ use std::{
 };
 
 use holdfast_crds::{
-    BackupRun, BackupSchedule, BackupSource, BackupStore, ClusterComplianceHold, ComplianceHold, CompliancePolicy, DisposalRequest, Reason,
-    RestoreRequest, defaults,
+    BackupRun, BackupSchedule, BackupSource, BackupStore, ClusterBackupSchedule, ClusterComplianceHold, ComplianceHold, CompliancePolicy,
+    DisposalRequest, Reason, RestoreRequest, defaults,
     document::{Decision, IndexLine, ObjectPath, Outcome, Owner, RunPath},
 };
 use serde_json::Value;
@@ -306,6 +306,7 @@ fn the_objects_in_the_manual_are_understood() {
             "BackupSchedule" => again::<BackupSchedule>(&object),
             "BackupRun" => again::<BackupRun>(&object),
             "RestoreRequest" => again::<RestoreRequest>(&object),
+            "ClusterBackupSchedule" => again::<ClusterBackupSchedule>(&object),
             "CompliancePolicy" => again::<CompliancePolicy>(&object),
             "ComplianceHold" => again::<ComplianceHold>(&object),
             "ClusterComplianceHold" => again::<ClusterComplianceHold>(&object),

@@ -24,6 +24,11 @@ fn rare() -> BTreeSet<Right> {
         Right::new("holdfast.dev", "clustercomplianceholds/status", "patch"),
         Right::new("holdfast.dev", "compliancepolicies/status", "patch"),
         Right::new("holdfast.dev", "disposalrequests/status", "patch"),
+        // … nor a cluster-wide schedule.
+        Right::new("holdfast.dev", "clusterbackupschedules/status", "patch"),
+        Right::new("holdfast.dev", "backupschedules", "create"),
+        Right::new("holdfast.dev", "backupschedules", "update"),
+        Right::new("holdfast.dev", "backupschedules", "delete"),
     ])
 }
 

@@ -171,6 +171,7 @@ mod tests {
         caches.holds.listed(None, &nothing);
         caches.disposals.listed(None, &nothing);
         caches.cluster_holds.listed(None, &nothing);
+        caches.cluster_schedules.listed(None, &nothing);
         caches.policies.listed(None, &nothing);
         caches.namespaces.listed(None, &nothing);
         caches.guards.listed(None, &nothing);

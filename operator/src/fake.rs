@@ -244,6 +244,16 @@ impl State {
                 self.objects.insert(path, object.clone());
                 (200, object)
             }
+            ("PUT", Some(object)) => {
+                if body["metadata"]["resourceVersion"] != object["metadata"]["resourceVersion"] {
+                    return refusal(409, "resourceVersion differs");
+                }
+                let mut changed = body.clone();
+                changed["status"] = object["status"].clone();
+                changed["metadata"]["resourceVersion"] = version;
+                self.objects.insert(path, changed.clone());
+                (200, changed)
+            }
             ("DELETE", Some(object)) => {
                 let wanted = &body["preconditions"]["uid"];
                 if !wanted.is_null() && *wanted != object["metadata"]["uid"] {

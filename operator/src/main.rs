@@ -9,7 +9,7 @@ use holdfast_operator::{
     clock::ServerClock,
     config::Config,
     context::{Context, chain},
-    controller::{compliance, disposal, hold, restore, run as backup_run, schedule, source, store},
+    controller::{cluster_schedule, compliance, disposal, hold, restore, run as backup_run, schedule, source, store},
     lease::Election,
     metrics::{Metrics, Objects},
     queue::{self, Queue, Reconcile},
@@ -168,6 +168,7 @@ struct Controllers {
     stores: Queue,
     schedules: Queue,
     sources: Queue,
+    cluster_schedules: Queue,
     policies: Queue,
     holds: Queue,
     cluster_holds: Queue,
@@ -183,6 +184,7 @@ impl Controllers {
             stores: Queue::default(),
             schedules: Queue::default(),
             sources: Queue::default(),
+            cluster_schedules: Queue::default(),
             policies: Queue::default(),
             holds: Queue::default(),
             cluster_holds: Queue::default(),
@@ -193,6 +195,7 @@ impl Controllers {
         store::triggers(&context.caches, &controllers.stores);
         schedule::triggers(&context.caches, &controllers.schedules);
         source::triggers(&context.caches, &controllers.sources);
+        cluster_schedule::triggers(&context.caches, &controllers.cluster_schedules);
         compliance::triggers(&context.caches, &controllers.policies);
         hold::triggers(&context.caches, &controllers.holds);
         hold::cluster_triggers(&context.caches, &controllers.cluster_holds);
@@ -235,6 +238,13 @@ impl Controllers {
             &mut running,
             source::SourceController::new(context.clone()),
             self.sources,
+            context,
+            stopped,
+        );
+        spawn(
+            &mut running,
+            cluster_schedule::ClusterScheduleController::new(context.clone()),
+            self.cluster_schedules,
             context,
             stopped,
         );

@@ -106,7 +106,7 @@ fn complaint(row: &Refusal, answer: Answer) -> Option<String> {
     }
 }
 
-const CLUSTER_SCOPED: [&str; 2] = ["compliancepolicies", "clustercomplianceholds"];
+const CLUSTER_SCOPED: [&str; 3] = ["compliancepolicies", "clustercomplianceholds", "clusterbackupschedules"];
 
 async fn tried(plural: &str, table: &str) -> Result<()> {
     let table: Value = serde_yaml::from_str(table)?;
@@ -191,6 +191,13 @@ async fn backup_runs_are_checked_in_words() {
 #[tokio::test]
 async fn restore_requests_are_checked_in_words() {
     tried("restorerequests", include_str!("tables/restorerequests.yaml")).await.unwrap();
+}
+
+#[tokio::test]
+async fn cluster_backup_schedules_are_checked_in_words() {
+    tried("clusterbackupschedules", include_str!("tables/clusterbackupschedules.yaml"))
+        .await
+        .unwrap();
 }
 
 #[tokio::test]

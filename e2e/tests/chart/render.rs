@@ -155,7 +155,7 @@ fn the_operator_may_do_this_and_no_more() {
     add("coordination.k8s.io", &["leases"], &["create", "get", "update"]);
     let served = render("holdfast", "hf", &["--set=namespaces={a,b}", "--set=clusterId=x"]).unwrap();
     assert_eq!(operator_rights(&served), expected);
-    let cluster_kinds = ["compliancepolicies", "clustercomplianceholds"];
+    let cluster_kinds = ["compliancepolicies", "clustercomplianceholds", "clusterbackupschedules"];
     let guards = ["validatingadmissionpolicies", "validatingadmissionpolicybindings"];
     for verb in ["list", "watch"] {
         expected.extend(cluster_kinds.map(|kind| Right::new("holdfast.dev", kind, verb)));
@@ -164,6 +164,8 @@ fn the_operator_may_do_this_and_no_more() {
     }
     expected.extend(cluster_kinds.map(|kind| Right::new("holdfast.dev", &format!("{kind}/status"), "patch")));
     expected.insert(Right::new("", "namespaces", "get"));
+    // Those that a cluster-wide schedule has in namespaces.
+    expected.extend(["create", "update", "delete"].map(|verb| Right::new("holdfast.dev", "backupschedules", verb)));
     let all = render("holdfast", "hf", &[]).unwrap();
     assert_eq!(operator_rights(&all), expected);
     // Of namespaces only the one whose UID is the cluster's id.

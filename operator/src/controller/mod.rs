@@ -1,6 +1,7 @@
 //! One controller per kind, each a pipeline: dereference (reads) → validate (pure) → build (pure) → apply (writes) → status (writes).
 
 mod carry_out;
+pub mod cluster_schedule;
 pub mod compliance;
 pub mod disposal;
 mod history;

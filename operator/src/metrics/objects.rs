@@ -185,7 +185,12 @@ impl Collector for Objects {
             );
             families.add(&SCHEDULE_SOURCES, &labels, count(status.map_or(0, |status| status.sources)));
             for trigger in status.map(|status| status.triggers.as_slice()).unwrap_or_default() {
-                for (result, ticks) in [("fired", trigger.fired), ("skipped", trigger.skipped), ("missed", trigger.missed)] {
+                for (result, ticks) in [
+                    ("fired", trigger.fired),
+                    ("skipped", trigger.skipped),
+                    ("missed", trigger.missed),
+                    ("dropped", trigger.dropped),
+                ] {
                     families.add(&TICKS, &[&namespace, &name, &trigger.name, result], count(ticks));
                 }
             }
@@ -199,6 +204,7 @@ impl Collector for Objects {
         for (kind, unreadable) in [
             ("ComplianceHold", self.caches.holds.unreadable_count()),
             ("ClusterComplianceHold", self.caches.cluster_holds.unreadable_count()),
+            ("ClusterBackupSchedule", self.caches.cluster_schedules.unreadable_count()),
             ("CompliancePolicy", self.caches.policies.unreadable_count()),
             ("DisposalRequest", self.caches.disposals.unreadable_count()),
             ("BackupSource", self.caches.sources.unreadable_count()),

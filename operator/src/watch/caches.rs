@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, fmt::Debug, future::Future, sync::Arc};
 
 use futures::{StreamExt, stream::FuturesUnordered};
 use holdfast_crds::{
-    BackupRun, BackupSchedule, BackupSource, BackupStore, ClusterComplianceHold, ComplianceHold, CompliancePolicy, DisposalRequest,
-    RestoreRequest, SourceSelection,
+    BackupRun, BackupSchedule, BackupSource, BackupStore, ClusterBackupSchedule, ClusterComplianceHold, ComplianceHold, CompliancePolicy,
+    DisposalRequest, RestoreRequest, SourceSelection,
 };
 use k8s_openapi::{
     ClusterResourceScope, NamespaceResourceScope,
@@ -37,6 +37,7 @@ pub struct Caches {
     pub holds: Cache<ComplianceHold>,
     pub disposals: Cache<DisposalRequest>,
     /// Of the whole cluster, as those below: they stay empty where only some namespaces are served.
+    pub cluster_schedules: Cache<ClusterBackupSchedule>,
     pub cluster_holds: Cache<ClusterComplianceHold>,
     pub policies: Cache<CompliancePolicy>,
     pub namespaces: Cache<Namespace>,
@@ -118,6 +119,7 @@ impl Caches {
             }),
             holds: Cache::new(&scopes),
             disposals: Cache::new(&scopes),
+            cluster_schedules: Cache::new(cluster),
             cluster_holds: Cache::new(cluster),
             policies: Cache::new(cluster),
             namespaces: Cache::new(cluster),
@@ -145,6 +147,7 @@ impl Caches {
             && self.pods.ready()
             && self.holds.ready()
             && self.disposals.ready()
+            && self.cluster_schedules.ready()
             && self.cluster_holds.ready()
             && self.policies.ready()
             && self.namespaces.ready()
@@ -163,6 +166,7 @@ impl Caches {
         self.pods.wait_ready().await;
         self.holds.wait_ready().await;
         self.disposals.wait_ready().await;
+        self.cluster_schedules.wait_ready().await;
         self.cluster_holds.wait_ready().await;
         self.policies.wait_ready().await;
         self.namespaces.wait_ready().await;
@@ -237,6 +241,7 @@ impl Caches {
             watches.push(Box::pin(watch(client, scope, None, &self.disposals)));
         }
         if namespaces.all() {
+            watches.push(Box::pin(watch_cluster(client, None, &self.cluster_schedules)));
             watches.push(Box::pin(watch_cluster(client, None, &self.cluster_holds)));
             watches.push(Box::pin(watch_cluster(client, None, &self.policies)));
             watches.push(Box::pin(watch_cluster(client, None, &self.namespaces)));
