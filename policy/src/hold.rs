@@ -82,6 +82,21 @@ pub fn any_names(records: &[HoldRecord], copy: &Candidate<'_>) -> bool {
     Placed::of(records).places.iter().any(|(scope, _)| names(scope, copy))
 }
 
+/// What is to be recorded of a hold's object, given the hold's records: `place` and, once it is being released, `release` as the object says
+/// them. What is known is not written again; but an object that is there unreleased after a release was recorded, such as one that was applied
+/// again, is placed again.
+pub fn to_record(records: &[HoldRecord], place: HoldFact, release: Option<HoldFact>) -> Vec<HoldFact> {
+    let known = |fact: &HoldFact| records.iter().any(|record| record.fact == *fact);
+    let again = release.is_none() && released_at(records).is_some();
+    let mut facts = Vec::new();
+    if again || !known(&place) {
+        facts.push(place);
+    }
+    // A placing after the release had taken its force: then it is said again.
+    facts.extend(release.filter(|release| !known(release) || released_at(records).is_none() || !facts.is_empty()));
+    facts
+}
+
 #[cfg(test)]
 mod tests {
     use holdfast_crds::document::{Label, Ulid};
@@ -178,6 +193,29 @@ mod tests {
             narrow("2026-02-03T00:00:00Z"),
         ];
         assert!(!any_names(&ended, &copy));
+    }
+
+    #[test]
+    fn what_an_object_says_is_recorded_once_and_again_when_it_is_applied_again() {
+        let fact = |record: &HoldRecord| record.fact.clone();
+        let placed = place("2026-01-01T00:00:00Z", None, HoldScope::default());
+        let released = release("2026-02-01T00:00:00Z", "2026-02-02T00:00:00Z");
+        let (place, release) = (fact(&placed), fact(&released));
+        assert_eq!(to_record(&[], place.clone(), None), vec![place.clone()]);
+        assert_eq!(to_record(std::slice::from_ref(&placed), place.clone(), None), vec![]);
+        assert_eq!(
+            to_record(std::slice::from_ref(&placed), place.clone(), Some(release.clone())),
+            vec![release.clone()]
+        );
+        let both = [placed.clone(), released.clone()];
+        assert_eq!(to_record(&both, place.clone(), Some(release.clone())), vec![]);
+        // The very same object, applied again after its release or within the cool-off.
+        assert_eq!(to_record(&both, place.clone(), None), vec![place.clone()]);
+        let again = record("2026-02-01T12:00:00Z", place.clone());
+        let all = [placed, released, again];
+        assert_eq!(to_record(&all, place.clone(), None), vec![]);
+        assert!(in_force(&all, at("2026-03-01T00:00:00Z")));
+        assert_eq!(to_record(&all, place, Some(release.clone())), vec![release]);
     }
 
     #[test]
