@@ -180,7 +180,7 @@ async fn round(binary: &Path, server: &ApiServer, idle: Duration) -> Result<Roun
         writes,
         idle: during,
         idle_watches,
-        idle_cpu: (processor(pid)? - started).as_secs_f64(),
+        idle_cpu: processor(pid)?.saturating_sub(started).as_secs_f64(),
     };
     // Asked to stop, it hands the Lease over, so that the next need not wait for it.
     ensure!(
@@ -205,7 +205,7 @@ async fn quiet(pid: u32, began: Instant) -> Result<(f64, f64)> {
         samples.push(now);
         let start = samples.iter().rposition(|sample| now.0 - sample.0 >= WINDOW);
         if let Some((at, used)) = start.map(|start| samples[start])
-            && now.1 - used < QUIET
+            && now.1.saturating_sub(used) < QUIET
         {
             return Ok(((at - began).as_secs_f64(), now.1.as_secs_f64()));
         }

@@ -264,7 +264,7 @@ async fn a_long_listing_is_in_the_order_of_bytes() {
                     "x",
                 )
                 .await,
-            )
+            );
         }
     };
     futures::stream::iter((0..1200).map(each)).buffered(8).collect::<Vec<()>>().await;
