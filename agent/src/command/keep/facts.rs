@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use holdfast_crds::document::{Acceptance, Fact, Label, Record, ScheduleName, SourceFact};
 use holdfast_crds::{KeepSource, KeepTask, Retention};
 use holdfast_policy::hold::Candidate;
-use holdfast_policy::retention::{CopyFacts, CopyType, Floor, Mark, Rules, SourceFacts};
+use holdfast_policy::retention::{self, CopyFacts, CopyType, Floor, Mark, Rules, SourceFacts};
 use holdfast_policy::tick::Zone;
 use jiff::{SignedDuration, Timestamp};
 
@@ -140,7 +140,7 @@ fn facts_of(folder: &SourceFolder, run: &Run, copy: &Copy, holds: &Holds, task: 
     let shredded = records.iter().any(|record| matches!(record.fact, Fact::Shredded { .. }));
     let problem = shredded
         .then(|| "its keys were destroyed on purpose".to_owned())
-        .or_else(|| failed_verification(records))
+        .or_else(|| retention::standing_problem(records))
         .or_else(|| (!copy.problems.is_empty()).then(|| copy.problems.join("; ")));
     CopyFacts {
         run: run.path.run.clone(),
@@ -165,17 +165,6 @@ fn facts_of(folder: &SourceFolder, run: &Run, copy: &Copy, holds: &Holds, task: 
         reading_until: reading.max(),
         in_use: task.in_use.contains(&run.path),
     }
-}
-
-/// What the newest look at the copy found wrong. A failed one demotes at once; one that could not be made changes nothing, as it left no record.
-fn failed_verification(records: &[Record]) -> Option<String> {
-    let verified = records.iter().filter_map(|record| match &record.fact {
-        Fact::Verified { problem, .. } => Some((&record.ulid, problem)),
-        _ => None,
-    });
-    verified
-        .max_by_key(|(ulid, _)| (*ulid).clone())
-        .and_then(|(_, problem)| problem.clone())
 }
 
 /// The newest mark that was not withdrawn.

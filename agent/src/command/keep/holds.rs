@@ -80,25 +80,13 @@ impl Holds {
     /// Records what the task's holds say and the store does not know yet.
     pub async fn record(&mut self, hand: &Hand, wanted: &[KeepHold]) -> Result<(), ActError> {
         for hold in wanted {
-            let place = placing(hold);
-            if !self.knows(&hold.id, &place) {
-                let record = hand.hold_record(&hold.id, place).await?;
-                self.records.entry(hold.id.clone()).or_default().push(record);
-            }
-            if let Some(release) = hold.release.as_ref().map(releasing)
-                && !self.knows(&hold.id, &release)
-            {
-                let record = hand.hold_record(&hold.id, release).await?;
+            let records = self.records.get(&hold.id).map_or(&[][..], Vec::as_slice);
+            for fact in hold::to_record(records, placing(hold), hold.release.as_ref().map(releasing)) {
+                let record = hand.hold_record(&hold.id, fact).await?;
                 self.records.entry(hold.id.clone()).or_default().push(record);
             }
         }
         Ok(())
-    }
-
-    fn knows(&self, hold: &Label, fact: &HoldFact) -> bool {
-        self.records
-            .get(hold)
-            .is_some_and(|records| records.iter().any(|record| record.fact == *fact))
     }
 
     /// Tells how each hold stands.
