@@ -11,10 +11,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use axum::{Router, extract::State, http::StatusCode, routing::get};
+use axum::{Router, body::Body, extract::State, http::StatusCode, response::IntoResponse, routing::get};
+use futures::stream;
 use prometheus::{Encoder, Registry, TextEncoder};
 
-use crate::watch::Caches;
+use crate::{metrics::Objects, watch::Caches};
 
 /// How long the runtime may be silent before the process counts as stuck.
 const STUCK: Duration = Duration::from_secs(60);
@@ -70,11 +71,12 @@ struct Admin {
     pulse: Pulse,
     caches: Arc<Caches>,
     registry: Registry,
+    objects: Objects,
 }
 
 /// Serves on a thread of its own until the process ends. Returns the address that it listens on, and the pulse that the main runtime
 /// must beat.
-pub fn serve(address: SocketAddr, caches: Arc<Caches>, registry: Registry) -> Result<(SocketAddr, Pulse), AdminError> {
+pub fn serve(address: SocketAddr, caches: Arc<Caches>, registry: Registry, objects: Objects) -> Result<(SocketAddr, Pulse), AdminError> {
     let failed = |source| AdminError::Listen { address, source };
     let listener = std::net::TcpListener::bind(address).map_err(failed)?;
     listener.set_nonblocking(true).map_err(failed)?;
@@ -84,6 +86,7 @@ pub fn serve(address: SocketAddr, caches: Arc<Caches>, registry: Registry) -> Re
         pulse: pulse.clone(),
         caches,
         registry,
+        objects,
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -128,12 +131,14 @@ async fn readyz(State(admin): State<Admin>) -> (StatusCode, &'static str) {
     }
 }
 
-async fn metrics(State(admin): State<Admin>) -> Result<([(&'static str, &'static str); 1], Vec<u8>), (StatusCode, String)> {
-    let mut text = Vec::new();
+async fn metrics(State(admin): State<Admin>) -> Result<impl IntoResponse, (StatusCode, String)> {
+    let mut own = Vec::new();
     TextEncoder::new()
-        .encode(&admin.registry.gather(), &mut text)
+        .encode(&admin.registry.gather(), &mut own)
         .map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")))?;
-    Ok(([("content-type", prometheus::TEXT_FORMAT)], text))
+    let families = admin.objects.families().into_iter().map(String::into_bytes);
+    let texts = std::iter::once(own).chain(families).map(Ok::<_, std::convert::Infallible>);
+    Ok(([("content-type", prometheus::TEXT_FORMAT)], Body::from_stream(stream::iter(texts))))
 }
 
 #[cfg(test)]
@@ -144,7 +149,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::{config::Namespaces, metrics::Metrics};
+    use crate::{clock::ServerClock, config::Namespaces, metrics::Metrics};
 
     fn ask(address: SocketAddr, path: &str) -> String {
         let mut stream = std::net::TcpStream::connect(address).unwrap();
@@ -158,7 +163,13 @@ mod tests {
     fn alive_at_once_and_ready_when_all_is_known() {
         let caches = Arc::new(Caches::new(&Namespaces::default()));
         let metrics = Metrics::new().unwrap();
-        let (address, _pulse) = serve("127.0.0.1:0".parse().unwrap(), caches.clone(), metrics.registry.clone()).unwrap();
+        let (address, _pulse) = serve(
+            "127.0.0.1:0".parse().unwrap(),
+            caches.clone(),
+            metrics.registry.clone(),
+            Objects::new(caches.clone(), ServerClock::default()),
+        )
+        .unwrap();
         assert!(ask(address, "/livez").starts_with("HTTP/1.1 200"));
         assert!(ask(address, "/readyz").starts_with("HTTP/1.1 503"));
         let nothing = HashSet::new();
@@ -199,7 +210,14 @@ mod tests {
         let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = taken.local_addr().unwrap();
         let caches = Arc::new(Caches::new(&Namespaces::default()));
-        let error = serve(address, caches, Registry::new()).unwrap_err().to_string();
+        let error = serve(
+            address,
+            caches.clone(),
+            Registry::new(),
+            Objects::new(caches, ServerClock::default()),
+        )
+        .unwrap_err()
+        .to_string();
         assert!(error.contains(&address.to_string()), "{error}");
     }
 }

@@ -90,8 +90,8 @@ async fn run(config: Config) -> Result<(), Fatal> {
     let clock = ServerClock::default();
     let fence = Fence::default();
     let caches = Arc::new(Caches::new(&config.namespaces).guarded_by(&config.guards));
-    metrics.registry.register(Box::new(Objects::new(caches.clone(), clock.clone())?))?;
-    let (address, pulse) = admin::serve(config.admin_addr, caches.clone(), metrics.registry.clone())?;
+    let objects = Objects::new(caches.clone(), clock.clone());
+    let (address, pulse) = admin::serve(config.admin_addr, caches.clone(), metrics.registry.clone(), objects)?;
     tokio::spawn(async move { pulse.beat().await });
     tracing::info!(version = env!("CARGO_PKG_VERSION"), admin = %address, "the operator starts");
 

@@ -1,17 +1,13 @@
 //! Gauges of sources, schedules and stores, computed from the caches when they are asked for: there from birth, right after a restart,
 //! gone with the object. Each replica serves them, whether it leads or not: take the `max by (namespace, …)`.
 
-use std::{collections::HashMap, fmt, sync::Arc};
+use std::{collections::HashMap, fmt::Write, sync::Arc};
 
 use holdfast_crds::{BackupSource, Reason, RunPhase};
 use holdfast_policy::protection::{Evidence, Protection};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{Resource, ResourceExt};
-use prometheus::{
-    core::{Collector, Desc},
-    proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType},
-};
 
 use crate::{clock::ServerClock, controller::compliance::guards, watch::Caches};
 
@@ -131,25 +127,12 @@ const ALL: &[&Series] = &[
     &UNREADABLE,
 ];
 
-/// Collects the gauges of all objects.
+/// The gauges of all objects, in the text form of Prometheus. A fleet has a hundred thousand of them: they are written as text at once, and
+/// never held in any other form.
+#[derive(Clone, Debug)]
 pub struct Objects {
     caches: Arc<Caches>,
     clock: ServerClock,
-    descriptions: Vec<Desc>,
-}
-
-impl Objects {
-    pub fn new(caches: Arc<Caches>, clock: ServerClock) -> prometheus::Result<Self> {
-        let describe = |series: &&Series| {
-            let labels = series.labels.iter().map(|label| (*label).to_owned()).collect();
-            Desc::new(series.name.to_owned(), series.help.to_owned(), labels, HashMap::new())
-        };
-        Ok(Self {
-            caches,
-            clock,
-            descriptions: ALL.iter().map(describe).collect::<prometheus::Result<_>>()?,
-        })
-    }
 }
 
 /// When the last run of a source ended well, and when badly, in seconds since 1970.
@@ -159,19 +142,20 @@ struct Ends {
     failure: f64,
 }
 
-impl Collector for Objects {
-    fn desc(&self) -> Vec<&Desc> {
-        self.descriptions.iter().collect()
+impl Objects {
+    pub const fn new(caches: Arc<Caches>, clock: ServerClock) -> Self {
+        Self { caches, clock }
     }
 
-    fn collect(&self) -> Vec<MetricFamily> {
+    /// The families that there are, each a text.
+    pub fn families(&self) -> Vec<String> {
         // Before the first lists are in, an absent series is true and a zero would not be.
         if !self.caches.ready() {
             return Vec::new();
         }
         let mut families = Families::default();
         self.runs_and_sources(&mut families);
-        for schedule in self.caches.schedules.all() {
+        for schedule in self.caches.schedules.each() {
             let (namespace, name) = identity(&*schedule);
             let labels = [namespace.as_str(), name.as_str()];
             let status = schedule.status.as_ref();
@@ -217,9 +201,7 @@ impl Collector for Objects {
         }
         families.finish()
     }
-}
 
-impl Objects {
     fn compliance(&self, families: &mut Families) {
         let holds = self.caches.holds.all();
         let holds = holds
@@ -277,7 +259,7 @@ impl Objects {
             families.add(&RUNS, &[phase.as_str()], count(phases.get(phase.as_str()).copied().unwrap_or(0)));
         }
         let now = self.clock.now();
-        for source in self.caches.sources.all() {
+        for source in self.caches.sources.each() {
             let identity = identity(&*source);
             let known = ends.get(&identity).copied().unwrap_or_default();
             add_source(families, &source, &identity, known, now);
@@ -358,48 +340,38 @@ fn seconds(time: Option<&str>) -> f64 {
     parsed.map_or(0.0, |time| count(time.as_second()))
 }
 
-/// Families by name, in the order of [`ALL`].
+/// The lines of each family by its name.
 #[derive(Default)]
-struct Families(HashMap<&'static str, Vec<Metric>>);
+struct Families(HashMap<&'static str, String>);
 
 impl Families {
     fn add(&mut self, series: &Series, values: &[&str], value: f64) {
-        let labels = series.labels.iter().zip(values).map(|(name, value)| {
-            let mut label = LabelPair::default();
-            label.set_name((*name).to_owned());
-            label.set_value((*value).to_owned());
-            label
+        let text = self.0.entry(series.name).or_insert_with(|| {
+            let kind = if series.counter { "counter" } else { "gauge" };
+            format!("# HELP {0} {1}\n# TYPE {0} {kind}\n", series.name, series.help)
         });
-        let mut metric = Metric::from_label(labels.collect());
-        if series.counter {
-            let mut counter = Counter::default();
-            counter.set_value(value);
-            metric.set_counter(counter);
-        } else {
-            let mut gauge = Gauge::default();
-            gauge.set_value(value);
-            metric.set_gauge(gauge);
+        text.push_str(series.name);
+        for (index, (label, held)) in series.labels.iter().zip(values).enumerate() {
+            text.push(if index == 0 { '{' } else { ',' });
+            text.push_str(label);
+            text.push_str("=\"");
+            for c in held.chars() {
+                match c {
+                    '\\' => text.push_str("\\\\"),
+                    '"' => text.push_str("\\\""),
+                    '\n' => text.push_str("\\n"),
+                    c => text.push(c),
+                }
+            }
+            text.push('"');
         }
-        self.0.entry(series.name).or_default().push(metric);
+        // Writing into a String cannot fail.
+        let _ = writeln!(text, "{} {value}", if series.labels.is_empty() { "" } else { "}" });
     }
 
-    fn finish(mut self) -> Vec<MetricFamily> {
-        let families = ALL.iter().filter_map(|series| {
-            let metrics = self.0.remove(series.name)?;
-            let mut family = MetricFamily::default();
-            family.set_name(series.name.to_owned());
-            family.set_help(series.help.to_owned());
-            family.set_field_type(if series.counter { MetricType::COUNTER } else { MetricType::GAUGE });
-            family.set_metric(metrics);
-            Some(family)
-        });
-        families.collect()
-    }
-}
-
-impl fmt::Debug for Objects {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Objects")
+    /// In the order of [`ALL`].
+    fn finish(mut self) -> Vec<String> {
+        ALL.iter().filter_map(|series| self.0.remove(series.name)).collect()
     }
 }
 

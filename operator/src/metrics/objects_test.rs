@@ -1,16 +1,13 @@
 use std::collections::HashSet;
 
 use holdfast_crds::{BackupRun, BackupSchedule, BackupSource, BackupStore};
-use prometheus::{Encoder, TextEncoder};
 use serde_json::json;
 
 use super::*;
-use crate::{config::Namespaces, metrics::Metrics, watch::Key};
+use crate::{config::Namespaces, watch::Key};
 
-fn text(metrics: &Metrics) -> String {
-    let mut text = Vec::new();
-    TextEncoder::new().encode(&metrics.registry.gather(), &mut text).unwrap();
-    String::from_utf8(text).unwrap()
+fn text(objects: &Objects) -> String {
+    objects.families().concat()
 }
 
 fn ready(caches: &Caches) {
@@ -49,19 +46,15 @@ async fn gauges_are_there_from_birth_true_at_each_moment_and_gone_with_the_objec
     let caches = Arc::new(Caches::new(&Namespaces::default()));
     let clock = ServerClock::default();
     clock.observe("2026-03-02T00:00:00Z".parse().unwrap());
-    let metrics = Metrics::new().unwrap();
-    metrics
-        .registry
-        .register(Box::new(Objects::new(caches.clone(), clock.clone()).unwrap()))
-        .unwrap();
+    let objects = Objects::new(caches.clone(), clock.clone());
     assert!(
-        !text(&metrics).contains("holdfast_source"),
+        !text(&objects).contains("holdfast_source"),
         "nothing is known before the first lists are in"
     );
     ready(&caches);
 
     caches.sources.watched(source(&json!(null)));
-    let born = text(&metrics);
+    let born = text(&objects);
     for line in [
         r#"holdfast_source_newest_copy_timestamp_seconds{namespace="shop",source="a"} 0"#,
         r#"holdfast_source_protected{namespace="shop",source="a"} 0"#,
@@ -86,7 +79,7 @@ async fn gauges_are_there_from_birth_true_at_each_moment_and_gone_with_the_objec
         }))
         .unwrap(),
     );
-    let later = text(&metrics);
+    let later = text(&objects);
     for line in [
         r#"holdfast_source_newest_copy_timestamp_seconds{namespace="shop",source="a"} 1772406000"#,
         r#"holdfast_source_protected{namespace="shop",source="a"} 1"#,
@@ -99,20 +92,16 @@ async fn gauges_are_there_from_birth_true_at_each_moment_and_gone_with_the_objec
 
     // Nobody wrote a status, and yet it is not protected any more.
     clock.observe("2026-03-02T02:00:00Z".parse().unwrap());
-    assert!(text(&metrics).contains(r#"holdfast_source_protected{namespace="shop",source="a"} 0"#));
+    assert!(text(&objects).contains(r#"holdfast_source_protected{namespace="shop",source="a"} 0"#));
 
     caches.sources.deleted(&Key::new("shop", "a"), Some("a"));
-    assert!(!text(&metrics).contains("holdfast_source"));
+    assert!(!text(&objects).contains("holdfast_source"));
 }
 
 #[tokio::test(start_paused = true)]
 async fn schedules_and_stores_have_theirs() {
     let caches = Arc::new(Caches::new(&Namespaces::default()));
-    let metrics = Metrics::new().unwrap();
-    metrics
-        .registry
-        .register(Box::new(Objects::new(caches.clone(), ServerClock::default()).unwrap()))
-        .unwrap();
+    let objects = Objects::new(caches.clone(), ServerClock::default());
     ready(&caches);
     let condition = json!({"type": "Ready", "status": "True", "reason": "x", "message": "", "lastTransitionTime": "2026-03-01T00:00:00Z"});
     caches.schedules.watched(
@@ -131,7 +120,7 @@ async fn schedules_and_stores_have_theirs() {
         }))
         .unwrap(),
     );
-    let text = text(&metrics);
+    let text = text(&objects);
     for line in [
         r#"holdfast_schedule_suspended{namespace="shop",schedule="gold"} 1"#,
         r#"holdfast_schedule_ready{namespace="shop",schedule="gold"} 1"#,
@@ -151,15 +140,11 @@ async fn schedules_and_stores_have_theirs() {
 #[tokio::test(start_paused = true)]
 async fn compliance_holds_and_guards_have_theirs() {
     let caches = Arc::new(Caches::new(&Namespaces::default()).guarded_by("hf.system"));
-    let metrics = Metrics::new().unwrap();
-    metrics
-        .registry
-        .register(Box::new(Objects::new(caches.clone(), ServerClock::default()).unwrap()))
-        .unwrap();
+    let objects = Objects::new(caches.clone(), ServerClock::default());
     ready(&caches);
     let condition = |kind: &str, status: &str| json!([{"type": kind, "status": status, "reason": "x", "message": "", "lastTransitionTime": "2026-03-01T00:00:00Z"}]);
     caches.sources.watched(source(&json!(null)));
-    assert!(!text(&metrics).contains("holdfast_source_compliant"), "no policy selects it");
+    assert!(!text(&objects).contains("holdfast_source_compliant"), "no policy selects it");
     caches
         .sources
         .watched(source(&json!({"conditions": condition("Compliant", "False")})));
@@ -168,7 +153,7 @@ async fn compliance_holds_and_guards_have_theirs() {
     caches
         .holds
         .watched(serde_json::from_value::<holdfast_crds::ComplianceHold>(hold).unwrap());
-    let text = text(&metrics);
+    let text = text(&objects);
     for line in [
         r#"holdfast_source_compliant{namespace="shop",source="a"} 0"#,
         r#"holdfast_hold_effective{namespace="shop",hold="case"} 1"#,

@@ -7,6 +7,7 @@ use std::{
 };
 
 use kube::Resource;
+use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::watch;
 
 use super::Key;
@@ -62,6 +63,14 @@ pub struct Packing<K> {
     pub pack: fn(&K) -> Option<Vec<u8>>,
     /// The object of a small form, with nothing but what that holds.
     pub unpack: fn(&Key, &[u8]) -> K,
+}
+
+impl<K: Serialize + DeserializeOwned> Packing<K> {
+    /// Whole objects as JSON, which takes a third of the memory.
+    pub const JSON: Self = Self {
+        pack: |object| serde_json::to_vec(object).ok(),
+        unpack: |_, bytes| serde_json::from_slice(bytes).expect("it was written by `pack` in this process"),
+    };
 }
 
 /// An object as the cache holds it.

@@ -18,7 +18,7 @@ use k8s_openapi::{
 use kube::{Api, Client, Resource, ResourceExt, core::DeserializeGuard};
 use serde::de::DeserializeOwned;
 
-use super::{Cache, Key, drive, ended, watcher_config};
+use super::{Cache, Key, cache::Packing, drive, ended, watcher_config};
 use crate::{config::Namespaces, job};
 
 /// What the chart's admission policies have in common.
@@ -78,11 +78,14 @@ impl Caches {
         let scopes = namespaces.scopes();
         let cluster: &[Option<String>] = if namespaces.all() { &[None] } else { &[] };
         Self {
-            sources: Cache::new(&scopes).indexed(Self::SOURCES_BY_LABEL, |source: &BackupSource| {
-                source.labels().iter().map(|(key, value)| format!("{key}={value}")).collect()
-            }),
+            sources: Cache::new(&scopes)
+                .packed(Packing::JSON)
+                .indexed(Self::SOURCES_BY_LABEL, |source: &BackupSource| {
+                    source.labels().iter().map(|(key, value)| format!("{key}={value}")).collect()
+                }),
             stores: Cache::new(&scopes),
             schedules: Cache::new(&scopes)
+                .packed(Packing::JSON)
                 .indexed(Self::SCHEDULES_BY_SOURCE, |schedule: &BackupSchedule| {
                     match &schedule.spec.sources {
                         SourceSelection::Names(names) => names.clone(),

@@ -16,8 +16,8 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{Cache, Key};
 
-/// Objects per page of a list.
-const PAGE: u32 = 250;
+/// Objects per page of a list. A page is held as bytes and as objects at once, and several kinds are listed at a time.
+const PAGE: u32 = 100;
 /// How long one watch request lives, in seconds. A connection that died silently is noticed 5 seconds later: within a minute.
 const LIFETIME: u32 = 55;
 /// How long a watch has to show what we wrote around the time of a list.

@@ -46,7 +46,7 @@ async fn lists_in_pages_then_watches_and_relists_when_it_must() {
     let (cache, mut server, watch) = start();
     let first = server.expect("GET", PATH).await;
     assert!(
-        first.query.contains("limit=250") && first.query.contains("labelSelector=a%3Db"),
+        first.query.contains("limit=100") && first.query.contains("labelSelector=a%3Db"),
         "{}",
         first.query
     );
@@ -85,7 +85,7 @@ async fn lists_in_pages_then_watches_and_relists_when_it_must() {
     );
     // Too old to go on: everything is listed anew, and what went meanwhile is gone.
     let relist = server.expect("GET", PATH).await;
-    assert!(relist.query.contains("limit=250"), "{}", relist.query);
+    assert!(relist.query.contains("limit=100"), "{}", relist.query);
     assert_eq!(names(&cache), ["b", "c"], "nothing is forgotten while it is listed");
     relist.answer(200, &list(20, "", &[store("c", 11, &json!("backups"))]));
     server.expect("GET", PATH).await;
@@ -160,7 +160,7 @@ async fn a_watch_that_died_silently_is_replaced_within_a_minute() {
         async move { drive(api, watcher_config(None), None, &cache).await }
     });
     let (_, listed) = calls.recv().await.unwrap();
-    assert!(listed.contains("limit=250"), "{listed}");
+    assert!(listed.contains("limit=100"), "{listed}");
     let (began, first) = calls.recv().await.unwrap();
     assert!(first.contains("timeoutSeconds=55"), "the API server ends it before: {first}");
     let (again, second) = calls.recv().await.unwrap();
