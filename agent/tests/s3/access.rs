@@ -5,10 +5,11 @@ use super::*;
 #[derive(Debug)]
 struct Loopback;
 
-impl object_store::client::DnsResolver for Loopback {
-    fn resolve(&self, host: &str) -> object_store::client::DnsFuture {
-        assert_eq!(host, "backups.s3.test");
-        Box::pin(async { Ok(vec![std::net::Ipv4Addr::LOCALHOST.into()]) })
+impl reqwest::dns::Resolve for Loopback {
+    fn resolve(&self, host: reqwest::dns::Name) -> reqwest::dns::Resolving {
+        assert_eq!(host.as_str(), "backups.s3.test");
+        let addresses: reqwest::dns::Addrs = Box::new(std::iter::once((std::net::Ipv4Addr::LOCALHOST, 0).into()));
+        Box::pin(async { Ok(addresses) })
     }
 }
 
@@ -18,8 +19,7 @@ async fn the_bucket_may_stand_in_the_hosts_name() {
     let mut config = gateway.config();
     config.virtual_host = true;
     config.endpoint = Some(format!("http://s3.test:{}", gateway.address.port()));
-    let options = object_store::ClientOptions::new().with_dns_resolver(Arc::new(Loopback));
-    let store = Store::new(S3::with_options(config, options).unwrap(), PATIENCE, 4);
+    let store = Store::new(S3::with_resolver(config, Some(Arc::new(Loopback))).unwrap(), PATIENCE, 4);
     write(&store, "data/p", &three_pieces()).await.unwrap();
     assert_eq!(store.list(&path("data"), 10).await.unwrap().len(), 1);
     assert!(gateway.file("prod/eu/data/p").is_file());

@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use http::{HeaderMap, StatusCode};
 use jiff::Timestamp;
-use object_store::client::{HttpResponse, HttpResponseBody};
+use reqwest::Response;
 
 /// The largest XML that is read, in bytes: a page of a thousand names of a kilobyte, encoded.
 const MAX_DOCUMENT: usize = 8 << 20;
@@ -15,18 +15,18 @@ const MAX_DOCUMENT: usize = 8 << 20;
 pub(super) struct Answer {
     call: &'static str,
     headers: HeaderMap,
-    body: HttpResponseBody,
+    body: Response,
 }
 
 impl Answer {
-    pub(super) async fn new(call: &'static str, about: &str, s3: &S3, response: HttpResponse) -> Result<Self, StoreError> {
-        let (head, body) = response.into_parts();
+    pub(super) async fn new(call: &'static str, about: &str, s3: &S3, response: Response) -> Result<Self, StoreError> {
+        let status = response.status();
         let answer = Self {
             call,
-            headers: head.headers,
-            body,
+            headers: response.headers().clone(),
+            body: response,
         };
-        if head.status.is_success() {
+        if status.is_success() {
             return Ok(answer);
         }
         let there = answer.header("date").unwrap_or("nothing").to_owned();
@@ -43,7 +43,7 @@ impl Answer {
                 name: s3.describe_bucket(),
             });
         }
-        Err(refusal(call, about, head.status, code, message))
+        Err(refusal(call, about, status, code, message))
     }
 
     pub(super) fn headers(&self) -> &HeaderMap {
@@ -81,7 +81,7 @@ impl Answer {
     /// The body. Silence ends it with an error.
     pub(super) fn stream(self) -> impl Stream<Item = Result<Bytes, StoreError>> + Send + 'static {
         let call = self.call;
-        stream::try_unfold(self.body.bytes_stream(), move |mut body| async move {
+        stream::try_unfold(Box::pin(self.body.bytes_stream()), move |mut body| async move {
             let silence = || StoreError::Unreachable {
                 call,
                 problem: format!("silence for {} s", SILENCE.as_secs()),
@@ -91,7 +91,7 @@ impl Answer {
             let chunk = tokio::time::timeout(SILENCE, body.next()).await.map_err(|_| silence())?;
             match chunk {
                 Some(Ok(chunk)) => Ok(Some((chunk, body))),
-                Some(Err(error)) => Err(request::unreachable(call, &error)),
+                Some(Err(error)) => Err(request::unreachable(call, &error, true)),
                 None => Ok(None),
             }
         })

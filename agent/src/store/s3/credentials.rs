@@ -5,7 +5,7 @@ use crate::store::{clock::since_boot, error::StoreError};
 use http::{HeaderValue, Method, StatusCode, header};
 use object_store::{
     aws::AwsCredential,
-    client::{HttpClient, HttpRequestBody},
+    client::{HttpClient, HttpError, HttpErrorKind, HttpRequestBody},
 };
 use std::{
     path::{Path, PathBuf},
@@ -171,14 +171,11 @@ impl CredentialSource {
         request
             .headers_mut()
             .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
+        let unreachable = |error: &HttpError| request::unreachable(CALL, error, error.kind() != HttpErrorKind::Connect);
         let exchange = async {
-            let response = self
-                .http
-                .execute(request)
-                .await
-                .map_err(|error| request::unreachable(CALL, &error))?;
+            let response = self.http.execute(request).await.map_err(|error| unreachable(&error))?;
             let (head, body) = response.into_parts();
-            let body = body.bytes().await.map_err(|error| request::unreachable(CALL, &error))?;
+            let body = body.bytes().await.map_err(|error| unreachable(&error))?;
             Ok::<_, StoreError>((head, String::from_utf8_lossy(&body).into_owned()))
         };
         let silence = || StoreError::Unreachable {

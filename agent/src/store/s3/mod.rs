@@ -1,12 +1,14 @@
 //! S3: a bucket behind HTTP.
 //!
-//! object_store gives the HTTP client (TLS, own CAs, proxies), the credentials' type and the signature (`AwsAuthorizer`). The requests are made here, because its own
+//! object_store gives the credentials' type and the signature (`AwsAuthorizer`). The requests are made here, because its own
 //! client repeats puts by itself, returns neither checksums nor the server's `Date`, creates without a checksum of the whole, has one time limit for small and large
 //! requests, and knows no uploads that others left.
 
 mod answer;
 mod credentials;
+mod rate;
 mod request;
+mod wire;
 mod xml;
 
 pub use credentials::{Credentials, WebIdentityConfig};
@@ -25,12 +27,12 @@ use credentials::CredentialSource;
 use futures::StreamExt;
 use http::{HeaderMap, Method};
 use jiff::{SignedDuration, Timestamp};
-use object_store::{
-    Certificate, ClientOptions, PutPayload,
-    client::{HttpClient, HttpConnector, ReqwestConnector},
-};
-use request::{Clock, Rate, Request};
-use std::{ops::Range, path::PathBuf, time::Duration};
+use object_store::{PutPayload, client::HttpClient};
+use rate::Rate;
+use request::{Clock, Request};
+use reqwest::dns::Resolve;
+use std::{ops::Range, path::PathBuf, sync::Arc, time::Duration};
+use wire::{Settings, certificates};
 
 /// The least size of a piece that is not the last, in bytes.
 pub const MIN_PIECE: u64 = 5 << 20;
@@ -74,7 +76,7 @@ pub struct S3 {
     write_lock: Option<WriteLock>,
     /// `scheme://host[:port]`, and in path style `/bucket`.
     base: String,
-    http: HttpClient,
+    client: reqwest::Client,
     credentials: CredentialSource,
     clock: Clock,
     rate: Rate,
@@ -83,11 +85,11 @@ pub struct S3 {
 impl S3 {
     /// Checks the settings and prepares connections; nothing is sent yet.
     pub fn new(config: S3Config) -> Result<Self, StoreError> {
-        Self::with_options(config, ClientOptions::new())
+        Self::with_resolver(config, None)
     }
 
-    /// As [`Self::new`], with settings of the HTTP client: a resolver, a proxy. Time limits and certificates are set here.
-    pub fn with_options(config: S3Config, options: ClientOptions) -> Result<Self, StoreError> {
+    /// As [`Self::new`], with something that finds the addresses of hosts.
+    pub fn with_resolver(config: S3Config, resolver: Option<Arc<dyn Resolve>>) -> Result<Self, StoreError> {
         let endpoint = match &config.endpoint {
             Some(endpoint) => checked_endpoint("spec.s3.endpoint", endpoint)?,
             None => format!("https://s3.{}.amazonaws.com", config.region),
@@ -98,40 +100,23 @@ impl S3 {
         } else {
             format!("{endpoint}/{}", config.bucket)
         };
-        let mut options = options
-            .with_timeout_disabled()
-            .with_connect_timeout(Duration::from_secs(10))
-            .with_pool_idle_timeout(Duration::from_secs(30))
-            .with_user_agent(http::HeaderValue::from_static(concat!("holdfast/", env!("CARGO_PKG_VERSION"))))
-            .with_allow_http(scheme == "http");
-        if let Some(file) = &config.ca_file {
-            let refuse = |problem: String| StoreError::Settings {
-                field: "spec.s3.caSecretName",
-                problem,
-            };
-            let pem = std::fs::read(file).map_err(|error| refuse(format!("{} cannot be read: {error}", file.display())))?;
-            let certificates = Certificate::from_pem_bundle(&pem).map_err(|error| refuse(format!("{}: {error}", file.display())))?;
-            if certificates.is_empty() {
-                return Err(refuse(format!(
-                    "{} holds no certificate; expected PEM (-----BEGIN CERTIFICATE-----)",
-                    file.display()
-                )));
-            }
-            options = certificates
-                .into_iter()
-                .fold(options.with_no_system_certificates(true), ClientOptions::with_root_certificate);
-        } else if scheme == "http" && !config.credentials.needs_tls() {
+        let plain = scheme == "http";
+        let trusted = match &config.ca_file {
+            Some(file) => Some(certificates(file)?),
             // An image without CA certificates must do for a plain endpoint.
-            options = options.with_no_system_certificates(true);
-        }
-        let connect = |options: &ClientOptions| {
-            ReqwestConnector::default().connect(options).map_err(|error| StoreError::Settings {
-                field: "spec.s3",
-                problem: format!("no HTTP client can be made: {}", chain(&error)),
-            })
+            None => (plain && !config.credentials.needs_tls()).then(Vec::new),
         };
-        let http = connect(&options)?;
-        let sts = connect(&options.with_allow_http(!config.credentials.needs_tls()))?;
+        let settings = Settings {
+            allow_http: plain,
+            trusted,
+            resolver,
+        };
+        let client = settings.client()?;
+        let sts = Settings {
+            allow_http: !config.credentials.needs_tls(),
+            ..settings
+        };
+        let sts = HttpClient::new(sts.client()?);
         let credentials = CredentialSource::new(config.credentials, &config.region, sts)?;
         Ok(Self {
             bucket: config.bucket,
@@ -140,7 +125,7 @@ impl S3 {
             storage_class: config.storage_class,
             write_lock: config.write_lock,
             base,
-            http,
+            client,
             credentials,
             clock: Clock::default(),
             rate: Rate::default(),

@@ -1,6 +1,6 @@
 //! One signed request: built, signed, sent, timed.
 
-use super::{S3, SILENCE, answer::Answer, chain};
+use super::{S3, answer::Answer, chain, wire::watched};
 use crate::store::{clock::since_boot, digest, error::StoreError};
 use bytes::Bytes;
 use holdfast_crds::document::Sha256;
@@ -9,14 +9,13 @@ use jiff::{SignedDuration, Timestamp};
 use object_store::{
     PutPayload,
     aws::{AwsAuthorizer, AwsCredential},
-    client::{HttpErrorKind, HttpRequestBody},
+    client::HttpRequestBody,
 };
 use std::{
     fmt::Write,
     sync::{Mutex, PoisonError},
     time::Duration,
 };
-use tokio::time::Instant;
 
 /// A request before it is signed.
 pub(super) struct Request<'a> {
@@ -28,7 +27,7 @@ pub(super) struct Request<'a> {
     about: &'a str,
     query: String,
     headers: Vec<(&'static str, String)>,
-    body: HttpRequestBody,
+    body: PutPayload,
     length: u64,
     sha256: Sha256,
 }
@@ -42,7 +41,7 @@ impl<'a> Request<'a> {
             about: path,
             query: String::new(),
             headers: Vec::new(),
-            body: HttpRequestBody::empty(),
+            body: PutPayload::default(),
             length: 0,
             sha256: digest::of(b""),
         }
@@ -73,12 +72,7 @@ impl<'a> Request<'a> {
     /// Bytes whose digest the store must check.
     pub(super) fn body(mut self, payload: PutPayload, sha256: Sha256) -> Self {
         self.length = payload.content_length() as u64;
-        let mut chunks = payload.iter();
-        self.body = match (chunks.next(), chunks.next()) {
-            (None, _) => HttpRequestBody::empty(),
-            (Some(only), None) => only.clone().into(),
-            _ => payload.into(),
-        };
+        self.body = payload;
         self.sha256 = sha256;
         self.header("x-amz-checksum-sha256", &digest::to_base64(&sha256))
     }
@@ -113,7 +107,7 @@ impl<'a> Request<'a> {
         let mut request = http::Request::builder()
             .method(method.clone())
             .uri(&uri)
-            .body(body)
+            .body(HttpRequestBody::empty())
             .map_err(|error| malformed(error.to_string()))?;
         for (name, value) in &headers {
             let value = HeaderValue::from_str(value).map_err(|_| malformed(format!("{value:?} cannot be sent as {name}")))?;
@@ -126,16 +120,16 @@ impl<'a> Request<'a> {
             .try_authorize(&mut request, Some(&sha256.0))
             .map_err(|error| malformed(format!("the request cannot be signed: {}", chain(&error))))?;
 
-        let patience = s3.rate.patience(length);
-        let started = Instant::now();
-        let response = match tokio::time::timeout(patience, s3.http.execute(request)).await {
+        let (head, _) = request.into_parts();
+        let (body, taken) = watched(body);
+        let request = reqwest::Request::try_from(http::Request::from_parts(head, body)).map_err(|error| malformed(chain(&error)))?;
+        let response = match s3.rate.wait(length, &taken, s3.client.execute(request)).await {
             Ok(Ok(response)) => response,
-            Ok(Err(error)) => return Err(unreachable(call, &error)),
-            Err(_) => {
-                s3.rate.too_slow();
+            Ok(Err(error)) => return Err(unreachable(call, &error, !error.is_connect())),
+            Err(problem) => {
                 return Err(StoreError::Unreachable {
                     call,
-                    problem: format!("silence for {} s", patience.as_secs()),
+                    problem,
                     connected: true,
                     tls: false,
                 });
@@ -148,14 +142,12 @@ impl<'a> Request<'a> {
                 .and_then(|date| date.to_str().ok())
                 .and_then(http_date),
         );
-        s3.rate.took(length, started.elapsed());
         Answer::new(call, about, s3, response).await
     }
 }
 
-pub(super) fn unreachable(call: &'static str, error: &object_store::client::HttpError) -> StoreError {
+pub(super) fn unreachable(call: &'static str, error: &dyn std::error::Error, connected: bool) -> StoreError {
     let problem = chain(error);
-    let connected = error.kind() != HttpErrorKind::Connect;
     // reqwest tells a failed handshake from a refused connection only in words.
     let tls = !connected
         && ["certificate", "tls", "handshake"]
@@ -218,72 +210,9 @@ impl Clock {
     }
 }
 
-/// How fast bodies get through: decides how long an answer is waited for. A body lies in the kernel's buffers long before it has crossed a slow line, so that
-/// silence alone says nothing.
-#[derive(Debug, Default)]
-pub(super) struct Rate(Mutex<Option<f64>>);
-
-/// The slowest line that is waited for while nothing is known: bytes per second for one request.
-const SLOWEST: f64 = 2048.0;
-/// Bodies smaller than this say nothing about the line, in bytes.
-const TELLING: u64 = 256 << 10;
-/// How much slower than the slowest of late a request may be.
-const SLACK: f64 = 8.0;
-
-impl Rate {
-    /// How long to wait for the answer to a request with a body of `length` bytes.
-    fn patience(&self, length: u64) -> Duration {
-        let worst = 1.0 / SLOWEST;
-        let expected = self.get().map_or(worst, |seconds| (seconds * SLACK).min(worst));
-        SILENCE + Duration::from_secs_f64(expected * as_f64(length))
-    }
-
-    fn took(&self, length: u64, time: Duration) {
-        if length >= TELLING {
-            let seconds = time.as_secs_f64() / as_f64(length);
-            let mut slowest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            *slowest = Some(slowest.map_or(seconds, |slowest| seconds.max(slowest * 0.9)));
-        }
-    }
-
-    /// A request was given up: the next gets more time.
-    fn too_slow(&self) {
-        if let Some(slowest) = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner) {
-            *slowest *= SLACK;
-        }
-    }
-
-    fn get(&self) -> Option<f64> {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-#[expect(clippy::cast_precision_loss, reason = "sizes of pieces are far below 2^52 bytes")]
-fn as_f64(length: u64) -> f64 {
-    length as f64
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn patience_follows_the_line() {
-        let rate = Rate::default();
-        assert_eq!(rate.patience(0), SILENCE);
-        assert_eq!(
-            rate.patience(8 << 20),
-            SILENCE + Duration::from_secs(4096),
-            "nothing is known: 2 KiB/s are waited for"
-        );
-        rate.took(8 << 20, Duration::from_millis(800));
-        let fast = rate.patience(8 << 20);
-        assert!(fast < SILENCE + Duration::from_secs(7), "{fast:?}");
-        rate.took(100, Duration::from_secs(30));
-        assert_eq!(rate.patience(8 << 20), fast, "a small request says nothing");
-        rate.too_slow();
-        assert!(rate.patience(8 << 20) > SILENCE + Duration::from_secs(50));
-    }
 
     #[test]
     fn dates_and_encodings() {
