@@ -23,6 +23,10 @@ pub enum ConditionType {
     Effective,
     /// What a disposal request names is gone, and a certificate remains.
     Disposed,
+    /// The keeper's last pass over a store ended well.
+    Kept,
+    /// What keepers read in the stores is as it was written.
+    Intact,
 }
 
 impl ConditionType {
@@ -36,6 +40,8 @@ impl ConditionType {
             Self::Enforced => "Enforced",
             Self::Effective => "Effective",
             Self::Disposed => "Disposed",
+            Self::Kept => "Kept",
+            Self::Intact => "Intact",
         }
     }
 }

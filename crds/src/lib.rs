@@ -1,5 +1,7 @@
 //! The API of Holdfast (`holdfast.dev/v1alpha1`) and the documents that lie in a store. Pure: no I/O.
 
+mod acknowledgement;
+mod catalogue;
 mod compliance;
 mod compliance_disposal;
 mod compliance_hold;
@@ -23,6 +25,8 @@ mod task;
 mod timing;
 pub mod yaml;
 
+pub use acknowledgement::*;
+pub use catalogue::*;
 pub use compliance::*;
 pub use compliance_disposal::*;
 pub use compliance_hold::*;

@@ -79,6 +79,12 @@ reasons! {
     HoldPlaced = 0, Fine;
     /// The hold was released, and its cool-off is over: it keeps nothing any more.
     HoldReleased = 0, Fine;
+    /// The keeper's last pass over the store ended well.
+    StoreKept = 0, Fine;
+    /// The keeper found what was written, and nothing else.
+    CatalogueIntact = 0, Fine;
+    /// The protection of the source ended on purpose; the message says who ended it, and why.
+    Retired = 0, Fine;
     /// Another person must approve first.
     AwaitingApproval = 0, Fine;
 
@@ -104,6 +110,8 @@ reasons! {
     TicksDropped = 0, Transient;
     /// A schedule's watermark (it was set back to now) or a copy's recovery point (it does not count) lay in the future: a clock was wrong.
     ClockWasWrong = 0, Transient;
+    /// A keeper's report cannot be read from its pod's log as it was written; the catalogue stays as the pass before left it.
+    ReportUnreadable = 0, Transient;
     /// Something of a source's catalogue cannot be read; nothing of the source is removed.
     CatalogueUnreadable = 0, Structural;
     /// Copies that were in a store, or that others need, are not there any more; nothing of the source is removed.

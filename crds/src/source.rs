@@ -5,7 +5,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{BackupType, JobTemplate, Reason, RunPhase, Span, rule::rule};
+use crate::{Acknowledgement, BackupType, CatalogueInStore, JobTemplate, Reason, Retirement, RunPhase, Span, rule::rule};
 
 /// A database that is protected. Its namespace and name are its identity in every store.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -21,6 +21,7 @@ use crate::{BackupType, JobTemplate, Reason, RunPhase, Span, rule::rule};
     derive = "PartialEq",
     printcolumn(name = "Protected", type_ = "string", json_path = ".status.conditions[?(@.type==\"Protected\")].status"),
     printcolumn(name = "Last-Copy", type_ = "date", json_path = ".status.newestCopy.recoveryPoint"),
+    printcolumn(name = "Copies", type_ = "integer", json_path = ".status.copies"),
     printcolumn(name = "Next", type_ = "string", json_path = ".status.nextTick"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Protected\")].reason"),
     printcolumn(name = "Message", type_ = "string", json_path = ".status.conditions[?(@.type==\"Protected\")].message", priority = 1),
@@ -37,6 +38,14 @@ pub struct BackupSourceSpec {
     /// A PostgreSQL server, reached over the network.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub postgresql: Option<PostgresqlSource>,
+    /// Ends the protection of this source on purpose: its newest copies are no longer kept for being the newest, and its gauges and
+    /// alerts end. Its schedules are not stopped by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retire: Option<Retirement>,
+    /// What people accept, so that retention goes on where it stopped.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub accept: Vec<Acknowledgement>,
     /// How the pods of this source's backup Jobs are shaped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job: Option<JobTemplate>,
@@ -208,6 +217,7 @@ pub struct BackupSourceStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// `Ready`: accepted. `Protected`: the newest copy is younger than the objective. `LastRunSucceeded`.
+    /// `Intact`: what keepers read in the stores is as it was written.
     /// `Compliant`, where a CompliancePolicy selects the namespace: no floor is missed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
@@ -218,6 +228,13 @@ pub struct BackupSourceStatus {
     /// A copy whose recovery point lies after its own end: a clock was wrong. It can be restored, and counts for nothing else.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub implausible_copy: Option<CopyReference>,
+    /// Copies in all stores, by their keepers' last passes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copies: Option<i64>,
+    /// What each store has of it, by its keeper's last pass; at most 16.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["store"]))]
+    pub stores: Vec<CatalogueInStore>,
     /// The run that succeeded or failed last. One that was cancelled did neither.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_run: Option<RunReference>,
@@ -266,6 +283,9 @@ pub struct CopyReference {
     pub recovery_point: String,
     /// Bytes that it takes in the store.
     pub stored_bytes: i64,
+    /// When its run was seen to have ended (RFC 3339, UTC): a keeper's pass that began later must have found it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub committed_at: Option<String>,
 }
 
 /// How a run ended.

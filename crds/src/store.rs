@@ -24,6 +24,8 @@ use crate::{
     derive = "PartialEq",
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
+    printcolumn(name = "Kept", type_ = "string", json_path = ".status.conditions[?(@.type==\"Kept\")].status"),
+    printcolumn(name = "Copies", type_ = "integer", json_path = ".status.keeper.lastPass.summary.copies"),
     printcolumn(name = "Location", type_ = "string", json_path = ".status.location"),
     printcolumn(name = "Message", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].message", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
@@ -334,7 +336,8 @@ pub struct BackupStoreStatus {
     /// The generation that this status was made from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// `Ready`: the store was tried and may be used. `Stalled`: it cannot be used until somebody acts.
+    /// `Ready`: the store was tried and may be used. `Stalled`: it cannot be used until somebody acts. `Kept`: the keeper's last pass
+    /// ended well. `Intact`: it found what was written, and nothing else.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -344,6 +347,9 @@ pub struct BackupStoreStatus {
     /// What the last probe found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub probe: Option<ProbeStatus>,
+    /// What its keeper does and found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keeper: Option<crate::KeeperStatus>,
     /// How holds and disposals stand in this store, by the keeper's last pass.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub holds: Option<StoreHolds>,

@@ -69,7 +69,11 @@ impl Fake {
                 let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
                 let query = parts.uri.query().unwrap_or_default();
                 let (code, answer) = server.lock().faulty_answer(parts.method.as_str(), parts.uri.path(), query, &body);
-                let answer = Body::from(serde_json::to_vec(&answer).unwrap());
+                // A log is text.
+                let answer = match answer {
+                    Value::String(text) => Body::from(text.into_bytes()),
+                    answer => Body::from(serde_json::to_vec(&answer).unwrap()),
+                };
                 respond.send_response(Response::builder().status(code).body(answer).unwrap());
             }
         });
@@ -113,6 +117,11 @@ impl Fake {
         object["metadata"]["resourceVersion"] = json!(state.version.to_string());
         state.objects.insert(path.to_owned(), object.clone());
         serde_json::from_value(object).unwrap()
+    }
+
+    /// What `GET` of this path answers as text: the log of a pod.
+    pub fn log(&self, path: &str, text: &str) {
+        self.lock().objects.insert(path.to_owned(), json!(text));
     }
 
     /// The object at a path.

@@ -9,7 +9,7 @@ use holdfast_operator::{
     clock::ServerClock,
     config::Config,
     context::{Context, chain},
-    controller::{cluster_schedule, compliance, disposal, hold, restore, run as backup_run, schedule, source, store},
+    controller::{cluster_schedule, compliance, disposal, hold, keep, restore, run as backup_run, schedule, source, store},
     lease::Election,
     metrics::{Metrics, Objects},
     queue::{self, Queue, Reconcile},
@@ -166,6 +166,7 @@ struct Controllers {
     runs: Queue,
     restores: Queue,
     stores: Queue,
+    keepers: Queue,
     schedules: Queue,
     sources: Queue,
     cluster_schedules: Queue,
@@ -182,6 +183,7 @@ impl Controllers {
             runs: Queue::default(),
             restores: Queue::default(),
             stores: Queue::default(),
+            keepers: Queue::default(),
             schedules: Queue::default(),
             sources: Queue::default(),
             cluster_schedules: Queue::default(),
@@ -193,6 +195,7 @@ impl Controllers {
         backup_run::triggers(context, &controllers.turns, &controllers.runs);
         restore::triggers(&context.caches, &controllers.restores);
         store::triggers(&context.caches, &controllers.stores);
+        keep::triggers(&context.caches, &controllers.keepers);
         schedule::triggers(&context.caches, &controllers.schedules);
         source::triggers(&context.caches, &controllers.sources);
         cluster_schedule::triggers(&context.caches, &controllers.cluster_schedules);
@@ -224,6 +227,13 @@ impl Controllers {
             &mut running,
             store::StoreController::new(context.clone()),
             self.stores,
+            context,
+            stopped,
+        );
+        spawn(
+            &mut running,
+            keep::KeepController::new(context.clone()),
+            self.keepers,
             context,
             stopped,
         );

@@ -17,6 +17,11 @@ impl Backoff {
         first: SignedDuration::from_secs(30),
         limit: SignedDuration::from_mins(10),
     };
+    /// Between the passes of a store's keeper.
+    pub const PASS: Self = Self {
+        first: SignedDuration::from_mins(1),
+        limit: SignedDuration::from_mins(30),
+    };
     /// Between the probes of a store.
     pub const PROBE: Self = Self {
         first: SignedDuration::from_secs(15),

@@ -110,6 +110,8 @@ pub enum JobPurpose {
     Restore,
     /// `-p<n>`: a store's probe.
     Probe,
+    /// `-k<n>`: a pass of a store's keeper.
+    Keep,
 }
 
 impl JobPurpose {
@@ -119,6 +121,7 @@ impl JobPurpose {
             Self::Settle => 's',
             Self::Restore => 'r',
             Self::Probe => 'p',
+            Self::Keep => 'k',
         }
     }
 }

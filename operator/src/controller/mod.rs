@@ -7,6 +7,7 @@ pub mod disposal;
 mod history;
 pub mod hold;
 mod jobs;
+pub mod keep;
 pub mod restore;
 pub mod run;
 pub mod schedule;

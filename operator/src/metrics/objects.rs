@@ -85,6 +85,36 @@ const STORE_READY: Series = gauge(
     "1 if the store was tried and may be used (condition Ready), else 0.",
     STORE,
 );
+const STORE_PASS: Series = gauge(
+    "holdfast_store_last_pass_timestamp_seconds",
+    "When the keeper's last pass whose report was read ended; 0 if none did.",
+    STORE,
+);
+const STORE_KEPT: Series = gauge(
+    "holdfast_store_kept",
+    "1 if the keeper's last pass ended well (condition Kept), else 0.",
+    STORE,
+);
+const STORE_FINDINGS: Series = gauge(
+    "holdfast_store_findings",
+    "What the keeper's last pass found missing, corrupt, tampered with, divergent or foreign.",
+    STORE,
+);
+const COPIES: Series = gauge(
+    "holdfast_source_copies",
+    "Copies of the source in a store, by its keeper's last pass.",
+    &["namespace", "source", "store"],
+);
+const INTACT: Series = gauge(
+    "holdfast_source_intact",
+    "1 if keepers found what was written and nothing else (condition Intact), else 0; absent before a first pass.",
+    SOURCE,
+);
+const BLOCKED: Series = gauge(
+    "holdfast_source_deletion_blocked_seconds",
+    "For how long nothing of the source is removed from a store, and why; absent while nothing is in the way.",
+    &["namespace", "source", "store", "reason"],
+);
 const COMPLIANT: Series = gauge(
     "holdfast_source_compliant",
     "1 if the source misses no floor of the compliance policies that select its namespace, else 0; absent where none does.",
@@ -120,6 +150,12 @@ const ALL: &[&Series] = &[
     &SCHEDULE_SOURCES,
     &TICKS,
     &STORE_READY,
+    &STORE_PASS,
+    &STORE_KEPT,
+    &STORE_FINDINGS,
+    &COPIES,
+    &INTACT,
+    &BLOCKED,
     &COMPLIANT,
     &HOLD_EFFECTIVE,
     &GUARD,
@@ -183,6 +219,13 @@ impl Objects {
             let (namespace, name) = identity(&*store);
             let conditions = store.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
             families.add(&STORE_READY, &[&namespace, &name], flag(ready(conditions)));
+            let keeper = store.status.as_ref().and_then(|status| status.keeper.as_ref());
+            let pass = keeper.and_then(|keeper| keeper.last_pass.as_ref());
+            let ended = seconds(pass.map(|pass| pass.finished_at.as_str()));
+            families.add(&STORE_PASS, &[&namespace, &name], ended);
+            families.add(&STORE_KEPT, &[&namespace, &name], flag(holds_true(conditions, "Kept")));
+            let found = pass.map_or(0, |pass| pass.summary.findings);
+            families.add(&STORE_FINDINGS, &[&namespace, &name], count(found));
         }
         self.compliance(&mut families);
         for (kind, unreadable) in [
@@ -291,11 +334,27 @@ fn add_source(families: &mut Families, source: &BackupSource, identity: &(String
     );
     let last = status.and_then(|status| status.last_run.as_ref());
     let last_as = |phase| last.filter(|run| run.phase == phase).map(|run| run.completion_time.as_str());
+    // What is retired has no alerts.
+    if source.spec.retire.is_some() {
+        return;
+    }
     families.add(&NEWEST_COPY, &labels, seconds(newest));
     families.add(&RPO, &labels, count(rpo.unwrap_or(0)));
     let conditions = status.map(|status| status.conditions.as_slice()).unwrap_or_default();
     if conditions.iter().any(|condition| condition.type_ == "Compliant") {
         families.add(&COMPLIANT, &labels, flag(holds_true(conditions, "Compliant")));
+    }
+    if conditions.iter().any(|condition| condition.type_ == "Intact") {
+        families.add(&INTACT, &labels, flag(holds_true(conditions, "Intact")));
+    }
+    for entry in status.map(|status| status.stores.as_slice()).unwrap_or_default() {
+        let [namespace, name] = labels;
+        families.add(&COPIES, &[namespace, name, &entry.store], count(entry.copies));
+        if let (Some(blocked), Some(since)) = (&entry.blocked, &entry.blocked_since) {
+            let since = since.parse().unwrap_or(now);
+            let blocked_for = count(now.duration_since(since).as_secs().max(0));
+            families.add(&BLOCKED, &[namespace, name, &entry.store, blocked.reason.as_str()], blocked_for);
+        }
     }
     families.add(&PROTECTED, &labels, flag(protection.is_protected()));
     let success = known.success.max(seconds(last_as(RunPhase::Succeeded)));

@@ -1,5 +1,6 @@
 //! BackupSource: says whether the database is protected, what its newest copy is and when the next comes. It makes nothing.
 
+mod catalogue;
 mod objective;
 mod status;
 mod triggers;

@@ -10,7 +10,7 @@ use holdfast_policy::protection::{Evidence, Protection, plausible};
 use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
 
-use super::objective;
+use super::{catalogue, objective};
 use crate::controller::{
     compliance::judge as compliance,
     schedule::{created, shown},
@@ -38,8 +38,8 @@ pub struct Known {
 pub fn judge(source: &BackupSource, known: &Known, now: Timestamp) -> Judged {
     let Known { schedules, runs, .. } = known;
     let before = source.status.clone().unwrap_or_default();
-    let Copies { newest, implausible } = copies(&before, runs, now);
-    let last_run = last_run(before.last_run, runs);
+    let Copies { newest, implausible } = copies(source, &before, runs, now);
+    let last_run = last_run(before.last_run.clone(), runs);
     let rpo = objective::rpo(source, schedules, now);
     let next_ticks = objective::next_ticks(source, schedules, now);
     let protection = Protection::of(
@@ -63,15 +63,25 @@ pub fn judge(source: &BackupSource, known: &Known, now: Timestamp) -> Judged {
     );
     let mut findings = vec![
         ready(implausible.as_ref()),
-        protected(&protection, newest.as_ref(), rpo, schedules),
+        match &source.spec.retire {
+            Some(retire) => Finding::unknown(
+                ConditionType::Protected,
+                Reason::Retired,
+                format!("retired by {}: {}", retire.by, retire.reason),
+            ),
+            None => protected(&protection, newest.as_ref(), rpo, schedules),
+        },
         last_run_succeeded(last_run.as_ref()),
     ];
+    findings.extend(catalogue::intact(&before));
     findings.extend(compliance::finding(&known.policies, &floors_missed));
     let status = BackupSourceStatus {
         observed_generation: source.metadata.generation,
         conditions: conditions(&before.conditions, &findings, source.metadata.generation, now),
         newest_copy: newest,
         implausible_copy: implausible,
+        copies: (!before.stores.is_empty()).then(|| before.stores.iter().map(|entry| entry.copies).sum()),
+        stores: before.stores,
         last_run,
         next_tick: next_ticks.iter().filter_map(|ticks| ticks.at.first()).min().cloned(),
         next_ticks,
@@ -92,7 +102,7 @@ struct Copies {
 
 /// The copy with the newest recovery point that was ever seen (objects of runs go, copies stay), and the one that cannot be believed, as
 /// long as its run is there or there is no other.
-fn copies(before: &BackupSourceStatus, runs: &[Arc<BackupRun>], now: Timestamp) -> Copies {
+fn copies(source: &BackupSource, before: &BackupSourceStatus, runs: &[Arc<BackupRun>], now: Timestamp) -> Copies {
     let made = runs.iter().filter_map(|run| {
         let status = run.status.as_ref().filter(|status| status.phase == RunPhase::Succeeded)?;
         let copy = status.copy.as_ref()?;
@@ -103,12 +113,16 @@ fn copies(before: &BackupSourceStatus, runs: &[Arc<BackupRun>], now: Timestamp) 
             path: copy.path.clone(),
             recovery_point: copy.recovery_point.clone(),
             stored_bytes: copy.stored_bytes,
+            committed_at: status.completion_time.clone(),
         };
         Some((copy, ended.map_or(now, |ended| ended.min(now))))
     });
     let known = before.newest_copy.iter().map(|copy| (copy.clone(), now));
+    let read = catalogue::newest(source, before).into_iter().map(|copy| (copy, now));
     let (believed, doubted): (Vec<_>, Vec<_>) = known
         .chain(made)
+        .filter(|(copy, _)| !catalogue::is_gone(copy, before))
+        .chain(read)
         .filter_map(|(copy, then)| Some((recovery_point(&copy)?, copy, then)))
         .partition(|(point, _, then)| plausible(*point, *then));
     let newest = |copies: Vec<(Timestamp, CopyReference, Timestamp)>| {

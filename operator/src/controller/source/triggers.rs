@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use holdfast_crds::{BackupRun, CompliancePolicy};
+use holdfast_crds::{BackupRun, BackupSource, CatalogueInStore, CompliancePolicy};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::ResourceExt;
 
@@ -14,12 +14,18 @@ use crate::{
 /// Changes of several objects at once are collected for so long.
 const COLLECT: Duration = Duration::from_millis(500);
 
+fn catalogue(source: &Option<Arc<BackupSource>>) -> &[CatalogueInStore] {
+    let status = source.as_ref().and_then(|source| source.status.as_ref());
+    status.map(|status| status.stores.as_slice()).unwrap_or_default()
+}
+
 /// Connects the caches with the queue of sources.
 pub fn triggers(caches: &Arc<Caches>, queue: &Queue) {
     caches.sources.listen({
         let queue = queue.clone();
         move |change| {
-            if change.beyond_status() {
+            // Also when a keeper has said something.
+            if change.beyond_status() || catalogue(&change.before) != catalogue(&change.after) {
                 queue.add(change.key());
             }
         }

@@ -11,6 +11,7 @@ use super::{
     decide::next_try,
     experience::{Experience, Met},
 };
+use crate::controller::keep::status::OWN;
 use crate::job::{End, JobState, Observation};
 
 /// What of a run's message goes into the store's, in bytes.
@@ -95,10 +96,14 @@ pub fn status(store: &BackupStore, phase: &Phase<'_>, now: Timestamp) -> BackupS
         location: Some(store.spec.location()),
         conditions: before.conditions.clone(),
         probe,
+        keeper: before.keeper,
         holds: before.holds,
     };
     if let Some(findings) = findings(store, &after, phase) {
         after.conditions = conditions(&before.conditions, &findings, generation, now);
+        // What its keeper says stays.
+        let own = |condition: &&Condition| OWN.iter().any(|own| own.as_str() == condition.type_);
+        after.conditions.extend(before.conditions.iter().filter(own).cloned());
     }
     after
 }

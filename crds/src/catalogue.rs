@@ -1,0 +1,118 @@
+//! What keepers found in the stores, as status shows it: the catalogue of a source, and the passes of a store.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{Blocked, CopyReport, KeepSummary, Reason, StoreFinding};
+
+/// The most stores that a source's status lists.
+pub const CATALOGUES: usize = 16;
+/// The most findings that are listed for a source in one store.
+pub const SOURCE_FINDINGS: usize = 5;
+/// The most findings that a store's status lists.
+pub const STORE_FINDINGS: usize = 20;
+/// The most sources without an object that a store's status lists.
+pub const UNKNOWN_SOURCES: usize = 50;
+
+/// What one store has of a source, as its keeper read it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CatalogueInStore {
+    /// Name of the BackupStore.
+    pub store: String,
+    /// The store's time (RFC 3339, UTC) when the pass began that read this.
+    pub as_of: String,
+    /// Committed copies that are not removed.
+    pub copies: i64,
+    /// … of which good and full.
+    pub good: i64,
+    /// Bytes of all copies.
+    pub bytes: i64,
+    pub held: i64,
+    /// Copies that nothing keeps any more, and that go after the delay.
+    pub marked: i64,
+    /// Recovery points (RFC 3339, UTC) of the newest and the oldest good copy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub newest: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oldest: Option<String>,
+    /// Why nothing of this source is removed from this store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blocked: Option<Blocked>,
+    /// Since when (RFC 3339, UTC).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blocked_since: Option<String>,
+    /// The newest ten copies, newest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 10))]
+    pub newest_copies: Vec<CopyReport>,
+    /// Slots that no good copy has, at most 10.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 10))]
+    pub empty_slots: Vec<String>,
+    /// What is not as it should be, at most 5.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 5))]
+    pub findings: Vec<StoreFinding>,
+}
+
+/// The passes of a store's keeper.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct KeeperStatus {
+    /// Number of the pass that was started last; its Job is named after it.
+    pub number: i64,
+    /// Digest of what it was told: policies, holds, floors, acknowledgements.
+    #[serde(default)]
+    pub told: String,
+    /// When it was started (RFC 3339, UTC).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<String>,
+    /// When it ended; absent while it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished_at: Option<String>,
+    /// How many passes failed one after the other; the wait before the next grows with it.
+    #[serde(default)]
+    pub failures: i64,
+    /// Whether it only reads, because another cluster owns the place.
+    #[serde(default)]
+    pub read_only: bool,
+    /// The last pass whose report was read to its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_pass: Option<PassStatus>,
+    /// How many sources are in the store of which there is no BackupSource here.
+    #[serde(default)]
+    pub unknown_sources: i64,
+    /// … the first of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 50))]
+    pub unknown: Vec<UnknownSource>,
+    /// What is not as it should be, at most 20.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 20))]
+    pub findings: Vec<StoreFinding>,
+}
+
+/// How a pass ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PassStatus {
+    /// When it ended (RFC 3339, UTC).
+    pub finished_at: String,
+    pub reason: Reason,
+    pub summary: KeepSummary,
+}
+
+/// A source that a store has copies of, and that no object here describes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct UnknownSource {
+    pub namespace: String,
+    pub source: String,
+    pub copies: i64,
+    pub bytes: i64,
+    pub held: i64,
+    /// Recovery point (RFC 3339, UTC) of the newest good copy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub newest: Option<String>,
+}

@@ -1,0 +1,207 @@
+//! The keeper of each store: one Job at a time, after commits, daily and when what it is told changes. It decides on what it reads in the
+//! store; this says which rules apply, and shows what it reports.
+
+mod catalogue;
+mod decide;
+mod read;
+pub mod status;
+pub mod task;
+mod triggers;
+
+use std::sync::Arc;
+
+use holdfast_crds::{BackupStore, Class, Reason};
+use holdfast_policy::name::{JobPurpose, job_name};
+use jiff::Timestamp;
+use kube::ResourceExt;
+
+pub use triggers::triggers;
+
+use self::status::Phase;
+use super::{jobs, store::refusal};
+use crate::{
+    context::{Context, Error},
+    job::{End, Observation, PURPOSE, Purpose, STORE},
+    observation::{controller, job_state},
+    queue::{Next, Reconcile},
+    watch::{Caches, Key},
+};
+
+/// The controller of keepers, by their stores.
+pub struct KeepController {
+    context: Arc<Context>,
+}
+
+impl KeepController {
+    pub fn new(context: Arc<Context>) -> Self {
+        Self { context }
+    }
+}
+
+impl Reconcile for KeepController {
+    const KIND: &'static str = "Keeper";
+
+    async fn reconcile(&self, key: &Key) -> Result<Next, Error> {
+        let context = &*self.context;
+        let Some(store) = context.caches.stores.get(key) else {
+            return Ok(Next::Change);
+        };
+        let keeper = store.status.as_ref().and_then(|status| status.keeper.clone()).unwrap_or_default();
+        let current = (keeper.number > 0).then(|| job_key(&store, keeper.number));
+        if let Some(job) = current.as_ref().filter(|_| keeper.finished_at.is_none()) {
+            let (state, look) = job_state(context, job).await?;
+            return match &state.observation {
+                // Counted and never made: what it is told may have changed since, and is told now.
+                Observation::Absent => self.make(&store, job).await,
+                Observation::Waiting { reason, message } if *reason != Reason::Pending => {
+                    let reason = *reason;
+                    self.report(&store, &Phase::Waiting { reason, message }).await?;
+                    Ok(look)
+                }
+                Observation::Waiting { .. } | Observation::Running | Observation::Stopping { .. } => Ok(look),
+                Observation::Ended(end) => {
+                    let store = self.finish(&store, job, end).await?;
+                    self.rest(&store).await
+                }
+            };
+        }
+        self.rest(&store).await
+    }
+}
+
+impl KeepController {
+    /// No pass is on its way: the next is begun, or waited for.
+    async fn rest(&self, store: &BackupStore) -> Result<Next, Error> {
+        let context = &*self.context;
+        let keeper = store.status.as_ref().and_then(|status| status.keeper.clone()).unwrap_or_default();
+        let last = (keeper.number > 0).then(|| job_key(store, keeper.number));
+        // The last that failed stays for its log.
+        self.remove_others(store, last.filter(|_| keeper.failures > 0).as_ref()).await?;
+        match refusal(store) {
+            // Another cluster's place is read, and nothing else.
+            Some((Reason::StoreForeign, _)) | None => {}
+            Some((reason, message)) => {
+                if keeper.number > 0 {
+                    self.report(store, &Phase::Unusable { reason, message }).await?;
+                }
+                return Ok(Next::Change);
+            }
+        }
+        let now = context.clock.now();
+        let task = task::task(&context.caches, store, now);
+        let told = task::told(&task);
+        let name = Key::of(store).to_string();
+        let due = decide::next_pass(&keeper, &name, &told, self.committed(store));
+        if due > now {
+            return Ok(Next::After(context.clock.until(due)));
+        }
+        let number = self.free_number(store, keeper.number);
+        let read_only = task.preview;
+        let store = self.report(store, &Phase::Started { number, told, read_only }).await?;
+        self.make(&store, &job_key(&store, number)).await
+    }
+
+    /// When the newest copy in this store was committed, by the runs that are objects.
+    fn committed(&self, store: &BackupStore) -> Option<Timestamp> {
+        let namespace = store.namespace().unwrap_or_default();
+        let runs = self
+            .context
+            .caches
+            .runs
+            .each_by(Caches::RUNS_BY_STORE, &namespace, &store.name_any());
+        let committed = runs.filter_map(|run| {
+            let status = run.status.as_ref()?;
+            status.copy.as_ref()?;
+            status.completion_time.as_ref()?.parse().ok()
+        });
+        committed.max()
+    }
+
+    /// The next number under which no Job exists: an object that lost its status begins to count anew.
+    fn free_number(&self, store: &BackupStore, last: i64) -> i64 {
+        let first = last.max(0) + 1;
+        (first..i64::from(u32::MAX))
+            .find(|number| self.context.caches.jobs.get(&job_key(store, *number)).is_none())
+            .unwrap_or(first)
+    }
+
+    /// Makes the Job of a pass that is counted. A refusal ends the pass, with the reason.
+    async fn make(&self, store: &BackupStore, job: &Key) -> Result<Next, Error> {
+        let context = &*self.context;
+        let task = task::task(&context.caches, store, context.clock.now());
+        let made = match task::job(context, store, &job.name, task) {
+            Ok(job) => jobs::create(context, job).await?,
+            Err(error) => Err((Reason::InvalidSpec, error.to_string())),
+        };
+        if let Err((reason, message)) = made {
+            let store = self.report(store, &Phase::Failed { reason, message }).await?;
+            return Box::pin(self.rest(&store)).await;
+        }
+        Ok(Next::Change)
+    }
+
+    /// A pass has ended: its report is read while its pod is there, then shown, and only then counts it as ended.
+    async fn finish(&self, store: &BackupStore, job: &Key, end: &End) -> Result<BackupStore, Error> {
+        let context = &*self.context;
+        let Some(summary) = end.result.as_ref().and_then(|result| result.kept.as_ref()) else {
+            let (reason, message) = if end.reason.class() == Class::Fine {
+                (Reason::AgentCrashed, "the keeper ended without a summary of its pass".to_owned())
+            } else {
+                (end.reason, end.message.clone())
+            };
+            return self.report(store, &Phase::Failed { reason, message }).await;
+        };
+        match read::report(context, job, summary).await? {
+            Ok(report) => {
+                // A pass that ended early says nothing of the sources that it did not come to.
+                let unknown = if end.reason.class() == Class::Fine {
+                    catalogue::write(context, store, summary, &report).await?
+                } else {
+                    let keeper = store.status.as_ref().and_then(|status| status.keeper.clone()).unwrap_or_default();
+                    (keeper.unknown_sources, keeper.unknown)
+                };
+                let passed = Phase::Passed {
+                    end,
+                    summary,
+                    report: &report,
+                    unknown,
+                };
+                self.report(store, &passed).await
+            }
+            Err(why) => self.report(store, &Phase::Unreadable { end, summary, why: &why }).await,
+        }
+    }
+
+    /// Removes the Jobs of this store's passes but for `keep`.
+    async fn remove_others(&self, store: &BackupStore, keep: Option<&Key>) -> Result<(), Error> {
+        let namespace = store.namespace().unwrap_or_default();
+        let owned = Caches::owned_by(STORE, &store.name_any());
+        let mut surplus = self.context.caches.jobs.by(Caches::BY_OWNER, &namespace, &owned);
+        surplus.retain(|job| {
+            job.labels().get(PURPOSE).map(String::as_str) == Some(Purpose::Keep.as_str())
+                && controller(&job.metadata) == store.metadata.uid.as_deref()
+        });
+        jobs::remove(&self.context, &surplus, keep.map_or(&[], std::slice::from_ref)).await
+    }
+
+    async fn report(&self, store: &BackupStore, phase: &Phase<'_>) -> Result<BackupStore, Error> {
+        let context = &*self.context;
+        let before = store.status.clone().unwrap_or_default();
+        let after = status::status(store, phase, context.clock.now());
+        let written = context.report.status(&context.caches.stores, store, &after).await?;
+        context.report.transitions(&written, &before.conditions, &after.conditions).await;
+        Ok(written)
+    }
+}
+
+/// The Job of a pass.
+fn job_key(store: &BackupStore, number: i64) -> Key {
+    let number = u32::try_from(number).unwrap_or(u32::MAX);
+    Key::new(
+        store.namespace().unwrap_or_default(),
+        job_name(&store.name_any(), JobPurpose::Keep, number),
+    )
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,263 @@
+use holdfast_crds::{
+    AgentResult, BackupSource, BackupSourceStatus, BackupStoreStatus, KEEP_LINE, KeepLine, KeepSummary, SourceReport, StoreFinding,
+    TASK_VERSION, document::Sha256,
+};
+use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
+use serde_json::{Value, json};
+
+use super::*;
+use crate::{controller::source::SourceController, fake::Fake};
+
+const API: &str = "/apis/holdfast.dev/v1alpha1/namespaces/shop";
+const JOBS: &str = "/apis/batch/v1/namespaces/shop/jobs";
+
+struct World {
+    fake: Fake,
+    context: Arc<Context>,
+    controller: KeepController,
+}
+
+/// A store that was tried, and a source.
+fn world() -> World {
+    let (fake, context) = Fake::start("2026-03-01T00:00:00Z");
+    let store = json!({
+        "apiVersion": "holdfast.dev/v1alpha1", "kind": "BackupStore",
+        "metadata": {"name": "offsite", "namespace": "shop", "uid": "uid-offsite", "generation": 1,
+            "creationTimestamp": "2026-03-01T00:00:00Z"},
+        "spec": {"s3": {"bucket": "backups", "prefix": "eu"}, "credentials": {"secretName": "s3"}, "encryption": {"none": {}}},
+        "status": {"conditions": [{"type": "Ready", "status": "True", "reason": "StoreReady", "message": "", "lastTransitionTime": "2026-03-01T00:00:00Z"}],
+            "probe": {"number": 1, "generation": 1, "finishedAt": "2026-03-01T00:00:00Z", "failures": 0,
+            "report": {"checks": [{"name": "CreateIfAbsent", "passed": true}]}}},
+    });
+    let source = json!({
+        "apiVersion": "holdfast.dev/v1alpha1", "kind": "BackupSource",
+        "metadata": {"name": "a", "namespace": "shop", "uid": "uid-a", "generation": 1, "creationTimestamp": "2026-02-28T00:00:00Z"},
+        "spec": {},
+    });
+    let store = fake.put::<BackupStore>(&format!("{API}/backupstores/offsite"), store);
+    let source = fake.put::<BackupSource>(&format!("{API}/backupsources/a"), source);
+    context.caches.stores.watched(store);
+    context.caches.sources.watched(source);
+    World {
+        fake,
+        controller: KeepController::new(context.clone()),
+        context,
+    }
+}
+
+fn source_line(namespace: &str, source: &str) -> KeepLine {
+    let report = json!({"namespace": namespace, "source": source, "copies": 3, "good": 2, "bytes": 300, "held": 1, "marked": 1, "removed": 0,
+        "newest": "2026-02-28T22:00:00Z", "oldest": "2026-02-01T22:00:00Z",
+        "blocked": {"reason": "SizeAnomalous", "message": "half of the others"},
+        "newestCopies": [{"run": "a-nightly-1", "type": "Full", "recoveryPoint": "2026-02-28T22:00:00Z", "bytes": 100, "state": "Kept",
+            "why": "daily 2026-02-28"}]});
+    KeepLine::Source(serde_json::from_value::<SourceReport>(report).unwrap())
+}
+
+fn tampered() -> KeepLine {
+    KeepLine::Finding(StoreFinding {
+        reason: Reason::Tampered,
+        place: Some("shop/a/a-nightly-1".to_owned()),
+        message: "a second version of outcome.json".to_owned(),
+    })
+}
+
+fn text(lines: &[KeepLine]) -> String {
+    let lines = lines
+        .iter()
+        .map(|line| format!("{KEEP_LINE}{}\n", serde_json::to_string(line).unwrap()));
+    lines.collect()
+}
+
+impl World {
+    async fn reconcile(&self) -> Next {
+        self.controller.reconcile(&Key::new("shop", "offsite")).await.unwrap()
+    }
+
+    fn status(&self) -> BackupStoreStatus {
+        serde_json::from_value(self.fake.get(&format!("{API}/backupstores/offsite")).unwrap()["status"].clone()).unwrap()
+    }
+
+    fn source(&self) -> BackupSourceStatus {
+        serde_json::from_value(self.fake.get(&format!("{API}/backupsources/a")).unwrap()["status"].clone()).unwrap_or_default()
+    }
+
+    fn condition(&self, kind: &str) -> (String, String, String) {
+        let conditions = self.status().conditions;
+        let condition = conditions.into_iter().find(|condition| condition.type_ == kind).unwrap();
+        (condition.status, condition.reason, condition.message)
+    }
+
+    /// The container of a pass ends with this, and its log has that.
+    fn ends(&self, job: &str, reason: Reason, lines: &[KeepLine], log: &str) {
+        let summary = KeepSummary {
+            lines: lines.len() as u64,
+            sha256: Sha256::of(text(lines).as_bytes()).to_string(),
+            sources: 1,
+            copies: 3,
+            blocked: 1,
+            findings: 1,
+            started_at: "2026-03-01T00:00:10Z".to_owned(),
+            epoch: 1,
+            ..KeepSummary::default()
+        };
+        let result = AgentResult {
+            version: TASK_VERSION,
+            reason,
+            message: "as the agent says".to_owned(),
+            closed: false,
+            copy: None,
+            probe: None,
+            restored: None,
+            kept: (reason == Reason::Succeeded).then_some(summary),
+        };
+        let pod = json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": format!("{job}-x"), "namespace": "shop", "uid": format!("uid-{job}-x"),
+                "creationTimestamp": "2026-03-01T00:00:00Z",
+                "labels": {"batch.kubernetes.io/job-name": job, "holdfast.dev/store": "offsite"}},
+            "spec": {"containers": [], "nodeName": "node1"},
+            "status": {"phase": if reason.exit_code() == 0 { "Succeeded" } else { "Failed" },
+                "containerStatuses": [{"name": "agent", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+                    "state": {"terminated": {"exitCode": reason.exit_code(), "message": result.to_termination_message(),
+                        "finishedAt": "2026-03-01T00:00:00Z"}}}]},
+        });
+        self.context.caches.pods.watched(serde_json::from_value::<Pod>(pod).unwrap());
+        self.fake.log(&format!("/api/v1/namespaces/shop/pods/{job}-x/log"), log);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pass_is_counted_made_read_and_shown() {
+    let world = world();
+    world.reconcile().await;
+    assert_eq!(world.fake.calls(), ["PATCH backupstores/offsite/status", "POST jobs/offsite-k1"]);
+    assert_eq!(world.condition("Kept").0, "Unknown");
+    let job: Job = serde_json::from_value(world.fake.get(&format!("{JOBS}/offsite-k1")).unwrap()).unwrap();
+    assert_eq!(job.labels()[PURPOSE], "keep");
+    // Nothing more happens while it runs.
+    assert_eq!(world.fake.calls(), [""; 0]);
+
+    let lines = [source_line("shop", "a"), source_line("gone", "b"), tampered()];
+    let log = format!("the agent's own line\n{}another\n", text(&lines));
+    world.ends("offsite-k1", Reason::Succeeded, &lines, &log);
+    let Next::After(wait) = world.reconcile().await else {
+        panic!("there is a next pass")
+    };
+    assert!(wait > std::time::Duration::from_secs(17 * 3_600), "{wait:?}");
+    assert_eq!(
+        world.fake.calls(),
+        [
+            "GET offsite-k1-x/log",
+            "PATCH backupsources/a/status",
+            "PATCH backupstores/offsite/status",
+            "DELETE jobs/offsite-k1"
+        ],
+        "the log is read before its pod goes"
+    );
+    let (status, reason, message) = world.condition("Kept");
+    assert_eq!((status.as_str(), reason.as_str()), ("True", "StoreKept"));
+    assert!(
+        message.contains("3 copies of 1 sources") && message.contains("nothing of 1 sources is removed"),
+        "{message}"
+    );
+    assert_eq!(world.condition("Intact").1, "Tampered");
+    assert_eq!(world.condition("Ready").1, "StoreReady", "what the probe said stays");
+    let keeper = world.status().keeper.unwrap();
+    assert_eq!((keeper.unknown_sources, keeper.unknown[0].namespace.as_str()), (1, "gone"));
+    let entry = &world.source().stores[0];
+    assert_eq!((entry.store.as_str(), entry.copies, entry.good), ("offsite", 3, 2));
+    assert_eq!(entry.blocked_since.as_deref(), Some("2026-03-01T00:00:00Z"));
+    assert_eq!(entry.findings[0].reason, Reason::Tampered);
+
+    // The source's controller makes of it that the newest copy is known, although there is no object of any run.
+    let source = SourceController::new(world.context.clone());
+    source.reconcile(&Key::new("shop", "a")).await.unwrap();
+    let status = world.source();
+    assert_eq!(status.newest_copy.unwrap().path, "shop/a/a-nightly-1");
+    assert_eq!(status.copies, Some(3));
+    let intact = status.conditions.iter().find(|condition| condition.type_ == "Intact").unwrap();
+    assert_eq!((intact.status.as_str(), intact.reason.as_str()), ("False", "Tampered"));
+    world.fake.calls();
+    world.reconcile().await;
+    assert_eq!(world.fake.calls(), [""; 0], "idle is silent");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_report_that_is_not_what_the_keeper_wrote_changes_no_catalogue() {
+    let world = world();
+    world.reconcile().await;
+    let lines = [source_line("shop", "a")];
+    world.ends("offsite-k1", Reason::Succeeded, &lines, &text(&[tampered()]));
+    world.reconcile().await;
+    let (status, reason, message) = world.condition("Kept");
+    assert_eq!((status.as_str(), reason.as_str()), ("False", "ReportUnreadable"), "{message}");
+    assert_eq!(
+        world.status().keeper.unwrap().last_pass.unwrap().summary.copies,
+        3,
+        "the summary is shown all the same"
+    );
+    assert_eq!(world.source(), BackupSourceStatus::default());
+}
+
+#[tokio::test(start_paused = true)]
+async fn killed_at_each_call_after_the_end_the_next_start_reads_the_log_again() {
+    for call in [
+        "GET offsite-k1-x/log",
+        "PATCH backupsources/a/status",
+        "PATCH backupstores/offsite/status",
+        "DELETE jobs/offsite-k1",
+    ] {
+        let world = world();
+        world.reconcile().await;
+        let lines = [source_line("shop", "a")];
+        world.ends("offsite-k1", Reason::Succeeded, &lines, &text(&lines));
+        world.fake.fail(call, 500, "killed here");
+        world.controller.reconcile(&Key::new("shop", "offsite")).await.unwrap_err();
+        world.fake.mend();
+        world.reconcile().await;
+        assert_eq!(world.condition("Kept").0, "True", "{call}");
+        assert_eq!(world.source().stores[0].copies, 3, "{call}");
+        assert!(world.fake.get(&format!("{JOBS}/offsite-k1")).is_none(), "{call}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pass_that_fails_is_said_and_made_again_with_back_off() {
+    let world = world();
+    world.reconcile().await;
+    world.ends("offsite-k1", Reason::StoreUnreachable, &[], "");
+    let Next::After(wait) = world.reconcile().await else {
+        panic!("there is a next pass")
+    };
+    assert!(wait <= std::time::Duration::from_secs(60), "{wait:?}");
+    assert_eq!(world.condition("Kept").1, "StoreUnreachable");
+    assert!(world.fake.get(&format!("{JOBS}/offsite-k1")).is_some(), "it stays for its log");
+    world.context.clock.observe("2026-03-01T00:02:00Z".parse().unwrap());
+    world.fake.calls();
+    world.reconcile().await;
+    assert_eq!(world.fake.calls(), ["PATCH backupstores/offsite/status", "POST jobs/offsite-k2"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_retires_a_source_is_told_to_the_keeper_at_once_and_a_foreign_store_is_only_read() {
+    let world = world();
+    let store = (*world.context.caches.stores.get(&Key::new("shop", "offsite")).unwrap()).clone();
+    let now = world.context.clock.now();
+    let before = task::task(&world.context.caches, &store, now);
+    assert!(!before.preview);
+    let retired: Value = json!({
+        "apiVersion": "holdfast.dev/v1alpha1", "kind": "BackupSource",
+        "metadata": {"name": "a", "namespace": "shop", "uid": "uid-a", "resourceVersion": "9"},
+        "spec": {"retire": {"by": "ann", "reason": "sold"}, "accept": [{"by": "ann", "reason": "dropped a table", "size": {"run": "a-1"}}]},
+    });
+    world.context.caches.sources.watched(serde_json::from_value(retired).unwrap());
+    let after = task::task(&world.context.caches, &store, now);
+    assert_ne!(task::told(&before), task::told(&after));
+    assert_eq!(after.sources[0].retired.as_ref().unwrap().who, "ann");
+    assert_eq!(after.sources[0].accepted.len(), 1);
+
+    let mut foreign = store.clone();
+    foreign.status.as_mut().unwrap().conditions[0].reason = "StoreForeign".to_owned();
+    assert!(task::task(&world.context.caches, &foreign, now).preview);
+}

@@ -1,0 +1,103 @@
+//! What makes a store's keeper be looked at: the store, its Jobs and pods, commits, and all that it is told.
+
+use std::{sync::Arc, time::Duration};
+
+use holdfast_crds::{BackupRun, BackupStore};
+use kube::{Resource, ResourceExt};
+
+use crate::{
+    job::STORE,
+    queue::Queue,
+    watch::{Cache, Caches, Change, Key},
+};
+
+/// Changes of several objects at once are collected for so long.
+const COLLECT: Duration = Duration::from_secs(2);
+
+/// Connects the caches with the queue of keepers.
+pub fn triggers(caches: &Arc<Caches>, queue: &Queue) {
+    caches.stores.listen({
+        let queue = queue.clone();
+        move |change| {
+            // Also when the probe has said something.
+            if change.beyond_status() || ready(&change.before) != ready(&change.after) {
+                queue.add_after(change.key(), COLLECT);
+            }
+        }
+    });
+    caches.jobs.listen(of_store(queue));
+    caches.pods.listen(of_store(queue));
+    caches.runs.listen({
+        let queue = queue.clone();
+        move |change: &Change<BackupRun>| {
+            let copy = |run: &Option<Arc<BackupRun>>| run.as_ref()?.status.as_ref()?.copy.as_ref().map(|copy| copy.path.clone());
+            let store = change.after.as_ref().and_then(|run| run.store().map(str::to_owned));
+            if let (Some(store), true) = (store, copy(&change.before) != copy(&change.after)) {
+                queue.add_after(Key::new(change.key().namespace, store), COLLECT);
+            }
+        }
+    });
+    told(caches, queue, &caches.schedules);
+    told(caches, queue, &caches.sources);
+    // The status says since when a release or an approval counts.
+    whole(caches, queue, &caches.disposals);
+    whole(caches, queue, &caches.cluster_holds);
+    whole(caches, queue, &caches.policies);
+    whole(caches, queue, &caches.holds);
+}
+
+fn ready(store: &Option<Arc<BackupStore>>) -> Option<String> {
+    let status = store.as_ref()?.status.as_ref()?;
+    let ready = status.conditions.iter().find(|condition| condition.type_ == "Ready")?;
+    Some(ready.reason.clone())
+}
+
+fn of_store<K: Resource + 'static>(queue: &Queue) -> impl Fn(&Change<K>) + Send + Sync + 'static {
+    let queue = queue.clone();
+    move |change| {
+        let key = change.object().and_then(|object| {
+            let store = object.meta().labels.as_ref()?.get(STORE)?;
+            Some(Key::new(object.namespace().unwrap_or_default(), store.as_str()))
+        });
+        if let Some(key) = key {
+            queue.add(key);
+        }
+    }
+}
+
+/// An object of a namespace, beyond its status.
+fn told<K: Resource + Send + Sync + 'static>(caches: &Arc<Caches>, queue: &Queue, cache: &Cache<K>) {
+    cache.listen(in_namespace(caches, queue, Change::beyond_status));
+}
+
+/// An object of a namespace or of the cluster, with its status.
+fn whole<K: Resource + Send + Sync + 'static>(caches: &Arc<Caches>, queue: &Queue, cache: &Cache<K>) {
+    cache.listen(in_namespace(caches, queue, |_| true));
+}
+
+fn in_namespace<K: Resource + Send + Sync + 'static>(
+    caches: &Arc<Caches>,
+    queue: &Queue,
+    matters: impl Fn(&Change<K>) -> bool + Send + Sync + 'static,
+) -> impl Fn(&Change<K>) + Send + Sync + 'static {
+    let (caches, queue) = (Arc::downgrade(caches), queue.clone());
+    move |change| {
+        let Some(caches) = caches.upgrade().filter(|_| matters(change)) else {
+            return;
+        };
+        let namespace = change.key().namespace;
+        let stores = if namespace.is_empty() {
+            caches.stores.keys()
+        } else {
+            caches
+                .stores
+                .in_namespace(&namespace)
+                .iter()
+                .map(|store| Key::of(&**store))
+                .collect()
+        };
+        for store in stores {
+            queue.add_after(store, COLLECT);
+        }
+    }
+}

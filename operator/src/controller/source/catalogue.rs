@@ -1,0 +1,70 @@
+//! What the catalogues of the stores say of a source's copies. Pure.
+
+use holdfast_crds::{BackupSource, BackupSourceStatus, CatalogueInStore, ConditionType, CopyReference, CopyState, Finding, Reason};
+use jiff::{SignedDuration, Timestamp};
+use kube::ResourceExt;
+
+/// Our clock and the store's may be so far apart.
+const APART: SignedDuration = SignedDuration::from_mins(5);
+
+/// The newest good copy of each store, as its keeper read it: it counts also when no object knows of its run.
+pub fn newest(source: &BackupSource, status: &BackupSourceStatus) -> Vec<CopyReference> {
+    let place = |run: &str| format!("{}/{}/{run}", source.namespace().unwrap_or_default(), source.name_any());
+    let of_store = |entry: &CatalogueInStore| {
+        let point = entry.newest.clone()?;
+        let good = |state| matches!(state, CopyState::Kept | CopyState::Held | CopyState::Marked);
+        let copy = entry
+            .newest_copies
+            .iter()
+            .find(|copy| copy.recovery_point == point && good(copy.state))?;
+        Some(CopyReference {
+            run: copy.run.clone(),
+            store: entry.store.clone(),
+            path: place(&copy.run),
+            recovery_point: point,
+            stored_bytes: copy.bytes,
+            committed_at: None,
+        })
+    };
+    status.stores.iter().filter_map(of_store).collect()
+}
+
+/// Whether a keeper looked after the copy was committed, and did not find it.
+pub fn is_gone(copy: &CopyReference, status: &BackupSourceStatus) -> bool {
+    let time = |text: &str| text.parse::<Timestamp>().ok();
+    let Some(entry) = status.stores.iter().find(|entry| entry.store == copy.store) else {
+        return false;
+    };
+    let committed = copy.committed_at.as_deref().and_then(time);
+    let (Some(point), Some(as_of)) = (time(&copy.recovery_point), time(&entry.as_of)) else {
+        return false;
+    };
+    let looked = as_of.duration_since(committed.unwrap_or(point)) > APART;
+    looked && entry.newest.as_deref().and_then(time).is_none_or(|newest| point > newest)
+}
+
+/// Whether what keepers read is as it was written; none where none has read anything.
+pub fn intact(status: &BackupSourceStatus) -> Option<Finding> {
+    let mut findings = status
+        .stores
+        .iter()
+        .flat_map(|entry| entry.findings.iter().map(move |finding| (entry, finding)));
+    let kind = ConditionType::Intact;
+    match findings.next() {
+        _ if status.stores.is_empty() => None,
+        None => Some(Finding::new(
+            kind,
+            true,
+            Reason::CatalogueIntact,
+            "the keepers found what was written, and nothing else",
+        )),
+        Some((entry, first)) => {
+            let more = match findings.count() {
+                0 => String::new(),
+                more => format!("; and {more} more, see status.stores[].findings"),
+            };
+            let message = format!("in store {}: {}{more}", entry.store, first.message);
+            Some(Finding::new(kind, false, first.reason, message))
+        }
+    }
+}
