@@ -116,6 +116,10 @@ const PATTERNS: &[(&str, &str)] = &[
         "a storage class as the server names it, in capitals, such as STANDARD_IA",
     ),
     (
+        "^[0-9a-f]{64}$",
+        "a SHA-256 in 64 hexadecimal digits, as status.stores[].blocked.message of the source shows it",
+    ),
+    (
         "^age1[ac-hj-np-z02-9]{58}$",
         "a public key of age (age1 and 58 characters), as printed by age-keygen -y; an AGE-SECRET-KEY belongs into a Secret",
     ),

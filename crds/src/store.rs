@@ -349,7 +349,7 @@ pub struct BackupStoreStatus {
     pub probe: Option<ProbeStatus>,
     /// What its keeper does and found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub keeper: Option<crate::KeeperStatus>,
+    pub keeper: Option<Box<crate::KeeperStatus>>,
     /// How holds and disposals stand in this store, by the keeper's last pass.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub holds: Option<StoreHolds>,

@@ -52,7 +52,7 @@ impl Reconcile for KeepController {
             let (state, look) = job_state(context, job).await?;
             return match &state.observation {
                 // Counted and never made: what it is told may have changed since, and is told now.
-                Observation::Absent => self.make(&store, job).await,
+                Observation::Absent => Box::pin(self.make(&store, job)).await,
                 Observation::Waiting { reason, message } if *reason != Reason::Pending => {
                     let reason = *reason;
                     self.report(&store, &Phase::Waiting { reason, message }).await?;
@@ -60,12 +60,12 @@ impl Reconcile for KeepController {
                 }
                 Observation::Waiting { .. } | Observation::Running | Observation::Stopping { .. } => Ok(look),
                 Observation::Ended(end) => {
-                    let store = self.finish(&store, job, end).await?;
-                    self.rest(&store).await
+                    let store = Box::pin(self.finish(&store, job, end)).await?;
+                    Box::pin(self.rest(&store)).await
                 }
             };
         }
-        self.rest(&store).await
+        Box::pin(self.rest(&store)).await
     }
 }
 

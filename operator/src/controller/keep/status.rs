@@ -44,7 +44,7 @@ pub enum Phase<'a> {
 /// The status to be written.
 pub fn status(store: &BackupStore, phase: &Phase<'_>, now: Timestamp) -> BackupStoreStatus {
     let mut after = store.status.clone().unwrap_or_default();
-    let mut keeper = after.keeper.clone().unwrap_or_default();
+    let mut keeper = after.keeper.clone().map(|keeper| *keeper).unwrap_or_default();
     let now_text = whole_seconds(now).to_string();
     let mut findings = Vec::new();
     let kept = |status, reason, message: &str| Finding::new(ConditionType::Kept, status, reason, shortened(message, MESSAGE));
@@ -113,7 +113,7 @@ pub fn status(store: &BackupStore, phase: &Phase<'_>, now: Timestamp) -> BackupS
             findings.push(intact(&keeper, summary.findings));
         }
     }
-    after.keeper = Some(keeper);
+    after.keeper = Some(Box::new(keeper));
     after.conditions = with_own(store, &findings, now);
     after
 }
@@ -157,7 +157,8 @@ fn told(summary: &KeepSummary, read_only: bool) -> String {
     } else {
         ""
     };
-    let notes: String = summary.notes.iter().map(|note| format!("; {note}")).collect();
+    let notes: Vec<&str> = summary.notes.iter().flat_map(|note| ["; ", note.as_str()]).collect();
+    let notes = notes.concat();
     format!(
         "{} copies of {} sources: {} held, {} marked, {} removed{blocked}{only}{notes}",
         summary.copies, summary.sources, summary.held, summary.marked, summary.removed

@@ -20,7 +20,7 @@ pub fn triggers(caches: &Arc<Caches>, queue: &Queue) {
         let queue = queue.clone();
         move |change| {
             // Also when the probe has said something.
-            if change.beyond_status() || ready(&change.before) != ready(&change.after) {
+            if change.beyond_status() || ready(change.before.as_ref()) != ready(change.after.as_ref()) {
                 queue.add_after(change.key(), COLLECT);
             }
         }
@@ -46,8 +46,8 @@ pub fn triggers(caches: &Arc<Caches>, queue: &Queue) {
     whole(caches, queue, &caches.holds);
 }
 
-fn ready(store: &Option<Arc<BackupStore>>) -> Option<String> {
-    let status = store.as_ref()?.status.as_ref()?;
+fn ready(store: Option<&Arc<BackupStore>>) -> Option<String> {
+    let status = store?.status.as_ref()?;
     let ready = status.conditions.iter().find(|condition| condition.type_ == "Ready")?;
     Some(ready.reason.clone())
 }

@@ -14,8 +14,8 @@ use crate::{
 /// Changes of several objects at once are collected for so long.
 const COLLECT: Duration = Duration::from_millis(500);
 
-fn catalogue(source: &Option<Arc<BackupSource>>) -> &[CatalogueInStore] {
-    let status = source.as_ref().and_then(|source| source.status.as_ref());
+fn catalogue(source: Option<&Arc<BackupSource>>) -> &[CatalogueInStore] {
+    let status = source.and_then(|source| source.status.as_ref());
     status.map(|status| status.stores.as_slice()).unwrap_or_default()
 }
 
@@ -25,7 +25,7 @@ pub fn triggers(caches: &Arc<Caches>, queue: &Queue) {
         let queue = queue.clone();
         move |change| {
             // Also when a keeper has said something.
-            if change.beyond_status() || catalogue(&change.before) != catalogue(&change.after) {
+            if change.beyond_status() || catalogue(change.before.as_ref()) != catalogue(change.after.as_ref()) {
                 queue.add(change.key());
             }
         }
