@@ -126,7 +126,7 @@ async fn run(config: Config) -> Result<(), Fatal> {
         report: Report::new(clients.call.clone(), clock, &config.pod_name),
         metrics,
     });
-    let controllers = Controllers::connect(&context, backup_run::Turns::new(config.runs_per_namespace));
+    let controllers = Controllers::connect(&context, backup_run::Turns::new(config.runs_per_namespace), config.keeper);
     // A leader knows the cluster's objects before it takes over.
     let mut watches = tokio::spawn({
         let (caches, client, namespaces) = (caches.clone(), clients.watch.clone(), config.namespaces.clone());
@@ -166,7 +166,8 @@ struct Controllers {
     runs: Queue,
     restores: Queue,
     stores: Queue,
-    keepers: Queue,
+    /// Absent where no keeper looks after the stores.
+    keepers: Option<Queue>,
     schedules: Queue,
     sources: Queue,
     cluster_schedules: Queue,
@@ -177,13 +178,13 @@ struct Controllers {
 }
 
 impl Controllers {
-    fn connect(context: &Context, turns: backup_run::Turns) -> Self {
+    fn connect(context: &Context, turns: backup_run::Turns, keeper: bool) -> Self {
         let controllers = Self {
             turns,
             runs: Queue::default(),
             restores: Queue::default(),
             stores: Queue::default(),
-            keepers: Queue::default(),
+            keepers: keeper.then(Queue::default),
             schedules: Queue::default(),
             sources: Queue::default(),
             cluster_schedules: Queue::default(),
@@ -195,7 +196,9 @@ impl Controllers {
         backup_run::triggers(context, &controllers.turns, &controllers.runs);
         restore::triggers(&context.caches, &controllers.restores);
         store::triggers(&context.caches, &controllers.stores);
-        keep::triggers(&context.caches, &controllers.keepers);
+        if let Some(keepers) = &controllers.keepers {
+            keep::triggers(&context.caches, keepers);
+        }
         schedule::triggers(&context.caches, &controllers.schedules);
         source::triggers(&context.caches, &controllers.sources);
         cluster_schedule::triggers(&context.caches, &controllers.cluster_schedules);
@@ -230,13 +233,9 @@ impl Controllers {
             context,
             stopped,
         );
-        spawn(
-            &mut running,
-            keep::KeepController::new(context.clone()),
-            self.keepers,
-            context,
-            stopped,
-        );
+        if let Some(keepers) = self.keepers {
+            spawn(&mut running, keep::KeepController::new(context.clone()), keepers, context, stopped);
+        }
         spawn(
             &mut running,
             schedule::ScheduleController::new(context.clone()),
