@@ -235,7 +235,7 @@ fn short_names_category_and_explanations_work() {
         "--categories=holdfast",
         "--output=name",
     ]);
-    assert_eq!(kinds.lines().count(), 9, "{kinds}");
+    assert_eq!(kinds.lines().count(), 10, "{kinds}");
     for short in ["hsrc", "hstore", "hsched", "hrun", "hrestore", "hcpol", "hhold", "hchold", "hdisp"] {
         ask(&["get", short, "--namespace=default"]);
     }
