@@ -12,7 +12,7 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Retirement {
-    /// Who says so: the user name of the request, which an admission policy checks.
+    /// Who says so. It is shown and recorded as it stands here, and not compared with the user of the request.
     #[schemars(length(min = 1, max = 256))]
     pub by: String,
     /// Why.
@@ -28,7 +28,7 @@ pub struct Retirement {
         "found none or several of loss, size and removal; name exactly one, and add an entry for each other")
 ]))]
 pub struct Acknowledgement {
-    /// Who accepts it: the user name of the request, which an admission policy checks.
+    /// Who accepts it. It is shown and recorded as it stands here, and not compared with the user of the request.
     #[schemars(length(min = 1, max = 256))]
     pub by: String,
     /// Why.

@@ -14,7 +14,7 @@ use holdfast_e2e::{
 use http::Method;
 use serde_json::{Value, json};
 
-const DEFINITIONS: usize = 9;
+const DEFINITIONS: usize = 10;
 const POLICIES: usize = 16;
 
 struct Cluster(ApiServer);
