@@ -18,6 +18,12 @@ async fn register(sandbox: &Sandbox, run: &str) -> Result<String> {
     sandbox.exec("s3", &["cat", &path], "").await
 }
 
+/// How many attempts the run has had so far.
+async fn attempts(sandbox: &Sandbox, run: &str) -> Result<usize> {
+    let run = sandbox.api::<BackupRun>().get(run).await?;
+    Ok(run.status.map_or(0, |status| status.attempts.len()))
+}
+
 async fn succeeded(sandbox: &Sandbox, run: &str, seconds: u64) -> Result<BackupRun> {
     let run = sandbox.run_ended(run, seconds).await?;
     ensure!(
@@ -192,10 +198,12 @@ fn a_kubelet_that_restarts_in_mid_run_changes_nothing() {
             .spec
             .and_then(|spec| spec.node_name)
             .context("node")?;
+        // The attempt that is at work: a busy machine may have cost one before it, while the database's Service was new.
+        let at_work = attempts(&sandbox, "first").await?;
         script("e2e/cluster/node.sh", &["restart-kubelet", &node], &[]).await?;
         lock.release().await?;
         let status = succeeded(&sandbox, "first", 300).await?.status.context("status")?;
-        ensure!(status.attempts.len() == 1, "{:?}", status.attempts);
+        ensure!(status.attempts.len() == at_work, "{at_work} before: {:?}", status.attempts);
         Ok(())
     });
 }
