@@ -387,8 +387,7 @@ fn flag(set: bool) -> f64 {
     f64::from(u8::from(set))
 }
 
-/// Counts and seconds stay far below 2^53.
-#[allow(clippy::cast_precision_loss)]
+#[allow(clippy::cast_precision_loss, reason = "counts and seconds stay far below 2^53")]
 fn count(number: i64) -> f64 {
     number as f64
 }

@@ -195,7 +195,6 @@ pub struct Gathered<'a> {
     pub holds: &'a Holds,
     pub task: &'a KeepTask,
     pub now: Timestamp,
-    pub problems: Vec<String>,
 }
 
 impl Gathered<'_> {
@@ -208,8 +207,7 @@ impl Gathered<'_> {
     }
 
     pub fn facts(&self) -> SourceFacts {
-        let mut problems = self.problems.clone();
-        problems.extend(self.holds.unreadable.iter().cloned());
+        let mut problems = self.holds.unreadable.clone();
         for run in self.runs {
             if let State::Unreadable { problem, .. } = &run.state {
                 problems.push(format!("{}: {problem}", run.path));

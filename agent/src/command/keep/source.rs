@@ -40,7 +40,7 @@ impl Pass<'_> {
                 return Ok(());
             }
         };
-        let mut facts = self.gather(&folder, &documents, Vec::new());
+        let mut facts = self.gathered(&folder, &documents).facts();
         let disposed = self.disposed(&folder, &documents.runs);
         if let Err(error) = self.read_locks(&folder, &mut facts, &disposed).await {
             facts.problems.push(format!("the store's locks cannot be read: {error}"));
@@ -56,7 +56,7 @@ impl Pass<'_> {
                     .iter()
                     .map(|copy| (copy.run.clone(), (copy.locked_until, copy.legal_hold)))
                     .collect();
-                facts = self.gather(&folder, &documents, Vec::new());
+                facts = self.gathered(&folder, &documents).facts();
                 for copy in &mut facts.copies {
                     (copy.locked_until, copy.legal_hold) = locked.get(&copy.run).copied().unwrap_or_default();
                 }
@@ -81,17 +81,15 @@ impl Pass<'_> {
         Ok(Documents { runs, words })
     }
 
-    fn gather(&self, folder: &SourceFolder, documents: &Documents, problems: Vec<String>) -> SourceFacts {
-        let gathered = Gathered {
+    fn gathered<'a>(&'a self, folder: &'a SourceFolder, documents: &'a Documents) -> Gathered<'a> {
+        Gathered {
             folder,
             runs: &documents.runs,
             words: &documents.words,
             holds: &self.holds,
             task: self.task,
             now: self.now,
-            problems,
-        };
-        gathered.facts()
+        }
     }
 
     /// Tells of what somebody wrote or deleted under names that are written once, and of names that nothing here writes.
@@ -166,17 +164,9 @@ impl Pass<'_> {
         plan: &SourcePlan,
     ) -> Result<(), Failure> {
         let Some(hand) = self.hand.clone() else { return Ok(()) };
-        let told = Gathered {
-            folder,
-            runs: &documents.runs,
-            words: &documents.words,
-            holds: &self.holds,
-            task: self.task,
-            now: self.now,
-            problems: Vec::new(),
-        };
+        let gathered = self.gathered(folder, documents);
         let policies = facts::unrecorded(self.task, &documents.words, &facts.copies);
-        for fact in policies.into_iter().chain(facts::unspoken(told.told(), &documents.words)) {
+        for fact in policies.into_iter().chain(facts::unspoken(gathered.told(), &documents.words)) {
             hand.source_record(&folder.namespace, &folder.source, fact).await?;
         }
         let runs: BTreeMap<_, _> = documents.runs.iter().map(|run| (&run.path.run, run)).collect();
