@@ -116,6 +116,19 @@ fn between<'a>(text: &'a str, begin: &str, end: &str) -> Result<&'a str> {
     Ok(rest.split_once(end).with_context(|| text.to_owned())?.0)
 }
 
+/// The bucket policy of the documentation as a policy of the writer's own role: its statements, without `Principal`.
+fn writers_rights(stores: &str) -> Result<String> {
+    let policy = between(between(stores, "<!-- policy: roles -->", "\n\n")?, "```json\n", "```")?;
+    let mut policy: serde_json::Value = serde_json::from_str(policy)?;
+    let statements = policy["Statement"].as_array_mut().context("Statement")?;
+    statements.retain(|one| one["Principal"].to_string().contains("holdfast-writer"));
+    ensure!(!statements.is_empty(), "no statement names the writer");
+    for one in statements {
+        one.as_object_mut().context("a statement")?.remove("Principal");
+    }
+    Ok(policy.to_string())
+}
+
 async fn store(sandbox: &Sandbox, name: &str, role: &str, account: &str) -> Result<()> {
     sandbox
         .apply(&format!(
@@ -179,13 +192,7 @@ async fn with_web_identity(sandbox: &Sandbox) -> Result<()> {
     )
     .await?;
     let role = between(&role, "<Arn>", "<")?;
-    // The writer's rights, as the documentation gives them.
-    let stores = include_str!("../../docs/stores.md");
-    let rights = between(
-        between(stores, "The writer's, for a prefix `prod-eu`", "- `ListBucket`")?,
-        "```json\n",
-        "```",
-    )?;
+    let rights = writers_rights(include_str!("../../docs/stores.md"))?;
     iam(
         &api.address,
         &secret,
@@ -194,7 +201,7 @@ async fn with_web_identity(sandbox: &Sandbox) -> Result<()> {
             ("Version", "2010-05-08"),
             ("RoleName", "backups"),
             ("PolicyName", "writer"),
-            ("PolicyDocument", rights),
+            ("PolicyDocument", &rights),
         ],
     )
     .await?;
