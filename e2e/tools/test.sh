@@ -5,7 +5,6 @@
 #   T=name            only the tests whose name contains it (group e2e)
 #   CLUSTER=current   the current kube context instead of our own cluster; HOLDFAST_IMAGE is then an image that it can pull
 set -euo pipefail
-shopt -s extglob
 shopt -s extglob nullglob
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
