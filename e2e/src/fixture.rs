@@ -2,7 +2,7 @@
 
 use crate::sandbox::{Sandbox, unique};
 use anyhow::{Context, Result, ensure};
-use holdfast_crds::{BackupRun, BackupStore, RestoreRequest, RunPhase};
+use holdfast_crds::{BackupRun, BackupRunStatus, BackupStore, Reason, RestoreRequest, RestoreRequestStatus, RunPhase};
 use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Condition};
 use kube::ResourceExt;
 
@@ -228,22 +228,37 @@ spec:
         .await
     }
 
+    /// Waits until a run ended, and returns its status.
+    ///
+    /// # Errors
+    /// If it does not succeed.
+    pub async fn run_succeeded(&self, name: &str, seconds: u64) -> Result<BackupRunStatus> {
+        let status = self.run_ended(name, seconds).await?.status.context("status")?;
+        ensure!(status.phase == RunPhase::Succeeded, "run {name}: {status:?}");
+        Ok(status)
+    }
+
+    /// Waits until a run ended, and returns its status.
+    ///
+    /// # Errors
+    /// If it does not fail, or for another reason.
+    pub async fn run_failed(&self, name: &str, seconds: u64, reason: Reason) -> Result<BackupRunStatus> {
+        let status = self.run_ended(name, seconds).await?.status.context("status")?;
+        ensure!(
+            (status.phase, status.reason) == (RunPhase::Failed, Some(reason)),
+            "run {name}: {status:?}"
+        );
+        Ok(status)
+    }
+
     /// Makes a copy and returns its run.
     ///
     /// # Errors
     /// If the run does not succeed.
     pub async fn back_up(&self, name: &str, source: &str) -> Result<BackupRun> {
         self.start_run(name, source, "").await?;
-        let run = self.run_ended(name, 300).await?;
-        let status = run.status.as_ref().context("status")?;
-        ensure!(
-            status.phase == RunPhase::Succeeded,
-            "run {name} is {:?} {:?}: {:?}",
-            status.phase,
-            status.reason,
-            status.message
-        );
-        Ok(run)
+        self.run_succeeded(name, 300).await?;
+        Ok(self.api().get(name).await?)
     }
 
     /// The pod of a run whose dump waits for a lock that [`Database::hold_lock`] holds.
@@ -295,6 +310,29 @@ spec:
             request.status.as_ref().is_some_and(|status| status.phase.ended())
         })
         .await
+    }
+
+    /// Waits until a restore ended, and returns its status.
+    ///
+    /// # Errors
+    /// If it does not succeed.
+    pub async fn restore_succeeded(&self, name: &str, seconds: u64) -> Result<RestoreRequestStatus> {
+        let status = self.restore_ended(name, seconds).await?.status.context("status")?;
+        ensure!(status.phase == RunPhase::Succeeded, "restore {name}: {status:?}");
+        Ok(status)
+    }
+
+    /// Waits until a restore ended.
+    ///
+    /// # Errors
+    /// If it does not fail, or for another reason.
+    pub async fn restore_failed(&self, name: &str, seconds: u64, reason: Reason) -> Result<()> {
+        let status = self.restore_ended(name, seconds).await?.status.context("status")?;
+        ensure!(
+            (status.phase, status.reason) == (RunPhase::Failed, Some(reason)),
+            "restore {name}: {status:?}"
+        );
+        Ok(())
     }
 }
 

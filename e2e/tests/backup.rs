@@ -1,7 +1,7 @@
 //! The main job: a copy is made, and what is restored from it is equal.
 
 use anyhow::{Context, Result, ensure};
-use holdfast_crds::{BackupSource, Reason, RunPhase};
+use holdfast_crds::{BackupSource, Reason};
 use holdfast_e2e::{
     fixture::{IDENTITY, RECIPIENT, condition},
     sandbox::{self, Sandbox},
@@ -30,12 +30,8 @@ async fn restored_is_equal(sandbox: &Sandbox, encryption: &str) -> Result<()> {
 
     database.sql("postgres", "drop database shop").await?;
     sandbox.request_restore("back", "first", "shop", "").await?;
-    let request = sandbox.restore_ended("back", 300).await?;
-    let status = request.status.context("status")?;
-    ensure!(
-        (status.phase, status.reason) == (RunPhase::Succeeded, Some(Reason::Succeeded)),
-        "{status:?}"
-    );
+    let status = sandbox.restore_succeeded("back", 300).await?;
+    ensure!(status.reason == Some(Reason::Succeeded), "{status:?}");
     let after = database.checksums("shop").await?;
     ensure!(before == after, "before:\n{before}\nafter:\n{after}");
     ensure!(before.lines().count() > 15, "{before}");
@@ -153,11 +149,7 @@ fn no_secret_is_seen_anywhere() {
         ensure!(seen.contains("pg_dump"), "the dump was not running: {seen}");
         let log = sandbox.kubectl(&["logs", "--all-containers", &pod]).await?;
         lock.release().await?;
-        let run = sandbox.run_ended("seen", 200).await?;
-        ensure!(
-            run.status.is_some_and(|status| status.phase == RunPhase::Succeeded),
-            "the run failed"
-        );
+        sandbox.run_succeeded("seen", 200).await?;
         let objects = sandbox
             .kubectl(&[
                 "get",

@@ -64,8 +64,7 @@ fn a_database_that_is_down_is_tried_again_and_then_copied() {
             .await?;
         sandbox.postgres_again("shop").await?;
         database.sql("postgres", "create database shop").await?;
-        let status = sandbox.run_ended("first", 300).await?.status.context("status")?;
-        ensure!(status.phase == RunPhase::Succeeded, "{status:?}");
+        let status = sandbox.run_succeeded("first", 300).await?;
         ensure!(
             status.attempts.len() > 1 && status.attempts[0].reason == Some(Reason::DatabaseUnreachable),
             "{:?}",
@@ -87,8 +86,7 @@ fn a_missing_secret_is_named_and_the_run_goes_on_once_it_exists() {
         sandbox
             .secret_of("shop", &format!("username: postgres, password: {password}"))
             .await?;
-        let status = sandbox.run_ended("first", 300).await?.status.context("status")?;
-        ensure!(status.phase == RunPhase::Succeeded, "{status:?}");
+        sandbox.run_succeeded("first", 300).await?;
         Ok(())
     });
 }
@@ -170,11 +168,7 @@ fn a_locked_table_fails_as_lock_timeout() {
         sandbox.source("shop", "databases: {include: [shop]}\n    lockTimeout: 3s").await?;
         let lock = database.hold_lock("shop", "documents").await?;
         sandbox.start_run("first", "shop", "attempts: 1").await?;
-        let status = sandbox.run_ended("first", 120).await?.status.context("status")?;
-        ensure!(
-            (status.phase, status.reason) == (RunPhase::Failed, Some(Reason::LockTimeout)),
-            "{status:?}"
-        );
+        sandbox.run_failed("first", 120, Reason::LockTimeout).await?;
         lock.release().await
     });
 }
@@ -186,11 +180,7 @@ fn only_the_last_failed_job_of_a_source_is_kept() {
         sandbox.source("shop", "databases: {include: [not-there]}").await?;
         for name in ["first", "second"] {
             sandbox.start_run(name, "shop", "").await?;
-            let status = sandbox.run_ended(name, 120).await?.status.context("status")?;
-            ensure!(
-                (status.phase, status.reason) == (RunPhase::Failed, Some(Reason::NoDatabases)),
-                "{status:?}"
-            );
+            sandbox.run_failed(name, 120, Reason::NoDatabases).await?;
             // Kubernetes counts the Job after its run has ended; it is still there then, and no other.
             let job = format!("{name}-b1");
             sandbox
@@ -216,8 +206,7 @@ fn a_quota_that_refuses_the_pod_is_told() {
         sandbox.start_run("first", "shop", "").await?;
         shows(&sandbox, "first", 45, Reason::QuotaExceeded, &["tight"]).await?;
         sandbox.kubectl(&["delete", "resourcequota", "tight"]).await?;
-        let status = sandbox.run_ended("first", 400).await?.status.context("status")?;
-        ensure!(status.phase == RunPhase::Succeeded, "{status:?}");
+        sandbox.run_succeeded("first", 400).await?;
         Ok(())
     });
 }
@@ -269,8 +258,7 @@ spec:
             .kubectl(&["delete", "validatingadmissionpolicy,validatingadmissionpolicybinding", name])
             .await?;
         told?;
-        let status = sandbox.run_ended("first", 400).await?.status.context("status")?;
-        ensure!(status.phase == RunPhase::Succeeded, "{status:?}");
+        sandbox.run_succeeded("first", 400).await?;
         Ok(())
     });
 }
@@ -323,19 +311,11 @@ fn a_wrong_key_stops_a_restore_before_the_target_is_touched() {
         sandbox.run_ended("first", 200).await?;
         database.sql("postgres", "drop database shop").await?;
         sandbox.request_restore("none", "first", "shop", "").await?;
-        let status = sandbox.restore_ended("none", 120).await?.status.context("status")?;
-        ensure!(
-            (status.phase, status.reason) == (RunPhase::Failed, Some(Reason::KeyMissing)),
-            "{status:?}"
-        );
+        sandbox.restore_failed("none", 120, Reason::KeyMissing).await?;
         sandbox
             .request_restore("wrong", "first", "shop", "identitySecretName: other")
             .await?;
-        let status = sandbox.restore_ended("wrong", 120).await?.status.context("status")?;
-        ensure!(
-            (status.phase, status.reason) == (RunPhase::Failed, Some(Reason::WrongKey)),
-            "{status:?}"
-        );
+        sandbox.restore_failed("wrong", 120, Reason::WrongKey).await?;
         let databases = database
             .sql("postgres", "select string_agg(datname, ' ' order by datname) from pg_database")
             .await?;
@@ -343,8 +323,7 @@ fn a_wrong_key_stops_a_restore_before_the_target_is_touched() {
         sandbox
             .request_restore("right", "first", "shop", "identitySecretName: right")
             .await?;
-        let status = sandbox.restore_ended("right", 200).await?.status.context("status")?;
-        ensure!(status.phase == RunPhase::Succeeded, "{status:?}");
+        sandbox.restore_succeeded("right", 200).await?;
         Ok(())
     });
 }
@@ -361,11 +340,7 @@ fn a_corrupted_part_stops_a_restore_before_it_writes() {
             printf \"\\\\$(printf %o $(((b + 1) % 256)))\" | dd of=\"$f\" bs=1 seek=$at conv=notrunc 2>/dev/null";
         sandbox.exec("s3", &["sh", "-ec", damage], "").await?;
         sandbox.request_restore("back", "first", "shop", "").await?;
-        let status = sandbox.restore_ended("back", 200).await?.status.context("status")?;
-        ensure!(
-            (status.phase, status.reason) == (RunPhase::Failed, Some(Reason::CopyCorrupt)),
-            "{status:?}"
-        );
+        sandbox.restore_failed("back", 200, Reason::CopyCorrupt).await?;
         let databases = database
             .sql("postgres", "select string_agg(datname, ' ' order by datname) from pg_database")
             .await?;
@@ -384,17 +359,12 @@ fn a_database_with_data_is_never_restored_over() {
             .await?;
         let before = database.checksums("shop").await?;
         sandbox.request_restore("over", "first", "shop", "").await?;
-        let status = sandbox.restore_ended("over", 200).await?.status.context("status")?;
-        ensure!(
-            (status.phase, status.reason) == (RunPhase::Failed, Some(Reason::TargetNotEmpty)),
-            "{status:?}"
-        );
+        sandbox.restore_failed("over", 200, Reason::TargetNotEmpty).await?;
         ensure!(database.checksums("shop").await? == before, "the database was touched");
         sandbox
             .request_restore("beside", "first", "shop", "select: {rename: {shop: shop_yesterday}}")
             .await?;
-        let status = sandbox.restore_ended("beside", 200).await?.status.context("status")?;
-        ensure!(status.phase == RunPhase::Succeeded, "{status:?}");
+        sandbox.restore_succeeded("beside", 200).await?;
         ensure!(
             database.sql("shop_yesterday", "select count(*) from documents").await? == "500",
             "the renamed database is not whole"
@@ -410,12 +380,8 @@ fn a_request_that_is_made_again_does_nothing() {
         sandbox.back_up("first", "shop").await?;
         database.sql("postgres", "drop database shop").await?;
         sandbox.request_restore("back", "first", "shop", "").await?;
-        let first = sandbox.restore_ended("back", 200).await?;
-        ensure!(
-            first.status.as_ref().is_some_and(|status| status.phase == RunPhase::Succeeded),
-            "{:?}",
-            first.status
-        );
+        sandbox.restore_succeeded("back", 200).await?;
+        let first = sandbox.api::<RestoreRequest>().get("back").await?;
         database
             .sql("shop", "create table later (id integer); insert into later values (7)")
             .await?;

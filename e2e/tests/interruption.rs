@@ -24,16 +24,6 @@ async fn attempts(sandbox: &Sandbox, run: &str) -> Result<usize> {
     Ok(run.status.map_or(0, |status| status.attempts.len()))
 }
 
-async fn succeeded(sandbox: &Sandbox, run: &str, seconds: u64) -> Result<BackupRun> {
-    let run = sandbox.run_ended(run, seconds).await?;
-    ensure!(
-        run.status.as_ref().is_some_and(|status| status.phase == RunPhase::Succeeded),
-        "{:?}",
-        run.status
-    );
-    Ok(run)
-}
-
 #[test]
 fn the_s3_server_is_killed_in_mid_upload_and_comes_back() {
     sandbox::run("s3-killed", |sandbox| async move {
@@ -49,10 +39,10 @@ fn the_s3_server_is_killed_in_mid_upload_and_comes_back() {
                 containers.is_some_and(|containers| containers.iter().any(|container| container.restart_count > 0 && container.ready))
             })
             .await?;
-        succeeded(&sandbox, "first", 500).await?;
+        sandbox.run_succeeded("first", 500).await?;
         database.sql("postgres", "drop database shop").await?;
         sandbox.request_restore("back", "first", "shop", "").await?;
-        sandbox.restore_ended("back", 300).await?;
+        sandbox.restore_succeeded("back", 300).await?;
         ensure!(database.checksums("shop").await? == before, "what was restored differs");
         Ok(())
     });
@@ -76,7 +66,7 @@ fn the_agents_pod_is_deleted_in_mid_run() {
         let reason = run.status.and_then(|status| status.attempts[0].reason);
         ensure!(matches!(reason, Some(Reason::PodDeleted | Reason::Interrupted)), "{reason:?}");
         lock.release().await?;
-        let status = succeeded(&sandbox, "first", 300).await?.status.context("status")?;
+        let status = sandbox.run_succeeded("first", 300).await?;
         ensure!(status.attempts.len() == 2, "{:?}", status.attempts);
         let sessions = database
             .sql(
@@ -90,7 +80,7 @@ fn the_agents_pod_is_deleted_in_mid_run() {
 }
 
 /// The same pod once more under another name, as Kubernetes may start it, or as a node that was thought dead goes on with it.
-async fn doubled(sandbox: &Sandbox, pod: &str) -> Result<Pod> {
+async fn doubled(sandbox: &Sandbox, pod: &str) -> Result<()> {
     let mut twin = sandbox.api::<Pod>().get(pod).await?;
     twin.metadata = k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta {
         name: Some("twin".to_owned()),
@@ -101,7 +91,13 @@ async fn doubled(sandbox: &Sandbox, pod: &str) -> Result<Pod> {
     if let Some(spec) = &mut twin.spec {
         spec.node_name = None;
     }
-    Ok(sandbox.api::<Pod>().create(&PostParams::default(), &twin).await?)
+    sandbox.api::<Pod>().create(&PostParams::default(), &twin).await?;
+    sandbox
+        .until::<Pod>("twin", 60, "running", |pod| {
+            pod.status.as_ref().is_some_and(|status| status.phase.as_deref() == Some("Running"))
+        })
+        .await?;
+    Ok(())
 }
 
 fn ended(pod: &Pod) -> bool {
@@ -125,14 +121,9 @@ fn two_pods_of_one_job_give_one_outcome() {
         sandbox.start_run("first", "shop", "").await?;
         let pod = sandbox.dumping("first", &database).await?;
         doubled(&sandbox, &pod).await?;
-        sandbox
-            .until::<Pod>("twin", 60, "running", |pod| {
-                pod.status.as_ref().is_some_and(|status| status.phase.as_deref() == Some("Running"))
-            })
-            .await?;
         lock.release().await?;
         let twin = sandbox.until::<Pod>("twin", 120, "ended", ended).await?;
-        let status = succeeded(&sandbox, "first", 200).await?.status.context("status")?;
+        let status = sandbox.run_succeeded("first", 200).await?;
         let register: serde_json::Value = serde_json::from_str(&register(&sandbox, "first").await?)?;
         let winner = register["by"].as_str().context("by")?;
         let said = message(&twin).context("the twin left no result")?;
@@ -158,11 +149,6 @@ fn a_zombie_cannot_commit_after_its_run_was_given_up() {
         sandbox.start_run("first", "shop", "").await?;
         let pod = sandbox.dumping("first", &database).await?;
         doubled(&sandbox, &pod).await?;
-        sandbox
-            .until::<Pod>("twin", 60, "running", |pod| {
-                pod.status.as_ref().is_some_and(|status| status.phase.as_deref() == Some("Running"))
-            })
-            .await?;
         sandbox
             .kubectl(&["patch", "backuprun", "first", "--type=merge", "-p", r#"{"spec":{"cancel":true}}"#])
             .await?;
@@ -202,7 +188,7 @@ fn a_kubelet_that_restarts_in_mid_run_changes_nothing() {
         let at_work = attempts(&sandbox, "first").await?;
         script("e2e/cluster/node.sh", &["restart-kubelet", &node], &[]).await?;
         lock.release().await?;
-        let status = succeeded(&sandbox, "first", 300).await?.status.context("status")?;
+        let status = sandbox.run_succeeded("first", 300).await?;
         ensure!(status.attempts.len() == at_work, "{at_work} before: {:?}", status.attempts);
         Ok(())
     });
@@ -243,7 +229,7 @@ async fn node_is_lost(sandbox: &Sandbox, nodes: &Api<Node>) -> Result<()> {
     let reason = run.status.and_then(|status| status.attempts[0].reason);
     ensure!(reason == Some(Reason::NodeLost), "{reason:?}");
     lock.release().await?;
-    let status = succeeded(sandbox, "first", 400).await?.status.context("status")?;
+    let status = sandbox.run_succeeded("first", 400).await?;
     ensure!(status.attempts.len() == 2, "{:?}", status.attempts);
     Ok(())
 }
@@ -265,7 +251,7 @@ fn a_deleted_job_is_noticed_and_the_run_goes_on() {
             .context("job")?;
         sandbox.kubectl(&["delete", "job", &job, "--wait=false"]).await?;
         lock.release().await?;
-        let status = succeeded(&sandbox, "first", 300).await?.status.context("status")?;
+        let status = sandbox.run_succeeded("first", 300).await?;
         ensure!(status.attempts.len() <= 2, "{:?}", status.attempts);
         Ok(())
     });
@@ -281,11 +267,6 @@ fn an_outcome_that_nobody_can_tell_is_unknown_until_the_store_is_back() {
         sandbox.start_run("first", "shop", "attempts: 1").await?;
         let pod = sandbox.dumping("first", &database).await?;
         doubled(&sandbox, &pod).await?;
-        sandbox
-            .until::<Pod>("twin", 60, "running", |pod| {
-                pod.status.as_ref().is_some_and(|status| status.phase.as_deref() == Some("Running"))
-            })
-            .await?;
         store_answers(&sandbox, false).await?;
         sandbox.kubectl(&["delete", "pod", &pod, "--force", "--grace-period=0"]).await?;
         sandbox

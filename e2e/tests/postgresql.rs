@@ -24,8 +24,7 @@ async fn restore(sandbox: &Sandbox, name: &str, run: &str, server: &str, select:
             "apiVersion: holdfast.dev/v1alpha1\nkind: RestoreRequest\nmetadata: {{name: {name}}}\nspec: {{from: {{run: {{name: {run}}}}}, to: {{postgresql: {{{server}}}}}, select: {{{select}}}}}\n"
         ))
         .await?;
-    let status = sandbox.restore_ended(name, 300).await?.status.context("status")?;
-    ensure!(status.phase == RunPhase::Succeeded, "{status:?}");
+    sandbox.restore_succeeded(name, 300).await?;
     Ok(())
 }
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use holdfast_crds::{BackupStore, Reason, RunPhase};
+use holdfast_crds::{BackupStore, Reason};
 use holdfast_e2e::{
     fixture::RECIPIENT,
     sandbox::{self, Sandbox},
@@ -134,8 +134,7 @@ async fn volume(sandbox: &Sandbox, folders: &mut Vec<PathBuf>) -> Result<()> {
     sandbox.store_ready("disk").await?;
     store(sandbox, "second", "disk").await?;
     sandbox.start_run_to("disk", "first", "shop", "").await?;
-    let status = sandbox.run_ended("first", 200).await?.status.context("status")?;
-    ensure!(status.phase == RunPhase::Succeeded, "{status:?}");
+    sandbox.run_succeeded("first", 200).await?;
     if let Some(place) = &place {
         let outcome = place.join(format!("prod/catalog/{}/shop/first/outcome.json", sandbox.namespace));
         let outcome: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(outcome)?)?;
@@ -143,8 +142,7 @@ async fn volume(sandbox: &Sandbox, folders: &mut Vec<PathBuf>) -> Result<()> {
     }
     database.sql("postgres", "drop database shop").await?;
     sandbox.request_restore("back", "first", "shop", "").await?;
-    let status = sandbox.restore_ended("back", 200).await?.status.context("status")?;
-    ensure!(status.phase == RunPhase::Succeeded, "{status:?}");
+    sandbox.restore_succeeded("back", 200).await?;
     ensure!(database.checksums("shop").await? == before, "what was restored differs");
 
     if memory.is_some() {

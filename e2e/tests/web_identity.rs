@@ -1,7 +1,7 @@
 //! A store whose keys come from a pod's service account token. The cluster is the issuer, versitygw's own STS checks the token.
 
 use anyhow::{Context, Result, ensure};
-use holdfast_crds::{BackupStore, Reason, RunPhase};
+use holdfast_crds::{BackupStore, Reason};
 use holdfast_e2e::sandbox::{self, Sandbox};
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::json;
@@ -219,8 +219,7 @@ async fn with_web_identity(sandbox: &Sandbox) -> Result<()> {
     sandbox.back_up("first", "shop").await?;
     database.sql("postgres", "drop database shop").await?;
     sandbox.request_restore("back", "first", "shop", "").await?;
-    let status = sandbox.restore_ended("back", 200).await?.status.context("status")?;
-    ensure!(status.phase == RunPhase::Succeeded, "{status:?}");
+    sandbox.restore_succeeded("back", 200).await?;
     ensure!(database.checksums("shop").await? == before, "what was restored differs");
 
     let refused = sandbox
