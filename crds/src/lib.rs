@@ -21,6 +21,7 @@ mod schedule;
 mod schedule_cluster;
 mod source;
 mod store;
+mod store_reference;
 mod task;
 mod timing;
 pub mod yaml;
@@ -43,6 +44,7 @@ pub use schedule::*;
 pub use schedule_cluster::*;
 pub use source::*;
 pub use store::*;
+pub use store_reference::*;
 pub use task::*;
 pub use timing::*;
 

@@ -129,7 +129,7 @@ reasons! {
     InvalidSpec = 1, Structural;
     /// The named BackupSource does not exist.
     SourceNotFound = 2, Structural;
-    /// The named BackupStore does not exist.
+    /// The named store does not exist.
     StoreNotFound = 3, Structural;
     /// The schedule selects no source.
     NoSources = 4, Structural;

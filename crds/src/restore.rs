@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Attempt, FrozenStore, JobTemplate, PostgresqlServer, Reason, RunPhase, Settle, Span,
+    Attempt, FrozenStore, JobTemplate, PostgresqlServer, Reason, RunPhase, Settle, Span, StoreKind, StoreReference,
     document::{Sha256, canonical_bytes},
     rule::{Fixed, fixed, stays_cancelled},
     schedule::{default_attempts, default_timeout},
@@ -119,12 +119,25 @@ pub struct RestoreFromRun {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RestoreFromStore {
-    /// Name of a BackupStore of this namespace.
+    /// Name of the store.
     #[schemars(length(min = 1, max = 63))]
     pub name: String,
+    /// Whether it is a store of this namespace or one of the cluster.
+    #[serde(default)]
+    pub kind: StoreKind,
     /// `<namespace>/<source>/<run id>`; the namespace must be this one.
     #[schemars(length(min = 5, max = 190), regex(pattern = "^[a-z0-9-]+/[a-z0-9-]+/[a-z0-9-]+$"))]
     pub path: String,
+}
+
+impl RestoreFromStore {
+    /// The store as other specifications name it.
+    pub fn reference(&self) -> StoreReference {
+        StoreReference {
+            name: self.name.clone(),
+            kind: self.kind,
+        }
+    }
 }
 
 /// Where to: exactly one.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::{
-    BackupSourceSpec, BackupStoreSpec, BackupType, Reason, Span, StoreReference,
+    BackupSourceSpec, BackupStoreSpec, BackupType, Reason, Span, StoreKind, StoreReference,
     rule::{Fixed, fixed, stays_cancelled},
 };
 
@@ -46,7 +46,7 @@ pub struct BackupRunSpec {
     pub type_: BackupType,
     /// Where the copy goes. This version takes one store.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(min = 1, max = 1), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    #[schemars(length(min = 1, max = 1), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name", "kind"]))]
     pub stores: Vec<StoreReference>,
     /// *Run now*: a schedule whose stores, attempts and timeout are used, and by whose retention the copy is kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -110,10 +110,11 @@ impl BackupRunSpec {
 
 impl BackupRun {
     /// The store that its copy goes to, as far as that is known: a run that names a schedule has it from its first attempt on.
-    pub fn store(&self) -> Option<&str> {
+    pub fn store(&self) -> Option<StoreReference> {
         let frozen = self.status.as_ref().and_then(|status| status.frozen.as_ref());
-        let named = self.spec.stores.first().map(|store| store.name.as_str());
-        frozen.map(|frozen| frozen.store.name.as_str()).or(named)
+        frozen
+            .map(|frozen| frozen.store.reference())
+            .or_else(|| self.spec.stores.first().cloned())
     }
 }
 
@@ -250,8 +251,21 @@ pub struct FrozenSchedule {
 #[serde(rename_all = "camelCase")]
 pub struct FrozenStore {
     pub name: String,
+    #[serde(default, skip_serializing_if = "StoreKind::is_own")]
+    pub kind: StoreKind,
     pub uid: String,
+    /// As pods of this namespace use it.
     pub spec: BackupStoreSpec,
+}
+
+impl FrozenStore {
+    /// The store as specifications name it.
+    pub fn reference(&self) -> StoreReference {
+        StoreReference {
+            name: self.name.clone(),
+            kind: self.kind,
+        }
+    }
 }
 
 /// One try.

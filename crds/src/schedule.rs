@@ -7,7 +7,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{CatchUp, ConcurrencyPolicy, Exclusion, Reason, Retention, Span};
+use crate::{CatchUp, ConcurrencyPolicy, Exclusion, Reason, Retention, Span, StoreKind, StoreReference};
 
 /// When copies of which sources are made, and where they go.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -37,7 +37,7 @@ pub struct BackupScheduleSpec {
     /// Which sources of this namespace.
     pub sources: SourceSelection,
     /// Where the copies go, and how long they stay there. This version takes one store.
-    #[schemars(length(min = 1, max = 1), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    #[schemars(length(min = 1, max = 1), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name", "kind"]))]
     pub stores: Vec<ScheduleStore>,
     /// When.
     #[schemars(length(min = 1, max = 8), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
@@ -113,13 +113,16 @@ pub enum SourceSelection {
     MatchLabels(#[schemars(extend("minProperties" = 1, "maxProperties" = 16))] BTreeMap<String, String>),
 }
 
-/// A store of the same namespace, and how long this schedule's copies are kept in it.
+/// A store, and how long this schedule's copies are kept in it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ScheduleStore {
-    /// Name of a BackupStore.
+    /// Name of the store.
     #[schemars(length(min = 1, max = 63))]
     pub name: String,
+    /// Whether it is a store of this namespace or one of the cluster.
+    #[serde(default)]
+    pub kind: StoreKind,
     /// How long copies are kept. By default every copy is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retention: Option<Retention>,
@@ -128,17 +131,11 @@ pub struct ScheduleStore {
 impl ScheduleStore {
     /// The store as a run names it.
     pub fn reference(&self) -> StoreReference {
-        StoreReference { name: self.name.clone() }
+        StoreReference {
+            name: self.name.clone(),
+            kind: self.kind,
+        }
     }
-}
-
-/// A store of the same namespace.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct StoreReference {
-    /// Name of a BackupStore.
-    #[schemars(length(min = 1, max = 63))]
-    pub name: String,
 }
 
 /// A recurring time.

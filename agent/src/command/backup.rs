@@ -10,8 +10,8 @@ use holdfast_crds::document::{
     Sha256, SourceIdentity, StoredObject, Stream,
 };
 use holdfast_crds::{
-    Action, AgentResult, BackupSource, BackupStore, BackupTask, BackupType, Class, FrozenStore, KEEP_BY_HAND, Reason, Span, TASK_VERSION,
-    Task,
+    Action, AgentResult, BackupSource, BackupStore, BackupTask, BackupType, Class, FrozenStore, KEEP_BY_HAND, Reason, Span, StoreKind,
+    TASK_VERSION, Task,
 };
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
@@ -98,6 +98,7 @@ impl BackupArgs {
 /// A store's manifest as tasks hold it.
 pub(super) fn freeze(store: BackupStore) -> FrozenStore {
     FrozenStore {
+        kind: StoreKind::BackupStore,
         name: store.metadata.name.unwrap_or_default(),
         uid: store.metadata.uid.unwrap_or_default(),
         spec: store.spec,

@@ -119,6 +119,7 @@ mod tests {
             cluster: "cluster-a".into(),
             namespace: "shop".into(),
             store: holdfast_crds::FrozenStore {
+                kind: holdfast_crds::StoreKind::BackupStore,
                 name: "local".into(),
                 uid: uid.into(),
                 spec,

@@ -116,6 +116,7 @@ mod tests {
     async fn settled(store: &Store, task: &SettleTask) -> Result<AgentResult, Failure> {
         let spec = serde_json::json!({"volume": {"claimName": "c"}, "encryption": {"none": {}}});
         let store_object = FrozenStore {
+            kind: holdfast_crds::StoreKind::BackupStore,
             name: "local".into(),
             uid: "u".into(),
             spec: serde_json::from_value(spec).unwrap(),

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt::Debug, future::Future, sync::Arc};
 use futures::{StreamExt, stream::FuturesUnordered};
 use holdfast_crds::{
     BackupRun, BackupSchedule, BackupSource, BackupStore, ClusterBackupSchedule, ClusterComplianceHold, ComplianceHold, CompliancePolicy,
-    DisposalRequest, RestoreRequest, SourceSelection,
+    DisposalRequest, RestoreRequest, ScheduleStore, SourceSelection, StoreKind, StoreReference,
 };
 use k8s_openapi::{
     ClusterResourceScope, NamespaceResourceScope,
@@ -53,7 +53,7 @@ impl Caches {
     pub const SCHEDULES_BY_SOURCE: &'static str = "source";
     /// Schedules by the first label (`key=value`) that they select sources by.
     pub const SCHEDULES_BY_LABEL: &'static str = "label";
-    /// Schedules by their stores.
+    /// Schedules by the names of their namespace's stores.
     pub const SCHEDULES_BY_STORE: &'static str = "store";
     /// Sources by their labels (`key=value`).
     pub const SOURCES_BY_LABEL: &'static str = "label";
@@ -66,7 +66,7 @@ impl Caches {
     pub const IN_FLIGHT: &'static str = "in flight";
     /// Runs by hand by the schedule that they name.
     pub const RUNS_FROM_SCHEDULE: &'static str = "from";
-    /// Runs by their stores.
+    /// Runs by the names of their namespace's stores.
     pub const RUNS_BY_STORE: &'static str = "store";
     /// Jobs and pods by what they work for: `<label>=<name>` of a run, store or restore ([`Caches::owned_by`]).
     pub const BY_OWNER: &'static str = "owner";
@@ -97,7 +97,7 @@ impl Caches {
                     SourceSelection::MatchLabels(labels) => labels.iter().take(1).map(|(key, value)| format!("{key}={value}")).collect(),
                 })
                 .indexed(Self::SCHEDULES_BY_STORE, |schedule: &BackupSchedule| {
-                    schedule.spec.stores.iter().map(|store| store.name.clone()).collect()
+                    own(schedule.spec.stores.iter().map(ScheduleStore::reference))
                 }),
             runs: Cache::new(&scopes)
                 .packed(ended::PACKING)
@@ -112,9 +112,7 @@ impl Caches {
                 .indexed(Self::RUNS_FROM_SCHEDULE, |run: &BackupRun| {
                     run.spec.schedule.iter().map(|schedule| schedule.name.clone()).collect()
                 })
-                .indexed(Self::RUNS_BY_STORE, |run: &BackupRun| {
-                    run.store().map(str::to_owned).into_iter().collect()
-                }),
+                .indexed(Self::RUNS_BY_STORE, |run: &BackupRun| own(run.store().into_iter())),
             restores: Cache::new(&scopes),
             jobs: Cache::new(&scopes).indexed(Self::BY_OWNER, |job: &Job| owners(job.labels())),
             pods: Cache::new(&scopes).indexed(Self::PODS_BY_JOB, |pod: &Pod| {
@@ -175,6 +173,14 @@ impl Caches {
         self.namespaces.wait_ready().await;
         self.guards.wait_ready().await;
         self.guard_bindings.wait_ready().await;
+    }
+
+    /// The store that an object of this namespace names.
+    pub fn store(&self, namespace: &str, reference: &StoreReference) -> Option<Arc<BackupStore>> {
+        match reference.kind {
+            StoreKind::BackupStore => self.stores.get(&Key::new(namespace, reference.name.as_str())),
+            StoreKind::ClusterBackupStore => None,
+        }
     }
 
     /// The pods of a Job, in order of their names.
@@ -253,6 +259,21 @@ impl Caches {
         }
         watches.next().await;
     }
+}
+
+/// The names of those stores that are of the namespace itself.
+fn own(references: impl Iterator<Item = StoreReference>) -> Vec<String> {
+    let own = references.filter(|reference| reference.kind == StoreKind::BackupStore);
+    own.map(|reference| reference.name).collect()
+}
+
+/// What is said of a store that does not exist.
+pub fn not_found(reference: &StoreReference) -> String {
+    let place = match reference.kind {
+        StoreKind::BackupStore => "in this namespace",
+        StoreKind::ClusterBackupStore => "that this operator serves",
+    };
+    format!("there is no {reference} {place}; create it")
 }
 
 fn owners(labels: &BTreeMap<String, String>) -> Vec<String> {

@@ -1,8 +1,8 @@
 //! What is remembered of a run that has ended: fifty thousand of them are to fit beside everything else. Whoever needs more reads the object.
 
 use holdfast_crds::{
-    Attempt, BackupRun, BackupRunSpec, BackupRunStatus, BackupType, CopySummary, Reason, RunPhase, ScheduleReference, Span, StoreReference,
-    Tick,
+    Attempt, BackupRun, BackupRunSpec, BackupRunStatus, BackupType, CopySummary, Reason, RunPhase, ScheduleReference, Span, StoreKind,
+    StoreReference, Tick,
 };
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
@@ -45,6 +45,8 @@ struct Ended {
     type_: BackupType,
     #[serde(rename = "t")]
     store: Option<String>,
+    #[serde(rename = "i", default, skip_serializing_if = "StoreKind::is_own")]
+    store_kind: StoreKind,
     #[serde(rename = "h", default, skip_serializing_if = "Option::is_none")]
     schedule: Option<ScheduleReference>,
     #[serde(rename = "l", default, skip_serializing_if = "Option::is_none")]
@@ -113,7 +115,8 @@ fn pack(run: &BackupRun) -> Option<Vec<u8>> {
         deleted: time(&meta.deletion_timestamp),
         source: run.spec.source.clone(),
         type_: run.spec.type_,
-        store: run.store().map(str::to_owned),
+        store_kind: run.store().map(|store| store.kind).unwrap_or_default(),
+        store: run.store().map(|store| store.name),
         schedule: run.spec.schedule.clone(),
         keep_for: run.spec.keep_for,
         tick: run.spec.tick.clone(),
@@ -174,7 +177,14 @@ fn unpack(key: &Key, bytes: &[u8]) -> BackupRun {
         spec: BackupRunSpec {
             source: ended.source,
             type_: ended.type_,
-            stores: ended.store.into_iter().map(|name| StoreReference { name }).collect(),
+            stores: ended
+                .store
+                .into_iter()
+                .map(|name| StoreReference {
+                    name,
+                    kind: ended.store_kind,
+                })
+                .collect(),
             schedule: ended.schedule,
             keep_for: ended.keep_for,
             attempts: None,

@@ -2,7 +2,7 @@
 
 use holdfast_crds::{
     Accepted, Action, BackupSchedule, BackupSource, BackupStore, BackupType, FrozenStore, KEEP_LIMIT, KeepSchedule, KeepSource, KeepTask,
-    Reason, Said, TASK_VERSION, Task,
+    Reason, Said, StoreKind, TASK_VERSION, Task,
     document::{Label, RunPath, ScheduleName, Sha256},
     whole_seconds,
 };
@@ -135,6 +135,7 @@ pub fn job(context: &Context, store: &BackupStore, name: &str, task: KeepTask) -
         cluster: context.cluster.clone(),
         namespace: store.namespace().unwrap_or_default(),
         store: FrozenStore {
+            kind: StoreKind::BackupStore,
             name: store.name_any(),
             uid: store.uid().unwrap_or_default(),
             spec: store.spec.clone(),

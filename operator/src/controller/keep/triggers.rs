@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use holdfast_crds::{BackupRun, BackupStore};
+use holdfast_crds::{BackupRun, BackupStore, StoreKind};
 use kube::{Resource, ResourceExt};
 
 use crate::{
@@ -31,9 +31,13 @@ pub fn triggers(caches: &Arc<Caches>, queue: &Queue) {
         let queue = queue.clone();
         move |change: &Change<BackupRun>| {
             let copy = |run: &Option<Arc<BackupRun>>| run.as_ref()?.status.as_ref()?.copy.as_ref().map(|copy| copy.path.clone());
-            let store = change.after.as_ref().and_then(|run| run.store().map(str::to_owned));
+            let store = change
+                .after
+                .as_ref()
+                .and_then(|run| run.store())
+                .filter(|store| store.kind == StoreKind::BackupStore);
             if let (Some(store), true) = (store, copy(&change.before) != copy(&change.after)) {
-                queue.add_after(Key::new(change.key().namespace, store), COLLECT);
+                queue.add_after(Key::new(change.key().namespace, store.name), COLLECT);
             }
         }
     });

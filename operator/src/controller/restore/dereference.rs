@@ -2,14 +2,14 @@
 
 use holdfast_crds::{
     AgeEncryption, BackupRun, BackupStore, Encryption, FrozenRestore, FrozenStore, PassphraseEncryption, Reason, RestoreFrom,
-    RestoreRequest,
+    RestoreRequest, StoreKind,
 };
 use kube::ResourceExt;
 
 use crate::{
     attempt::Obstacle,
     controller::run::store_secrets,
-    watch::{Caches, Key},
+    watch::{Caches, not_found},
 };
 
 /// What a restore works on, and how its copy is opened now.
@@ -29,7 +29,7 @@ pub fn known(caches: &Caches, request: &RestoreRequest, run: Option<&BackupRun>)
         None => freeze(caches, &namespace, &request.spec.from, run)?,
     };
     let mut store = frozen.store.clone();
-    let live = caches.stores.get(&Key::new(namespace, store.name.as_str()));
+    let live = caches.store(&namespace, &store.reference());
     if let Some(live) = live.filter(|live| live.uid().as_deref() == Some(store.uid.as_str())) {
         store_secrets(&mut store.spec, &live.spec);
     }
@@ -64,16 +64,10 @@ fn identity_secret(request: &RestoreRequest, store: &FrozenStore) -> Result<Opti
 fn freeze(caches: &Caches, namespace: &str, from: &RestoreFrom, run: Option<&BackupRun>) -> Result<FrozenRestore, Obstacle> {
     match from {
         RestoreFrom::Store(from) => {
-            let store = caches.stores.get(&Key::new(namespace, from.name.as_str()));
-            let store = store.ok_or_else(|| {
-                Obstacle::passing(
-                    Reason::StoreNotFound,
-                    format!(
-                        "spec.from.store.name: there is no BackupStore {} in this namespace; create it",
-                        from.name
-                    ),
-                )
-            })?;
+            let reference = from.reference();
+            let store = caches.store(namespace, &reference);
+            let store =
+                store.ok_or_else(|| Obstacle::passing(Reason::StoreNotFound, format!("spec.from.store: {}", not_found(&reference))))?;
             if from.path.split('/').next() != Some(namespace) {
                 return Err(Obstacle::hopeless(
                     Reason::InvalidSpec,
@@ -135,6 +129,7 @@ fn of_run(run: &BackupRun) -> Result<FrozenRestore, Obstacle> {
 
 fn frozen_store(store: &BackupStore) -> FrozenStore {
     FrozenStore {
+        kind: StoreKind::BackupStore,
         name: store.name_any(),
         uid: store.uid().unwrap_or_default(),
         spec: store.spec.clone(),

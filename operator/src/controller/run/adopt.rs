@@ -1,6 +1,6 @@
 //! What the Jobs of a run tell of it, where its status was lost.
 
-use holdfast_crds::{Action, Attempt, BackupRun, FrozenRun, FrozenStore, Reason, Settle, Task, layout};
+use holdfast_crds::{Action, Attempt, BackupRun, FrozenRun, Reason, Settle, Task, layout};
 use k8s_openapi::api::batch::v1::Job;
 use kube::ResourceExt;
 
@@ -85,13 +85,12 @@ pub fn frozen(caches: &Caches, run: &BackupRun) -> Option<FrozenRun> {
     let namespace = run.namespace().unwrap_or_default();
     let job = caches.jobs.get(&crate::watch::Key::new(namespace, newest.as_str()))?;
     let Task { store, action, .. } = task(&job)?;
-    let FrozenStore { name, uid, spec } = store;
     let Action::Backup(backup) = action else { return None };
     Some(FrozenRun {
         source_uid: backup.source_uid,
         source: backup.spec,
         schedule: backup.schedule,
-        store: FrozenStore { name, uid, spec },
+        store,
     })
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use holdfast_crds::{
     BackupRun, BackupSchedule, BackupSource, BackupSourceSpec, BackupStoreSpec, Encryption, FrozenRun, FrozenSchedule, FrozenStore, Reason,
+    ScheduleStore,
 };
 use kube::ResourceExt;
 
@@ -11,7 +12,7 @@ use super::adopt;
 use crate::{
     attempt::Obstacle,
     controller::store::refusal,
-    watch::{Caches, Key},
+    watch::{Caches, Key, not_found},
 };
 
 /// What a run works on, and the same with the names of Secrets as the live objects have them now.
@@ -31,7 +32,7 @@ pub fn known(caches: &Caches, run: &BackupRun) -> Result<Known, Obstacle> {
             None => freeze(caches, &namespace, run, source.as_deref())?,
         },
     };
-    let store = caches.stores.get(&Key::new(namespace.as_str(), frozen.store.name.as_str()));
+    let store = caches.store(&namespace, &frozen.store.reference());
     let mut live = frozen.clone();
     if let Some(source) = source.filter(|source| source.uid().as_deref() == Some(frozen.source_uid.as_str())) {
         source_secrets(&mut live.source, &source.spec);
@@ -47,19 +48,19 @@ fn freeze(caches: &Caches, namespace: &str, run: &BackupRun, source: Option<&Bac
         Some(named) => Some(schedule(caches, namespace, &named.name)?),
         None => None,
     };
-    let store_name = match &schedule {
-        Some(schedule) => schedule.spec.stores.first().map(|store| store.name.as_str()),
-        None => run.spec.stores.first().map(|store| store.name.as_str()),
+    let reference = match &schedule {
+        Some(schedule) => schedule.spec.stores.first().map(ScheduleStore::reference),
+        None => run.spec.stores.first().cloned(),
     };
-    let store_name = store_name.unwrap_or_default();
-    let store = caches.stores.get(&Key::new(namespace, store_name));
+    let reference = reference.ok_or_else(|| Obstacle::hopeless(Reason::InvalidSpec, "spec.stores: found none; name one".to_owned()))?;
+    let store = caches.store(namespace, &reference);
     let name = &run.spec.source;
     let source = source.ok_or_else(|| {
         let message = format!("spec.source: there is no BackupSource {name} in this namespace; create it, or delete this run");
         Obstacle::passing(Reason::SourceNotFound, message)
     })?;
     let store = store.ok_or_else(|| {
-        let message = format!("spec.stores: there is no BackupStore {store_name} in this namespace; create it, or delete this run");
+        let message = format!("spec.stores: {}, or delete this run", not_found(&reference));
         Obstacle::passing(Reason::StoreNotFound, message)
     })?;
     if let Some(why) = source.spec.lacks(run.spec.type_) {
@@ -73,7 +74,8 @@ fn freeze(caches: &Caches, namespace: &str, run: &BackupRun, source: Option<&Bac
         source_uid: source.uid().unwrap_or_default(),
         source: source.spec.clone(),
         store: FrozenStore {
-            name: store_name.to_owned(),
+            name: reference.name,
+            kind: reference.kind,
             uid: store.uid().unwrap_or_default(),
             spec: store.spec.clone(),
         },

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use holdfast_crds::{BackupRun, Reason};
+use holdfast_crds::{BackupRun, Reason, ScheduleStore, StoreReference};
 use holdfast_policy::{
     protection::{Evidence, Protection},
     turn::{Claim, Turn, turns},
@@ -46,7 +46,7 @@ struct Line {
 /// What only so many runs may use.
 struct Pool {
     /// None for the namespace.
-    store: Option<String>,
+    store: Option<StoreReference>,
     limit: usize,
     at_work: usize,
 }
@@ -113,8 +113,8 @@ impl Turns {
         let mut exclusions = Exclusions::default();
         for run in caches.runs.by(Caches::RUNS_IN_FLIGHT, namespace, Caches::IN_FLIGHT) {
             let key = Key::of(&*run);
-            let store = store(caches, &run);
-            let pools = vec![0, line.pool(caches, namespace, store)];
+            let store = store(caches, &run).map(|store| line.pool(caches, namespace, store));
+            let pools: Vec<_> = std::iter::once(0).chain(store).collect();
             if begun(&run) || granted.contains(&key) {
                 for pool in pools {
                     line.pools[pool].at_work += 1;
@@ -138,11 +138,11 @@ impl Line {
     }
 
     /// The place of a store's pool.
-    fn pool(&mut self, caches: &Caches, namespace: &str, store: String) -> usize {
+    fn pool(&mut self, caches: &Caches, namespace: &str, store: StoreReference) -> usize {
         if let Some(place) = self.pools.iter().position(|pool| pool.store.as_ref() == Some(&store)) {
             return place;
         }
-        let limit = caches.stores.get(&Key::new(namespace, store.as_str()));
+        let limit = caches.store(namespace, &store);
         self.pools.push(Pool {
             limit: limit.map_or(usize::MAX, |store| {
                 usize::try_from(store.spec.max_concurrent_runs).unwrap_or(usize::MAX)
@@ -162,7 +162,7 @@ impl Pool {
             more => format!("behind more than {}", 10_usize.pow((more - 1).ilog10())),
         };
         match &self.store {
-            Some(store) => format!("waits for its turn, {place}: the store {store} takes {limit} runs at once (spec.maxConcurrentRuns)"),
+            Some(store) => format!("waits for its turn, {place}: the {store} takes {limit} runs at once (spec.maxConcurrentRuns)"),
             None => format!("waits for its turn, {place}: the operator lets {limit} runs of a namespace be at work at once"),
         }
     }
@@ -193,16 +193,15 @@ fn free(caches: &Caches, run: &BackupRun, exclusions: &mut Exclusions, now: Time
     turn::queued(caches, run).is_none() && turn::replaced(caches, run).is_none() && exclusions.of(caches, run, now).is_none()
 }
 
-fn store(caches: &Caches, run: &BackupRun) -> String {
+fn store(caches: &Caches, run: &BackupRun) -> Option<StoreReference> {
     if let Some(store) = run.store() {
-        return store.to_owned();
+        return Some(store);
     }
     let schedule = run.spec.schedule.as_ref().and_then(|schedule| {
         let namespace = run.namespace().unwrap_or_default();
         caches.schedules.get(&Key::new(namespace, schedule.name.as_str()))
     });
-    let store = schedule.and_then(|schedule| schedule.spec.stores.first().map(|store| store.name.clone()));
-    store.unwrap_or_default()
+    schedule.and_then(|schedule| schedule.spec.stores.first().map(ScheduleStore::reference))
 }
 
 /// When the newest copy of its source becomes too old.

@@ -8,7 +8,7 @@ mod validate;
 
 use std::sync::Arc;
 
-use holdfast_crds::{BackupRun, BackupSchedule, BackupSource, BackupStore, Reason};
+use holdfast_crds::{BackupRun, BackupSchedule, BackupSource, BackupStore, Reason, ScheduleStore, StoreReference};
 use holdfast_policy::tick::{Clock, Decision, Schedule, decide};
 use jiff::Timestamp;
 use kube::ResourceExt;
@@ -33,8 +33,8 @@ struct References {
     sources: Vec<Arc<BackupSource>>,
     /// Names that it lists and that do not exist.
     missing: Vec<String>,
-    /// The first store, or its name.
-    store: Result<Arc<BackupStore>, String>,
+    /// The first store, or what it is named.
+    store: Result<Arc<BackupStore>, Option<StoreReference>>,
     /// Runs of its ticks.
     runs: Vec<Arc<BackupRun>>,
 }
@@ -48,12 +48,12 @@ impl ScheduleController {
         let caches = &self.context.caches;
         let namespace = schedule.namespace().unwrap_or_default();
         let (sources, missing) = caches.selected(schedule);
-        let store = schedule.spec.stores.first().map(|store| store.name.clone()).unwrap_or_default();
-        let key = Key::new(namespace.as_str(), store.as_str());
+        let reference = schedule.spec.stores.first().map(ScheduleStore::reference);
+        let store = reference.as_ref().and_then(|reference| caches.store(&namespace, reference));
         References {
             sources,
             missing,
-            store: caches.stores.get(&key).ok_or(store),
+            store: store.ok_or(reference),
             runs: caches.runs.by(Caches::RUNS_BY_SCHEDULE, &namespace, &schedule.name_any()),
         }
     }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use holdfast_crds::{
     BackupRun, BackupSchedule, BackupScheduleStatus, BackupSource, BackupStore, BackupType, ConditionType, FailingSource, Finding, Reason,
-    RunPhase, TriggerStatus, conditions,
+    RunPhase, StoreReference, TriggerStatus, conditions,
 };
 use holdfast_policy::tick::{CatchUp, ClockFinding, Decision, Passed, PassedBy, Progress, Schedule, Seed, Timetable, Watermark, may_start};
 use jiff::Timestamp;
@@ -16,7 +16,10 @@ use super::{
     shown,
     validate::{Invalid, Plan},
 };
-use crate::controller::{history::time, store};
+use crate::{
+    controller::{history::time, store},
+    watch::not_found,
+};
 
 /// How many failing sources are listed.
 const FAILING_LIMIT: usize = 10;
@@ -41,7 +44,7 @@ pub struct Found<'a> {
 }
 
 /// What stands in the way of every run: an invalid specification, or a store that must not be written to.
-pub fn obstacle(plan: &Result<Plan, Invalid>, store: &Result<Arc<BackupStore>, String>) -> Option<Obstacle> {
+pub fn obstacle(plan: &Result<Plan, Invalid>, store: &Result<Arc<BackupStore>, Option<StoreReference>>) -> Option<Obstacle> {
     if let Err(invalid) = plan {
         return Some(Obstacle {
             reason: Reason::InvalidSpec,
@@ -50,10 +53,11 @@ pub fn obstacle(plan: &Result<Plan, Invalid>, store: &Result<Arc<BackupStore>, S
     }
     let store = match store {
         Ok(store) => store,
-        Err(name) => {
+        Err(reference) => {
+            let why = reference.as_ref().map_or_else(|| "found none; name one".to_owned(), not_found);
             return Some(Obstacle {
                 reason: Reason::StoreNotFound,
-                message: format!("spec.stores: the BackupStore {name:?} does not exist in this namespace; create it"),
+                message: format!("spec.stores: {why}"),
             });
         }
     };

@@ -7,7 +7,7 @@ mod triggers;
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use holdfast_crds::{BackupRun, BackupSource, RunHistory};
+use holdfast_crds::{BackupRun, BackupSource, RunHistory, ScheduleStore};
 use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
 
@@ -59,14 +59,12 @@ impl Reconcile for SourceController {
 fn known(context: &Context, source: &BackupSource, runs: Vec<Arc<BackupRun>>) -> status::Known {
     let namespace = source.namespace().unwrap_or_default();
     let schedules = context.caches.schedules_of(source);
-    let names: BTreeSet<_> = schedules
+    let named: BTreeSet<_> = schedules
         .iter()
         .flat_map(|schedule| &schedule.spec.stores)
-        .map(|store| &store.name)
+        .map(ScheduleStore::reference)
         .collect();
-    let stores = names
-        .into_iter()
-        .filter_map(|name| context.caches.stores.get(&Key::new(namespace.as_str(), name.as_str())));
+    let stores = named.iter().filter_map(|reference| context.caches.store(&namespace, reference));
     status::Known {
         stores: stores.collect(),
         schedules,

@@ -109,7 +109,7 @@ fn copies(source: &BackupSource, before: &BackupSourceStatus, runs: &[Arc<Backup
         let ended = status.completion_time.as_ref().and_then(|time| time.parse::<Timestamp>().ok());
         let copy = CopyReference {
             run: run.name_any(),
-            store: run.store().unwrap_or_default().to_owned(),
+            store: run.store().map(|store| store.name).unwrap_or_default(),
             path: copy.path.clone(),
             recovery_point: copy.recovery_point.clone(),
             stored_bytes: copy.stored_bytes,

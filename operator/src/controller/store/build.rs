@@ -1,6 +1,6 @@
 //! The Job of a probe.
 
-use holdfast_crds::{Action, BackupStore, FrozenStore, ProbeTask, TASK_VERSION, Task, whole_seconds};
+use holdfast_crds::{Action, BackupStore, FrozenStore, ProbeTask, StoreKind, TASK_VERSION, Task, whole_seconds};
 use k8s_openapi::api::batch::v1::Job;
 use kube::{Resource, ResourceExt};
 
@@ -19,6 +19,7 @@ pub fn job(context: &Context, store: &BackupStore, name: &str) -> Result<Job, Bu
         cluster: context.cluster.clone(),
         namespace: store.namespace().unwrap_or_default(),
         store: FrozenStore {
+            kind: StoreKind::BackupStore,
             name: store.name_any(),
             uid: store.uid().unwrap_or_default(),
             spec: store.spec.clone(),

@@ -8,7 +8,7 @@ mod status;
 
 use std::{sync::Arc, time::Duration};
 
-use holdfast_crds::{BackupRun, BackupStore, ProbeStatus, Reason};
+use holdfast_crds::{BackupRun, BackupStore, ProbeStatus, Reason, StoreKind};
 use holdfast_policy::name::{JobPurpose, job_name};
 use kube::ResourceExt;
 
@@ -92,8 +92,10 @@ fn met(caches: &Caches, change: &Change<BackupRun>, queue: &Queue) {
         return;
     };
     let namespace = run.namespace().unwrap_or_default();
-    let Some(store) = run.store() else { return };
-    let key = Key::new(namespace, store);
+    let Some(store) = run.store().filter(|store| store.kind == StoreKind::BackupStore) else {
+        return;
+    };
+    let key = Key::new(namespace, store.name);
     let news = match last.met {
         Met::Failure { .. } => true,
         Met::Success => caches.stores.get(&key).is_some_and(|store| last.clears(&store)),

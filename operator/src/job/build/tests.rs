@@ -17,6 +17,7 @@ fn store(encryption: Value) -> FrozenStore {
         "encryption": encryption,
     });
     FrozenStore {
+        kind: holdfast_crds::StoreKind::BackupStore,
         name: "offsite".into(),
         uid: "store-uid".into(),
         spec: serde_json::from_value(spec).unwrap(),
@@ -378,6 +379,7 @@ fn the_receipt_of_a_restore_is_read_without_the_stores_credentials() {
 fn a_volume_store_is_used_as_its_user_and_only_read_by_restores() {
     let spec = json!({"volume": {"claimName": "disk", "runAsUser": 1_000}, "encryption": {"none": {}}});
     let volume = || FrozenStore {
+        kind: holdfast_crds::StoreKind::BackupStore,
         name: "disk".into(),
         uid: "u".into(),
         spec: serde_json::from_value(spec.clone()).unwrap(),

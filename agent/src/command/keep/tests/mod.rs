@@ -93,6 +93,7 @@ impl Scene {
             cluster: self.cluster.clone(),
             namespace: "shop".into(),
             store: FrozenStore {
+                kind: holdfast_crds::StoreKind::BackupStore,
                 name: "offsite".into(),
                 uid: "u".into(),
                 spec: serde_json::from_value(spec).unwrap(),
