@@ -237,6 +237,7 @@ pub fn for_command(expected: &str, task: Task) -> Result<Task, Failure> {
         Action::Restore(_) => "restore",
         Action::SettleRestore(_) => "settle-restore",
         Action::Keep(_) => "keep",
+        Action::Copy(_) => "copy",
     };
     if found == expected {
         return Ok(task);

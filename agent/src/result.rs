@@ -104,6 +104,7 @@ pub fn plain(reason: Reason, message: impl Into<String>) -> AgentResult {
         probe: None,
         restored: None,
         kept: None,
+        copied: None,
     }
 }
 

@@ -248,6 +248,8 @@ reasons! {
     WrongKey = 83, Terminal;
     /// The copy is encrypted and no key was given.
     KeyMissing = 84, Terminal;
+    /// Two stores hold different manifests under one run's name: neither is a second copy of the other.
+    Divergent = 85, Structural;
 
     /// The target database exists and holds objects of a user.
     TargetNotEmpty = 90, Terminal;

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{CopySummary, KeepSummary, ProbeReport, Reason, RestoreSummary};
+use crate::{CopyPass, CopySummary, KeepSummary, ProbeReport, Reason, RestoreSummary};
 
 /// The longest termination message that Kubernetes keeps, in bytes.
 pub const RESULT_LIMIT: usize = 4_096;
@@ -37,6 +37,10 @@ pub struct AgentResult {
     /// What a keeper did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kept: Option<KeepSummary>,
+    /// What a copy Job did. `reason` is `Succeeded` where the pass ended and nothing needs a person; where it ended and something does, the
+    /// first problem's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copied: Option<CopyPass>,
 }
 
 impl AgentResult {

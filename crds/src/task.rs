@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    BackupSourceSpec, BackupType, FrozenSchedule, FrozenStore, KeepTask, MissingRoles, Reason, RestoreSelection, RestoreTo, Span,
+    BackupSourceSpec, BackupType, CopyTask, FrozenSchedule, FrozenStore, KeepTask, MissingRoles, Reason, RestoreSelection, RestoreTo, Span,
     StoreRole, Tick,
 };
 
@@ -41,6 +41,12 @@ pub mod layout {
     pub const STORE_READER: &str = "/holdfast/secrets/store-reader";
     pub const STORE_KEEPER: &str = "/holdfast/secrets/store-keeper";
     pub const STORE_PRUNER: &str = "/holdfast/secrets/store-pruner";
+    /// As [`STORE_SECRET`] or [`STORE_TOKEN`], of the reader of the store that a copy Job reads from.
+    pub const FROM_SECRET: &str = "/holdfast/secrets/from";
+    /// `ca.crt` of that store's endpoint.
+    pub const FROM_CA: &str = "/holdfast/secrets/from-ca";
+    /// The volume of that store, where it is one.
+    pub const FROM_VOLUME: &str = "/holdfast/from";
     /// `username` and `password` of the source or target, under these names whatever the Secret's keys are.
     pub const LOGIN: &str = "/holdfast/secrets/login";
     /// `ca.crt` of the database.
@@ -61,7 +67,7 @@ impl Action {
     /// The roles in which its pod uses the store, the first being the one that it mostly is in.
     pub fn roles(&self) -> &'static [StoreRole] {
         match self {
-            Self::Backup(_) | Self::Settle(_) => &[StoreRole::Writer],
+            Self::Backup(_) | Self::Settle(_) | Self::Copy(_) => &[StoreRole::Writer],
             // Tries each.
             Self::Probe(_) => &StoreRole::ALL,
             Self::Restore(_) => &[StoreRole::Reader],
@@ -96,6 +102,8 @@ pub enum Action {
     SettleRestore(RestoreTask),
     /// Looks after the store.
     Keep(Box<KeepTask>),
+    /// Fills the store from another.
+    Copy(Box<CopyTask>),
 }
 
 /// Tries a store.

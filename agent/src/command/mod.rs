@@ -173,6 +173,7 @@ async fn dispatch(invocation: Arc<Invocation>) -> Result<AgentResult, Failure> {
         Action::Probe(task) => probe::run(&invocation, task).await,
         Action::Settle(task) => settle::run(&invocation, task).await,
         Action::Keep(task) => keep::run(&invocation, task).await,
+        Action::Copy(_) => Err(Failure::new(Reason::InvalidSpec, "this agent fills no stores yet")),
     }
 }
 

@@ -37,6 +37,7 @@ pub fn open_as(invocation: &Invocation, patience: Patience, role: StoreRole) -> 
 fn created(action: &Action) -> Option<Timestamp> {
     match action {
         Action::Keep(keep) => Some(keep.now),
+        Action::Copy(copy) => copy.now.parse().ok(),
         _ => None,
     }
 }

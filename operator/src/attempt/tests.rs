@@ -67,6 +67,7 @@ fn word(reason: Reason, closed: bool) -> Observation {
         probe: None,
         restored: None,
         kept: None,
+        copied: None,
     };
     Observation::Ended(End {
         reason,

@@ -173,8 +173,10 @@ pub fn build(request: &JobRequest<'_>) -> Result<Job, BuildError> {
 fn written(task: &Task) -> Result<String, BuildError> {
     let mut task = task.clone();
     task.store.spec.job = None;
-    if let Action::Backup(backup) = &mut task.action {
-        backup.spec.job = None;
+    match &mut task.action {
+        Action::Backup(backup) => backup.spec.job = None,
+        Action::Copy(copy) => copy.from.spec.job = None,
+        _ => {}
     }
     let text = serde_json::to_string(&task).map_err(|error| BuildError::WriteTask(error.to_string()))?;
     if text.len() > TASK_LIMIT {
@@ -187,7 +189,7 @@ fn written(task: &Task) -> Result<String, BuildError> {
 fn template(request: &JobRequest<'_>) -> JobTemplate {
     let store = request.task.store.spec.job.clone().unwrap_or_default();
     match request.task.action {
-        Action::Probe(_) | Action::Settle(_) | Action::Keep(_) => store,
+        Action::Probe(_) | Action::Settle(_) | Action::Keep(_) | Action::Copy(_) => store,
         Action::Backup(_) | Action::Restore(_) | Action::SettleRestore(_) => {
             let mut own = request.template.cloned().unwrap_or_default();
             let under = |below: BTreeMap<String, String>, above: BTreeMap<String, String>| below.into_iter().chain(above).collect();
@@ -214,7 +216,7 @@ fn image(request: &JobRequest<'_>, template: &JobTemplate) -> Result<(String, bo
         Action::Restore(restore) | Action::SettleRestore(restore) => match &restore.to {
             RestoreTo::Postgresql(server) => Some(postgresql_image(server)),
         },
-        Action::Settle(_) | Action::Probe(_) | Action::Keep(_) => None,
+        Action::Settle(_) | Action::Probe(_) | Action::Keep(_) | Action::Copy(_) => None,
     };
     Ok(match template.image.clone().or(engine) {
         Some(image) => {
@@ -244,6 +246,7 @@ fn labels(task: &Task) -> BTreeMap<String, String> {
         Action::Backup(backup) => (RUN, &backup.run, Some(backup.source.as_str())),
         Action::Settle(settle) => (RUN, &settle.run, Some(settle.source.as_str())),
         Action::Probe(_) | Action::Keep(_) => (STORE, &task.store.name, None),
+        Action::Copy(copy) => (STORE, &task.store.name, Some(copy.source.as_str())),
         Action::Restore(restore) | Action::SettleRestore(restore) => (RESTORE, &restore.request, restore.path.split('/').nth(1)),
     };
     let mut labels = BTreeMap::from([

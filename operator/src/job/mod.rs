@@ -38,6 +38,8 @@ pub enum Purpose {
     SettleRestore,
     /// Looks after a store.
     Keep,
+    /// Fills a store from another.
+    Copy,
 }
 
 impl Purpose {
@@ -48,6 +50,7 @@ impl Purpose {
         Self::Restore,
         Self::SettleRestore,
         Self::Keep,
+        Self::Copy,
     ];
 
     /// The agent's subcommand, and the value of the label [`PURPOSE`].
@@ -59,6 +62,7 @@ impl Purpose {
             Self::Restore => "restore",
             Self::SettleRestore => "settle-restore",
             Self::Keep => "keep",
+            Self::Copy => "copy",
         }
     }
 
@@ -71,6 +75,7 @@ impl Purpose {
             Action::Restore(_) => Self::Restore,
             Action::SettleRestore(_) => Self::SettleRestore,
             Action::Keep(_) => Self::Keep,
+            Action::Copy(_) => Self::Copy,
         }
     }
 }

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use holdfast_crds::{Action, DatabaseTls, Encryption, LoginSecret, PostgresqlServer, RestoreTo, RoleCredential, StoreRole, Task, layout};
+use holdfast_crds::{
+    Action, BackupStoreSpec, DatabaseTls, Encryption, LoginSecret, PostgresqlServer, RestoreTo, RoleCredential, StoreRole, Task, layout,
+};
 use k8s_openapi::{
     api::core::v1::{
         DownwardAPIVolumeFile, DownwardAPIVolumeSource, EmptyDirVolumeSource, KeyToPath, ObjectFieldSelector,
@@ -172,12 +174,15 @@ pub fn for_task(task: &Task) -> Vec<Placed> {
         Action::Restore(restore) | Action::SettleRestore(restore) => match &restore.to {
             RestoreTo::Postgresql(server) => Some(server),
         },
-        Action::Settle(_) | Action::Probe(_) | Action::Keep(_) => None,
+        Action::Settle(_) | Action::Probe(_) | Action::Keep(_) | Action::Copy(_) => None,
     };
     let mut volumes = match task.action.roles() {
         [] => Vec::new(),
         roles => store(task, roles),
     };
+    if let Action::Copy(copy) = &task.action {
+        volumes.extend(read_from(&copy.from.spec));
+    }
     volumes.extend(database.into_iter().flat_map(database_secrets));
     volumes
 }
@@ -207,6 +212,34 @@ fn store(task: &Task, roles: &[StoreRole]) -> Vec<Placed> {
                 ..Volume::default()
             },
         ));
+    }
+    volumes
+}
+
+/// What the reader of a second store needs.
+fn read_from(spec: &BackupStoreSpec) -> Vec<Placed> {
+    let reader = spec.credentials.as_ref().map(|credentials| credentials.of(StoreRole::Reader).1);
+    let mut volumes: Vec<_> = reader
+        .map(|reader| match reader {
+            RoleCredential::SecretName(name) => secret(&name, &[]),
+            RoleCredential::WebIdentity(identity) => token(&identity.audience),
+        })
+        .map(|volume| placed("from", layout::FROM_SECRET, true, volume))
+        .into_iter()
+        .collect();
+    if let Some(name) = spec.s3.as_ref().and_then(|s3| s3.ca_secret_name.as_deref()) {
+        volumes.push(placed("from-ca", layout::FROM_CA, true, secret(name, &[("ca.crt", "ca.crt")])));
+    }
+    if let Some(location) = &spec.volume {
+        let claim = PersistentVolumeClaimVolumeSource {
+            claim_name: location.claim_name.clone(),
+            read_only: None,
+        };
+        let volume = Volume {
+            persistent_volume_claim: Some(claim),
+            ..Volume::default()
+        };
+        volumes.push(placed("from-volume", layout::FROM_VOLUME, true, volume));
     }
     volumes
 }

@@ -137,6 +137,7 @@ pub fn word(reason: Reason, closed: bool) -> (i32, String) {
         probe: None,
         restored: None,
         kept: None,
+        copied: None,
     };
     (reason.exit_code().into(), result.to_termination_message())
 }

@@ -110,6 +110,7 @@ impl World {
             probe: None,
             restored: None,
             kept: (reason == Reason::Succeeded).then_some(summary),
+            copied: None,
         };
         let pod = json!({
             "apiVersion": "v1", "kind": "Pod",

@@ -80,6 +80,7 @@ impl World {
             probe: serde_json::from_value(json!({"checks": checks})).unwrap(),
             restored: None,
             kept: None,
+            copied: None,
         };
         let terminated = json!({"exitCode": reason.exit_code(), "message": result.to_termination_message()});
         self.pod(

@@ -144,6 +144,12 @@ fn secret_names(job: &Value) -> Vec<&str> {
         .collect()
 }
 
+fn copy(from: &FrozenStore) -> Task {
+    let copy =
+        json!({"namespace": "shop", "source": "orders", "from": from, "now": "2026-11-20T22:10:00Z", "notAfter": "2026-11-21T04:10:00Z"});
+    task(plain(), Action::Copy(serde_json::from_value(copy).unwrap()))
+}
+
 fn purposes() -> Vec<Task> {
     let restore = |make: fn(RestoreTask) -> Action| task(plain(), make(restore_task()));
     vec![
@@ -152,6 +158,7 @@ fn purposes() -> Vec<Task> {
         probe(plain()),
         restore(Action::Restore),
         restore(Action::SettleRestore),
+        copy(&plain()),
     ]
 }
 
@@ -463,6 +470,34 @@ fn a_pod_gets_the_credentials_of_its_roles_and_no_others() {
     store.spec.credentials = serde_json::from_value(json!({"roles": {"writer": named("s3-writer")}})).unwrap();
     assert_eq!(places(&keep(store.clone())), [layout::STORE_SECRET]);
     assert_eq!(places(&probe(store)), [layout::STORE_SECRET]);
+}
+
+#[test]
+fn a_copy_job_writes_to_one_store_and_only_reads_the_other() {
+    let mut from = plain();
+    from.spec = serde_json::from_value(json!({"volume": {"claimName": "copies"}, "encryption": {"none": {}}})).unwrap();
+    from.name = "near".to_owned();
+    from.spec.job = serde_json::from_value(json!({"labels": {"team": "shop"}})).unwrap();
+    let job = built(&request(&copy(&from), None));
+    let places = |job: &Value| -> Vec<String> { mounts(&pod(job)["containers"][0]).into_iter().map(str::to_owned).collect() };
+    assert!(places(&job).contains(&layout::STORE_SECRET.to_owned()) && places(&job).contains(&layout::FROM_VOLUME.to_owned()));
+    let mounted = &pod(&job)["containers"][0]["volumeMounts"];
+    let read_only = mounted
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|mount| mount["mountPath"] == layout::FROM_VOLUME);
+    assert_eq!(read_only.unwrap()["readOnly"], true);
+    assert!(pod(&job)["initContainers"].is_null(), "our own image, without an engine's tools");
+
+    from.spec = plain().spec;
+    from.spec.credentials =
+        serde_json::from_value(json!({"roles": {"writer": {"secretName": "near-writer"}, "reader": {"secretName": "near-reader"}}}))
+            .unwrap();
+    let job = built(&request(&copy(&from), None));
+    assert!(places(&job).contains(&layout::FROM_SECRET.to_owned()));
+    let names = secret_names(&job);
+    assert!(names.contains(&"near-reader") && !names.contains(&"near-writer"), "{names:?}");
 }
 
 #[test]

@@ -64,6 +64,7 @@ fn result(reason: Reason, closed: bool) -> String {
         probe: None,
         restored: None,
         kept: None,
+        copied: None,
     };
     result.to_termination_message()
 }
