@@ -27,7 +27,7 @@ pub struct Database<'a> {
 }
 
 impl Sandbox {
-    /// Starts a PostgreSQL server as pod, service and Secret of this name; user `postgres`. Returns when it answers.
+    /// Starts a PostgreSQL server as pod, service and Secret of this name; user `postgres`. Returns when it is reached.
     ///
     /// # Errors
     /// If it does not become ready.
@@ -68,10 +68,10 @@ impl Sandbox {
     async fn postgres_pod(&self, name: &str, manifest: &str) -> Result<()> {
         self.apply(manifest).await?;
         self.until::<Pod>(name, 180, "ready", ready).await?;
-        Ok(())
+        self.served(name, 5432).await
     }
 
-    /// Starts an S3 server with a bucket `backups` as pod, service and Secret `s3`. Returns when it answers. Its data goes with its pod.
+    /// Starts an S3 server with a bucket `backups` as pod, service and Secret `s3`. Returns when it is reached. Its data goes with its pod.
     ///
     /// # Errors
     /// If it does not become ready.
@@ -79,6 +79,15 @@ impl Sandbox {
         self.secret("s3", "access_key_id: tester, secret_access_key: VALUE").await?;
         self.apply(include_str!("../demo/s3.yaml")).await?;
         self.until::<Pod>("s3", 120, "ready", ready).await?;
+        self.served("s3", 7070).await
+    }
+
+    /// Returns when a pod is reached under the name of its Service, which is some time after it is ready.
+    async fn served(&self, name: &str, port: u16) -> Result<()> {
+        let reached = format!("timeout 30 bash -c 'until exec 3<>/dev/tcp/{name}/{port}; do sleep 0.1; done' 2>/dev/null");
+        self.exec(name, &["bash", "-c", &reached], "")
+            .await
+            .with_context(|| format!("the Service {name} leads nowhere"))?;
         Ok(())
     }
 
@@ -267,6 +276,7 @@ spec:
     /// If it does not get so far.
     pub async fn dumping(&self, run: &str, database: &Database<'_>) -> Result<String> {
         let labels = format!("holdfast.dev/run={run},holdfast.dev/purpose=backup");
+        database.dump_waits().await?;
         let running = |pod: &Pod| {
             pod.metadata.deletion_timestamp.is_none()
                 && pod.status.as_ref().is_some_and(|status| status.phase.as_deref() == Some("Running"))
@@ -274,7 +284,6 @@ spec:
         let pods = self
             .until_list::<Pod>(&labels, 120, "running", |pods| pods.iter().any(running))
             .await?;
-        database.dump_waits().await?;
         pods.iter()
             .find(|pod| running(pod))
             .map(ResourceExt::name_any)
