@@ -32,6 +32,8 @@ struct State {
     now: String,
     /// `POST backupruns/a`, in order.
     calls: Vec<String>,
+    /// Fields of a status that another manager wrote last, as JSON pointers into it, by the object's path.
+    foreign: BTreeMap<String, Vec<String>>,
     /// Codes and messages that calls get instead of an answer.
     failures: BTreeMap<String, (u16, String)>,
     /// How many calls there were, and what happens to one of them.
@@ -132,6 +134,17 @@ impl Fake {
     /// Takes an object away, as a user does.
     pub fn remove(&self, path: &str) {
         self.lock().objects.remove(path);
+    }
+
+    /// Another manager writes a field of an object's status: `pointer` is as in `/settle/finishedAt`.
+    pub fn meddle(&self, path: &str, pointer: &str, value: Value) {
+        let mut state = self.lock();
+        state.version += 1;
+        let version = json!(state.version.to_string());
+        let object = state.objects.get_mut(path).unwrap();
+        *object["status"].pointer_mut(pointer).unwrap() = value;
+        object["metadata"]["resourceVersion"] = version;
+        state.foreign.entry(path.to_owned()).or_default().push(pointer.to_owned());
     }
 
     /// From now on calls such as `POST backupruns/a` fail so.
@@ -238,17 +251,36 @@ impl State {
                 (200, json!({"apiVersion": "v1", "kind": "EventList", "metadata": {}, "items": []}))
             }
             ("PATCH", Some(mut object)) if subresource == "/status" => {
-                assert!(
-                    query.contains(&format!("fieldManager={MANAGER}")) && query.contains("force=true"),
-                    "{query}"
-                );
+                assert!(query.contains(&format!("fieldManager={MANAGER}")), "{query}");
+                if let Some([test, replace]) = body.as_array().map(Vec::as_slice) {
+                    if test["value"] != object["metadata"]["resourceVersion"] {
+                        return refusal(422, "the test of resourceVersion failed");
+                    }
+                    assert_eq!((&replace["op"], &replace["path"]), (&json!("replace"), &json!("/status")));
+                    object["status"] = replace["value"].clone();
+                    object["metadata"]["resourceVersion"] = version;
+                    self.foreign.remove(&path);
+                    self.objects.insert(path, object.clone());
+                    return (200, object);
+                }
+                assert!(query.contains("force=true"), "{query}");
                 for field in ["uid", "resourceVersion"] {
                     let wanted = &body["metadata"][field];
                     if !wanted.is_null() && *wanted != object["metadata"][field] {
                         return refusal(409, &format!("{field} differs"));
                     }
                 }
-                object["status"] = body["status"].clone();
+                let before = std::mem::replace(&mut object["status"], body["status"].clone());
+                // Like the real one: what an apply says is its manager's from now on, what it leaves out stays another's.
+                if let Some(foreign) = self.foreign.get_mut(&path) {
+                    foreign.retain(|pointer| body["status"].pointer(pointer).is_none());
+                    for pointer in foreign {
+                        let (parent, field) = pointer.rsplit_once('/').unwrap();
+                        if let Some(parent) = object["status"].pointer_mut(parent) {
+                            parent[field] = before.pointer(pointer).cloned().unwrap_or_default();
+                        }
+                    }
+                }
                 object["metadata"]["resourceVersion"] = version;
                 self.objects.insert(path, object.clone());
                 (200, object)

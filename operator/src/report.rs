@@ -145,14 +145,33 @@ where
         "metadata": {"name": key.name, "uid": object.meta().uid, "resourceVersion": object.meta().resource_version},
         "status": status,
     });
+    let doing = || Error::calling(format!("write the status of {} {key}", K::kind(&())));
     let mut written = api
         .patch_status(&key.name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&body))
         .await
-        .map_err(Error::calling(format!("write the status of {} {key}", K::kind(&()))))?;
+        .map_err(doing())?;
+    if written.status() != Some(status) {
+        // What is left out of an apply stays where somebody else has written it; read back it would be taken for our own word.
+        let whole = replacing(&written, status).map_err(doing())?;
+        written = api
+            .patch_status(&key.name, &PatchParams::apply(MANAGER), &whole)
+            .await
+            .map_err(doing())?;
+    }
     written.managed_fields_mut().clear();
     written.meta_mut().managed_fields = None;
     cache.wrote(written.clone());
     Ok(written)
+}
+
+/// A patch that puts `status` in the place of all that `object` has as its status, unless somebody came in between.
+fn replacing<K: Resource<DynamicType = ()>>(object: &K, status: &impl Serialize) -> kube::Result<Patch<()>> {
+    let operations = serde_json::json!([
+        {"op": "test", "path": "/metadata/resourceVersion", "value": object.meta().resource_version},
+        {"op": "replace", "path": "/status", "value": status},
+    ]);
+    let operations = serde_json::from_value(operations).map_err(kube::Error::SerdeError)?;
+    Ok(Patch::Json(operations))
 }
 
 /// The conditions of `after` that say something new: another status or reason than in `before`. `Stalled` repeats what `Ready` says, and

@@ -289,3 +289,43 @@ async fn a_lost_status_is_found_in_the_jobs() {
     drive(&mut world, succeeds).await;
     assert_eq!(world.told(), ("Succeeded".into(), "Succeeded".into()));
 }
+
+/// The store says nothing: every settle Job ends without an answer.
+fn the_store_is_silent(world: &World, job: &str, look: usize) {
+    match (job, look) {
+        ("now-b1", 1) => world.pod(job, &json!({"running": {}})),
+        ("now-b1", 2) => {
+            world.pod(job, &json!({"terminated": {"exitCode": 137}}));
+            world.counted(job);
+        }
+        (_, 2) => world.word(job, Reason::StoreUnreachable, false),
+        _ => {}
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_writes_into_the_status_of_an_unknown_outcome_makes_no_loop_of_settle_jobs() {
+    let mut world = World::run(1);
+    drive(&mut world, the_store_is_silent).await;
+    assert_eq!(world.told(), ("Failed".into(), "OutcomeUnknown".into()));
+    rest(&mut world).await;
+    let count = |world: &World| world.status()["settle"]["count"].as_i64().unwrap();
+    let before = count(&world);
+    // An hour ago, says another manager; and what an apply leaves out stays as others wrote it.
+    world
+        .fake
+        .meddle(&world.path(), "/settle/finishedAt", json!("2026-02-28T00:00:00Z"));
+    for _ in 0..5 {
+        world.watch();
+        world.reconcile().await.unwrap();
+        assert_eq!(count(&world), before + 1, "{}", world.status());
+    }
+    assert_eq!(world.status()["settle"]["finishedAt"], Value::Null, "a Job of it is at work");
+    let job = format!("now-s{}", before + 1);
+    assert_eq!(world.jobs(), ["now-b1", &job]);
+    world.word(&job, Reason::AlreadyDone, true);
+    world.watch();
+    world.reconcile().await.unwrap();
+    assert_eq!(world.told(), ("Succeeded".into(), "AlreadyDone".into()));
+    rest(&mut world).await;
+}
