@@ -92,6 +92,8 @@ reasons! {
     NeverCopied = 0, Structural;
     /// The newest copy is older than the objective.
     CopyTooOld = 0, Structural;
+    /// The structure of a copy could not be checked: it can be restored, but does not count as a good one.
+    CopyUnproven = 0, Structural;
     /// No schedule makes copies of this source.
     NotScheduled = 0, Structural;
     /// The source misses a floor of a compliance policy; the message names each.

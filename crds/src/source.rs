@@ -222,12 +222,15 @@ pub struct BackupSourceStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
-    /// The copy with the newest recovery point that can be believed.
+    /// The good copy with the newest recovery point that can be believed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub newest_copy: Option<CopyReference>,
     /// A copy whose recovery point lies after its own end: a clock was wrong. It can be restored, and counts for nothing else.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub implausible_copy: Option<CopyReference>,
+    /// The newest copy whose structure could not be checked, as long as no good one is newer. It can be restored, and counts for nothing else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unproven_copy: Option<CopyReference>,
     /// Copies in all stores, by their keepers' last passes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub copies: Option<i64>,

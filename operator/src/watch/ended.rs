@@ -90,6 +90,9 @@ struct EndedCopy {
     recovery_point: String,
     #[serde(rename = "b")]
     stored_bytes: i64,
+    /// Whether its structure was not checked.
+    #[serde(rename = "o", default, skip_serializing_if = "std::ops::Not::not")]
+    unproven: bool,
 }
 
 fn pack(run: &BackupRun) -> Option<Vec<u8>> {
@@ -129,6 +132,7 @@ fn pack(run: &BackupRun) -> Option<Vec<u8>> {
             path: copy.path.clone(),
             recovery_point: copy.recovery_point.clone(),
             stored_bytes: copy.stored_bytes,
+            unproven: !copy.structure_checked,
         }),
     };
     serde_json::to_vec(&ended).ok()
@@ -157,7 +161,7 @@ fn unpack(key: &Key, bytes: &[u8]) -> BackupRun {
         database_names: Vec::new(),
         tables: 0,
         rows: None,
-        structure_checked: true,
+        structure_checked: !copy.unproven,
         manifest_digest: String::new(),
         version_id: None,
         engine: None,

@@ -38,7 +38,11 @@ pub struct Known {
 pub fn judge(source: &BackupSource, known: &Known, now: Timestamp) -> Judged {
     let Known { schedules, runs, .. } = known;
     let before = source.status.clone().unwrap_or_default();
-    let Copies { newest, implausible } = copies(source, &before, runs, now);
+    let Copies {
+        newest,
+        implausible,
+        unproven,
+    } = copies(source, &before, runs, now);
     let last_run = last_run(before.last_run.clone(), runs);
     let rpo = objective::rpo(source, schedules, now);
     let next_ticks = objective::next_ticks(source, schedules, now);
@@ -69,7 +73,7 @@ pub fn judge(source: &BackupSource, known: &Known, now: Timestamp) -> Judged {
                 Reason::Retired,
                 format!("retired by {}: {}", retire.by, retire.reason),
             ),
-            None => protected(&protection, newest.as_ref(), rpo, schedules),
+            None => protected(&protection, newest.as_ref(), unproven.as_ref(), rpo, schedules),
         },
         last_run_succeeded(last_run.as_ref()),
     ];
@@ -80,6 +84,7 @@ pub fn judge(source: &BackupSource, known: &Known, now: Timestamp) -> Judged {
         conditions: conditions(&before.conditions, &findings, source.metadata.generation, now),
         newest_copy: newest,
         implausible_copy: implausible,
+        unproven_copy: unproven,
         copies: (!before.stores.is_empty()).then(|| before.stores.iter().map(|entry| entry.copies).sum()),
         stores: before.stores,
         last_run,
@@ -98,15 +103,55 @@ pub fn judge(source: &BackupSource, known: &Known, now: Timestamp) -> Judged {
 struct Copies {
     newest: Option<CopyReference>,
     implausible: Option<CopyReference>,
+    unproven: Option<CopyReference>,
 }
 
-/// The copy with the newest recovery point that was ever seen (objects of runs go, copies stay), and the one that cannot be believed, as
-/// long as its run is there or there is no other.
+/// The good copy with the newest recovery point that was ever seen (objects of runs go, copies stay); the one that cannot be believed, as
+/// long as its run is there or there is no other; and a newer one that is not proven.
 fn copies(source: &BackupSource, before: &BackupSourceStatus, runs: &[Arc<BackupRun>], now: Timestamp) -> Copies {
-    let made = runs.iter().filter_map(|run| {
+    let (good, unproven): (Vec<_>, Vec<_>) = made(runs, now).partition(|(_, _, checked)| *checked);
+    let good = good.into_iter().map(|(copy, then, _)| (copy, then));
+    let known = before.newest_copy.iter().map(|copy| (copy.clone(), now));
+    let read = catalogue::newest(source, before).into_iter().map(|copy| (copy, now));
+    let (believed, doubted): (Vec<_>, Vec<_>) = known
+        .chain(good)
+        .filter(|(copy, _)| !catalogue::is_gone(copy, before))
+        .chain(read)
+        .filter_map(|(copy, then)| Some((recovery_point(&copy)?, copy, then)))
+        .partition(|(point, _, then)| plausible(*point, *then));
+    let (believed, doubted) = (newest(believed), newest(doubted));
+    let known = before.unproven_copy.iter().map(|copy| (copy.clone(), now));
+    let unproven = unproven.into_iter().map(|(copy, then, _)| (copy, then));
+    let unproven = known
+        .chain(unproven)
+        .filter_map(|(copy, then)| Some((recovery_point(&copy)?, copy, then)))
+        .filter(|(point, _, then)| plausible(*point, *then) && believed.as_ref().is_none_or(|(newest, ..)| point > newest));
+    let unproven = newest(unproven.collect()).map(|(_, copy, _)| copy);
+    let believed = believed.map(|(_, copy, _)| copy);
+    let doubted = doubted.map(|(_, copy, _)| copy);
+    let remembered = before.implausible_copy.clone().filter(|_| believed.is_none());
+    Copies {
+        newest: believed,
+        implausible: doubted.or(remembered),
+        unproven,
+    }
+}
+
+/// A copy with its recovery point and the time at which that is to be believed.
+type Dated = (Timestamp, CopyReference, Timestamp);
+
+/// That with the newest recovery point.
+fn newest(copies: Vec<Dated>) -> Option<Dated> {
+    copies.into_iter().reduce(|held, next| if next.0 > held.0 { next } else { held })
+}
+
+/// The copies that these runs made, each with the time by which its run had ended, and whether its structure was checked.
+fn made(runs: &[Arc<BackupRun>], now: Timestamp) -> impl Iterator<Item = (CopyReference, Timestamp, bool)> {
+    runs.iter().filter_map(move |run| {
         let status = run.status.as_ref().filter(|status| status.phase == RunPhase::Succeeded)?;
         let copy = status.copy.as_ref()?;
         let ended = status.completion_time.as_ref().and_then(|time| time.parse::<Timestamp>().ok());
+        let checked = copy.structure_checked;
         let copy = CopyReference {
             run: run.name_any(),
             store: run.store().map(|store| store.name).unwrap_or_default(),
@@ -115,26 +160,8 @@ fn copies(source: &BackupSource, before: &BackupSourceStatus, runs: &[Arc<Backup
             stored_bytes: copy.stored_bytes,
             committed_at: status.completion_time.clone(),
         };
-        Some((copy, ended.map_or(now, |ended| ended.min(now))))
-    });
-    let known = before.newest_copy.iter().map(|copy| (copy.clone(), now));
-    let read = catalogue::newest(source, before).into_iter().map(|copy| (copy, now));
-    let (believed, doubted): (Vec<_>, Vec<_>) = known
-        .chain(made)
-        .filter(|(copy, _)| !catalogue::is_gone(copy, before))
-        .chain(read)
-        .filter_map(|(copy, then)| Some((recovery_point(&copy)?, copy, then)))
-        .partition(|(point, _, then)| plausible(*point, *then));
-    let newest = |copies: Vec<(Timestamp, CopyReference, Timestamp)>| {
-        let newest = copies.into_iter().reduce(|held, next| if next.0 > held.0 { next } else { held });
-        newest.map(|(_, copy, _)| copy)
-    };
-    let (believed, doubted) = (newest(believed), newest(doubted));
-    let remembered = before.implausible_copy.clone().filter(|_| believed.is_none());
-    Copies {
-        newest: believed,
-        implausible: doubted.or(remembered),
-    }
+        Some((copy, ended.map_or(now, |ended| ended.min(now)), checked))
+    })
 }
 
 fn recovery_point(copy: &CopyReference) -> Option<Timestamp> {
@@ -180,10 +207,26 @@ fn ready(implausible: Option<&CopyReference>) -> Finding {
 fn protected(
     protection: &Protection,
     newest: Option<&CopyReference>,
+    unproven: Option<&CopyReference>,
     rpo: Option<SignedDuration>,
     schedules: &[Arc<BackupSchedule>],
 ) -> Finding {
-    let say = |status, reason, message: String| Finding::new(ConditionType::Protected, status, reason, message);
+    let say = |status, reason, message: String| {
+        let Some(copy) = unproven else {
+            return Finding::new(ConditionType::Protected, status, reason, message);
+        };
+        let message = format!(
+            "{message}; the copy of {} (run {}) does not count: its structure could not be checked",
+            copy.recovery_point, copy.run
+        );
+        // It would have made the difference, were it good.
+        let reason = if matches!(reason, Reason::NeverCopied | Reason::CopyTooOld) {
+            Reason::CopyUnproven
+        } else {
+            reason
+        };
+        Finding::new(ConditionType::Protected, status, reason, message)
+    };
     let objective = rpo.map(person).unwrap_or_default();
     let copy = newest.map_or_else(String::new, |copy| {
         format!("the newest copy is of {} (run {})", copy.recovery_point, copy.run)

@@ -52,10 +52,19 @@ impl World {
 
     /// A run that ended, with a copy of `point` if it succeeded.
     fn run(&self, name: &str, phase: &str, reason: &str, ended: &str, point: Option<&str>) {
+        self.run_with(name, (phase, reason), ended, point, true);
+    }
+
+    /// A run that succeeded, with a copy whose structure could not be checked.
+    fn opaque(&self, name: &str, at: &str) {
+        self.run_with(name, ("Succeeded", "Succeeded"), at, Some(at), false);
+    }
+
+    fn run_with(&self, name: &str, (phase, reason): (&str, &str), ended: &str, point: Option<&str>, checked: bool) {
         let copy = point.map(|point| {
             json!({
                 "path": format!("shop/a/{name}"), "recoveryPoint": point, "rawBytes": 1, "storedBytes": 7, "parts": 1, "databases": 1,
-                "tables": 1, "structureChecked": true, "manifestDigest": "00",
+                "tables": 1, "structureChecked": checked, "manifestDigest": "00",
             })
         });
         let mut run = json!({
@@ -406,4 +415,48 @@ async fn a_source_that_was_re_created_meanwhile_is_left_alone() {
     let error = world.controller.reconcile(&Key::new("shop", "a")).await.unwrap_err();
     assert!(error.is_conflict(), "{error}");
     assert!(world.fake.get(SOURCE).unwrap().get("status").is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_whose_structure_could_not_be_checked_protects_nothing() {
+    let world = world();
+    world.schedule("gold", &json!({"objectives": {"rpo": "25h"}}));
+    world.opaque("opaque", "2026-03-01T02:00:00Z");
+    world.at("2026-03-01T03:00:00Z");
+    world.reconcile().await;
+    let (status, reason, message) = world.protected();
+    assert_eq!((status.as_str(), reason.as_str()), ("False", "CopyUnproven"));
+    assert!(message.contains("run opaque") && message.contains("structure"), "{message}");
+    let status = world.status();
+    assert_eq!((status.newest_copy, status.unproven_copy.unwrap().run.as_str()), (None, "opaque"));
+    assert_eq!(world.condition("LastRunSucceeded").0, "True", "it can be restored");
+    // Its run's object goes, and what is known of it stays.
+    world.context.caches.runs.deleted(&Key::new("shop", "opaque"), Some("uid-opaque"));
+    world.reconcile().await;
+    assert_eq!(world.protected().1, "CopyUnproven");
+    // A good one that is newer counts, and the other is of no interest any more.
+    world.run(
+        "good",
+        "Succeeded",
+        "Succeeded",
+        "2026-03-01T04:00:00Z",
+        Some("2026-03-01T04:00:00Z"),
+    );
+    world.at("2026-03-01T05:00:00Z");
+    world.reconcile().await;
+    assert_eq!((world.protected().1.as_str(), world.status().unproven_copy), ("Protected", None));
+    // One after it does not displace it; and once it is too old, the newer one is no help.
+    world.opaque("again", "2026-03-02T02:00:00Z");
+    world.at("2026-03-02T03:00:00Z");
+    world.reconcile().await;
+    let (status, reason, message) = world.protected();
+    assert_eq!((status.as_str(), reason.as_str()), ("True", "Protected"));
+    assert!(message.contains("run good") && message.contains("run again"), "{message}");
+    world.at("2026-03-02T06:00:00Z");
+    world.reconcile().await;
+    assert_eq!(
+        (world.protected().0.as_str(), world.protected().1.as_str()),
+        ("False", "CopyUnproven")
+    );
+    assert_eq!(world.status().newest_copy.unwrap().run, "good");
 }
