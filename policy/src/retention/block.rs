@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use holdfast_crds::{
     Blocked, Reason,
-    document::{Acceptance, Sha256},
+    document::{Acceptance, ScheduleName, Sha256},
 };
 
 use super::{
@@ -89,7 +89,12 @@ pub fn unhealthy(facts: &SourceFacts) -> Option<Blocked> {
         return None;
     }
     let good = good_fulls(&facts.copies, facts.now);
-    let interval = facts.rules.values().filter_map(|rules| rules.interval).min();
+    // Other schedules of the namespace say nothing about this source, unless all that made copies of it are gone: one of them may have
+    // taken their place, and may have made none yet.
+    let made = |schedule: &ScheduleName| facts.copies.iter().any(|copy| copy.schedule.as_ref() == Some(schedule));
+    let own = facts.rules.iter().filter(|(schedule, _)| made(schedule));
+    let any = || facts.rules.values().filter_map(|rules| rules.interval).min();
+    let interval = own.filter_map(|(_, rules)| rules.interval).min().or_else(any);
     if let (Some(interval), Some(newest)) = (interval, good.first()) {
         let newest = &facts.copies[*newest];
         let age = facts.now.duration_since(newest.order().0);

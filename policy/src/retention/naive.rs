@@ -396,7 +396,9 @@ impl Model<'_> {
             return None;
         }
         let good: Vec<_> = self.copies.iter().filter(|copy| self.good_full(copy)).collect();
-        if let Some(interval) = self.facts.rules.values().filter_map(|rules| rules.interval).min() {
+        let mine = self.copies.iter().filter_map(|copy| self.rules(copy)?.interval);
+        let all = self.facts.rules.values().filter_map(|rules| rules.interval);
+        if let Some(interval) = mine.min().or(all.min()) {
             match good.last() {
                 Some(newest) if apart(self.now, time_of(newest)) > interval + interval => return Some(Reason::CopyTooOld),
                 None if !self.copies.is_empty() => return Some(Reason::CopyTooOld),

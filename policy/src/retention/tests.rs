@@ -366,6 +366,31 @@ fn a_source_that_does_not_do_well_loses_nothing() {
 }
 
 #[test]
+fn the_pace_of_a_schedule_that_never_copied_the_source_counts_only_where_nothing_else_tells_one() {
+    let mut copies = days(9, "2026-11-20T02:00:00Z");
+    copies[0] = marked(copies[0].clone(), "2026-11-13T08:00:00Z");
+    let mut source = facts("2026-11-21T02:00:00Z", rules(|r| r.keep_last = Some(1)), copies.clone());
+    let hourly = Rules {
+        interval: Some(SignedDuration::from_hours(1)),
+        ..source.rules[&schedule()].clone()
+    };
+    let other = ScheduleName {
+        name: "hourly".into(),
+        ..schedule()
+    };
+    source.rules.insert(other.clone(), hourly);
+    assert_eq!(plan(&source).blocked, None, "the hourly schedule is another source's");
+    assert_eq!(plan(&source).remove, vec![copies[0].run.clone()]);
+    // It made a copy once: it is this source's too.
+    let mut both = source.clone();
+    both.copies[1].schedule = Some(other);
+    assert_eq!(plan(&both).blocked.unwrap().reason, Reason::CopyTooOld);
+    // The schedule was renamed, and the new one has made no copy yet.
+    source.rules.get_mut(&schedule()).unwrap().interval = None;
+    assert_eq!(plan(&source).blocked.unwrap().reason, Reason::CopyTooOld);
+}
+
+#[test]
 fn new_rules_that_would_take_much_at_once_wait_for_an_approval_of_exactly_that_set() {
     let mut copies = days(60, "2026-11-20T02:00:00Z");
     for copy in &mut copies[..50] {

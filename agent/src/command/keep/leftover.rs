@@ -32,8 +32,9 @@ pub enum Leftover {
     Losers(Vec<String>),
 }
 
-/// What is to be done with a run's folder at `now`, the earlier of the clocks.
-pub fn leftover(run: &Run, folder: &RunFolder, now: Timestamp, in_flight: bool) -> Leftover {
+/// What is to be done with a run's folder at `now`, the earlier of the clocks. `all_read`: nothing of the source is missing or unreadable;
+/// otherwise no run is given up, for its register may be what is missing.
+pub fn leftover(run: &Run, folder: &RunFolder, now: Timestamp, in_flight: bool, all_read: bool) -> Leftover {
     if run.unreadable.is_some() || in_flight {
         return Leftover::None;
     }
@@ -43,7 +44,7 @@ pub fn leftover(run: &Run, folder: &RunFolder, now: Timestamp, in_flight: bool) 
     match (&run.state, run.removed()) {
         // Only the record of a removal is left: the end of a `forget` that was interrupted.
         (State::Open, Some(_)) => Leftover::Forget,
-        (State::Open, None) if folder.modified().is_some_and(|modified| past(modified, STALE)) => Leftover::Abandon,
+        (State::Open, None) if all_read && folder.modified().is_some_and(|modified| past(modified, STALE)) => Leftover::Abandon,
         (State::Unreadable { .. }, _) | (State::Open, None) => Leftover::None,
         (State::Copy(copy), None) => losers(copy, folder, past(copy.not_after, LOSER)),
         (State::Copy(copy), Some(removed)) => match left {
@@ -87,8 +88,8 @@ fn pod_of(object: &ObjectPath) -> Option<&Label> {
 }
 
 /// Clears what a run left behind.
-pub async fn clear(hand: &Hand, run: &Run, lying: &RunFolder, now: Timestamp, in_flight: bool) -> Result<Result<Swept, ActError>, Failure> {
-    Ok(match leftover(run, lying, now, in_flight) {
+pub async fn clear(hand: &Hand, run: &Run, lying: &RunFolder, wanted: Leftover) -> Result<Result<Swept, ActError>, Failure> {
+    Ok(match wanted {
         Leftover::None => Ok(Swept::default()),
         Leftover::Abandon => {
             let message = "nothing was written for seven days, and no operator knows the run as in flight";

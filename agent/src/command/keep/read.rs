@@ -77,6 +77,8 @@ pub struct SourceWords {
     /// Whether its protection ended on purpose: the newest word.
     pub retired: Option<Said>,
     pub accepted: Vec<Acceptance>,
+    /// Records that cannot be read: the last word may be among them.
+    pub unreadable: Vec<String>,
 }
 
 /// The rules of a schedule, as they were recorded.
@@ -150,6 +152,13 @@ async fn read_run(store: &Store, path: RunPath, folder: &RunFolder) -> Result<Ru
     })
     .await?
     {
+        // Records are written of copies alone, and the last to go is the one of a removal.
+        None if folder.outcome.0.is_empty() && !records.is_empty() && !records.iter().any(is_removal) => State::Unreadable {
+            reason: Reason::Tampered,
+            problem: format!(
+                "{place} is not there, but records of its copy are; put it back, or remove what the run has below catalog/ and data/"
+            ),
+        },
         None if folder.outcome.0.is_empty() => State::Open,
         None => State::Unreadable {
             reason: Reason::Tampered,
@@ -253,16 +262,21 @@ fn missing<'a>(stored: &'a [StoredObject], folder: &'a RunFolder) -> impl Iterat
 /// Reads the records of a source.
 pub async fn words(store: &Store, folder: &SourceFolder, report: &mut Report) -> Result<SourceWords, StoreError> {
     let mut records = Vec::new();
+    let mut words = SourceWords::default();
     for (path, (object, versions)) in &folder.records {
-        match decoded(store, path, versions, RECORD_LIMIT, |bytes| SourceRecord::from_bytes(object, bytes)).await? {
-            Some(Ok((record, _))) => records.push(record),
-            Some(Err(error)) => report.finding(Reason::Tampered, Some(folder.name()), format!("{path}: {error}")),
-            None => report.finding(Reason::Tampered, Some(folder.name()), format!("{path} was deleted")),
-        }
+        let problem = match decoded(store, path, versions, RECORD_LIMIT, |bytes| SourceRecord::from_bytes(object, bytes)).await? {
+            Some(Ok((record, _))) => {
+                records.push(record);
+                continue;
+            }
+            Some(Err(error)) => format!("{path}: {error}"),
+            None => format!("{path} was deleted"),
+        };
+        report.finding(Reason::Tampered, Some(folder.name()), problem.clone());
+        words.unreadable.push(problem);
     }
     // ULIDs sort as their times do.
     records.sort_by(|a, b| a.ulid.cmp(&b.ulid));
-    let mut words = SourceWords::default();
     for record in records {
         match record.fact {
             SourceFact::Policy {
@@ -289,6 +303,10 @@ pub async fn words(store: &Store, folder: &SourceFolder, report: &mut Report) ->
 impl Run {
     /// The record that says that the copy is no copy any more.
     pub fn removed(&self) -> Option<&Record> {
-        self.records.iter().find(|record| matches!(record.fact, Fact::Removed { .. }))
+        self.records.iter().find(|record| is_removal(record))
     }
+}
+
+fn is_removal(record: &Record) -> bool {
+    matches!(record.fact, Fact::Removed { .. })
 }

@@ -68,7 +68,7 @@ impl Pass<'_> {
         facts.copies.retain(|copy| !gone.contains(&copy.run));
         plan.verdicts.retain(|verdict| !gone.contains(&verdict.run));
         if self.acts {
-            self.clear(&folder, &documents.runs).await?;
+            self.clear(&folder, &documents.runs, all_read(&plan)).await?;
         }
         self.tell(&folder, &documents, &facts, &plan, removed);
         Ok(())
@@ -282,12 +282,13 @@ impl Pass<'_> {
         }
     }
 
-    async fn clear(&mut self, folder: &SourceFolder, runs: &[Run]) -> Result<(), Failure> {
+    async fn clear(&mut self, folder: &SourceFolder, runs: &[Run], all_read: bool) -> Result<(), Failure> {
         for run in runs {
             let Some(lying) = folder.runs.get(&run.path.run) else { continue };
             let in_flight = self.task.in_use.contains(&run.path);
             let Some(hand) = self.hand.clone() else { return Ok(()) };
-            let swept = leftover::clear(&hand, run, lying, self.now, in_flight).await?;
+            let wanted = leftover::leftover(run, lying, self.now, in_flight, all_read);
+            let swept = leftover::clear(&hand, run, lying, wanted).await?;
             self.swept(swept)?;
         }
         Ok(())
@@ -367,6 +368,12 @@ impl Pass<'_> {
             }
         }
     }
+}
+
+/// Whether what the plan was made from is all there is of the source.
+fn all_read(plan: &SourcePlan) -> bool {
+    let reason = plan.blocked.as_ref().map(|blocked| blocked.reason);
+    !matches!(reason, Some(Reason::CatalogueUnreadable | Reason::CopiesMissing))
 }
 
 fn copy_report(copy: &CopyFacts, verdict: &Verdict) -> CopyReport {
@@ -452,8 +459,9 @@ async fn lock(
         each(store, &objects, Set::Lock(until)).await?;
         hand.record(&run.path, Some(copy.manifest), Fact::Locked { until }).await?;
     }
+    // What cannot be read may be the hold that is in force: then none is lifted.
     let held = !copy.holds.is_empty();
-    if held != legal_hold(run) {
+    if held != legal_hold(run) && (held || all_read(plan)) {
         each(store, &objects, Set::LegalHold(held)).await?;
         hand.record(&run.path, Some(copy.manifest), Fact::LegalHold { on: held }).await?;
     }

@@ -1,6 +1,7 @@
 //! Passes over a store in memory, with a clock of its own.
 
 mod passes;
+mod unread;
 mod year;
 
 use std::collections::{BTreeMap, BTreeSet};
