@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Blocked, CopyReport, KeepSummary, Reason, StoreFinding};
+use crate::{Blocked, CopyReport, KeepSummary, Reason, StoreFinding, StoreKind};
 
 /// The most stores that a source's status lists.
 pub const CATALOGUES: usize = 16;
@@ -11,6 +11,8 @@ pub const CATALOGUES: usize = 16;
 pub const SOURCE_FINDINGS: usize = 5;
 /// The most findings that a store's status lists.
 pub const STORE_FINDINGS: usize = 20;
+/// The most namespaces that are gone, of which a store's status tells.
+pub const VANISHED_NAMESPACES: usize = 50;
 /// The most sources without an object that a store's status lists.
 pub const UNKNOWN_SOURCES: usize = 50;
 
@@ -18,8 +20,10 @@ pub const UNKNOWN_SOURCES: usize = 50;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct CatalogueInStore {
-    /// Name of the BackupStore.
+    /// Name of the store.
     pub store: String,
+    #[serde(default, skip_serializing_if = "StoreKind::is_own")]
+    pub store_kind: StoreKind,
     /// The store's time (RFC 3339, UTC) when the pass began that read this.
     pub as_of: String,
     /// Committed copies that are not removed.
@@ -87,10 +91,22 @@ pub struct KeeperStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 50))]
     pub unknown: Vec<UnknownSource>,
+    /// Of a ClusterBackupStore: how many namespaces that do not exist any more have copies in it. They go on under the rules that are recorded with them.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub vanished_namespaces: i64,
+    /// … the first of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 50))]
+    pub vanished: Vec<VanishedNamespace>,
     /// What is not as it should be, at most 20.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 20))]
     pub findings: Vec<StoreFinding>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_zero(number: &i64) -> bool {
+    *number == 0
 }
 
 /// How a pass ended.
@@ -109,6 +125,20 @@ pub struct PassStatus {
 pub struct UnknownSource {
     pub namespace: String,
     pub source: String,
+    pub copies: i64,
+    pub bytes: i64,
+    pub held: i64,
+    /// Recovery point (RFC 3339, UTC) of the newest good copy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub newest: Option<String>,
+}
+
+/// What a namespace left in a store of the cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct VanishedNamespace {
+    pub namespace: String,
+    pub sources: i64,
     pub copies: i64,
     pub bytes: i64,
     pub held: i64,

@@ -147,6 +147,8 @@ reasons! {
     ScheduleNotFound = 9, Structural;
     /// The source's engine makes no copies of this type.
     TypeUnsupported = 21, Structural;
+    /// The named ClusterBackupStore does not allow this namespace.
+    StoreNotAllowed = 22, Structural;
 
     /// A Secret that the Job needs does not exist.
     SecretNotFound = 10, Structural;

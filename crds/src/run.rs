@@ -259,6 +259,14 @@ pub struct FrozenStore {
 }
 
 impl FrozenStore {
+    /// How the store is named in its place, as the one that writes there: by `<namespace>/<name>`, or `ClusterBackupStore/<name>`.
+    pub fn holder(&self, namespace: &str) -> String {
+        match self.kind {
+            StoreKind::BackupStore => format!("{namespace}/{}", self.name),
+            StoreKind::ClusterBackupStore => format!("{}/{}", self.kind.as_str(), self.name),
+        }
+    }
+
     /// The store as specifications name it.
     pub fn reference(&self) -> StoreReference {
         StoreReference {

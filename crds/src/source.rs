@@ -5,7 +5,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Acknowledgement, BackupType, CatalogueInStore, JobTemplate, Reason, Retirement, RunPhase, Span, rule::rule};
+use crate::{Acknowledgement, BackupType, CatalogueInStore, JobTemplate, Reason, Retirement, RunPhase, Span, StoreKind, rule::rule};
 
 /// A database that is protected. Its namespace and name are its identity in every store.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -280,6 +280,8 @@ pub struct CopyReference {
     pub run: String,
     /// The store that holds it.
     pub store: String,
+    #[serde(default, skip_serializing_if = "StoreKind::is_own")]
+    pub store_kind: StoreKind,
     /// Its path in the store, for a restore by `from.store.path`.
     pub path: String,
     /// What was committed by this time is in the copy (RFC 3339, UTC).

@@ -68,7 +68,7 @@ pub struct BackupStoreSpec {
     pub job: Option<JobTemplate>,
 }
 
-fn default_max_concurrent_runs() -> i32 {
+pub(crate) fn default_max_concurrent_runs() -> i32 {
     4
 }
 

@@ -5,8 +5,8 @@ use kube::CustomResourceExt;
 use serde_json::Value;
 
 use crate::{
-    BackupRun, BackupSchedule, BackupSource, BackupStore, ClusterBackupSchedule, ClusterComplianceHold, ComplianceHold, CompliancePolicy,
-    DisposalRequest, RestoreRequest,
+    BackupRun, BackupSchedule, BackupSource, BackupStore, ClusterBackupSchedule, ClusterBackupStore, ClusterComplianceHold, ComplianceHold,
+    CompliancePolicy, DisposalRequest, RestoreRequest,
 };
 
 /// Every definition, by file name.
@@ -17,6 +17,7 @@ pub fn definitions() -> Vec<(String, CustomResourceDefinition)> {
         BackupSource::crd(),
         BackupStore::crd(),
         ClusterBackupSchedule::crd(),
+        ClusterBackupStore::crd(),
         ClusterComplianceHold::crd(),
         ComplianceHold::crd(),
         CompliancePolicy::crd(),

@@ -13,6 +13,7 @@ pub mod metrics;
 pub mod observation;
 pub mod queue;
 pub mod report;
+pub mod store;
 pub mod watch;
 
 #[cfg(test)]

@@ -112,16 +112,22 @@ pub enum JobPurpose {
     Probe,
     /// `-k<n>`: a pass of a store's keeper.
     Keep,
+    /// `-cp<n>`: the probe of a store of the cluster, beside those of the namespace's own stores.
+    ClusterProbe,
+    /// `-ck<n>`: a pass of the keeper of a store of the cluster.
+    ClusterKeep,
 }
 
 impl JobPurpose {
-    fn letter(self) -> char {
+    fn letter(self) -> &'static str {
         match self {
-            Self::Backup => 'b',
-            Self::Settle => 's',
-            Self::Restore => 'r',
-            Self::Probe => 'p',
-            Self::Keep => 'k',
+            Self::Backup => "b",
+            Self::Settle => "s",
+            Self::Restore => "r",
+            Self::Probe => "p",
+            Self::Keep => "k",
+            Self::ClusterProbe => "cp",
+            Self::ClusterKeep => "ck",
         }
     }
 }

@@ -195,7 +195,7 @@ impl Job<'_> {
         let Task {
             cluster, namespace, store, ..
         } = &self.invocation.task;
-        let claimed = self.store.claim(cluster, &format!("{namespace}/{}", store.name)).await;
+        let claimed = self.store.claim(cluster, &store.holder(namespace)).await;
         claimed.map_err(|error| Failure::new(error.reason(), error.to_string()))
     }
 

@@ -69,7 +69,7 @@ pub async fn run(invocation: &Invocation, task: &ProbeTask) -> Result<AgentResul
     let probe = Probe {
         uid: Label::new("store uid", uid).map_err(|error| invalid(error.to_string()))?,
         cluster: cluster.clone(),
-        store: format!("{namespace}/{}", store.name),
+        store: store.holder(namespace),
         not_before: Some(now),
         take_over: store.spec.take_over.clone(),
         roles: roles(invocation)?,

@@ -44,7 +44,7 @@ pub async fn run_with(invocation: &Invocation, task: &SettleTask, store: &Store)
         let message = format!("the register of {run} is empty: no copy was committed, and none is ruled out");
         return Ok(plain(Reason::CopyNotFound, message));
     }
-    let holder = format!("{}/{}", invocation.task.namespace, invocation.task.store.name);
+    let holder = invocation.task.store.holder(&invocation.task.namespace);
     let pinned = store
         .claim(&invocation.task.cluster, &holder)
         .await

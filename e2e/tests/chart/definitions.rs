@@ -106,7 +106,7 @@ fn complaint(row: &Refusal, answer: Answer) -> Option<String> {
     }
 }
 
-const CLUSTER_SCOPED: [&str; 3] = ["compliancepolicies", "clustercomplianceholds", "clusterbackupschedules"];
+const CLUSTER_SCOPED: [&str; 4] = ["compliancepolicies", "clustercomplianceholds", "clusterbackupschedules", "clusterbackupstores"];
 
 async fn tried(plural: &str, table: &str) -> Result<()> {
     let table: Value = serde_yaml::from_str(table)?;
@@ -201,6 +201,13 @@ async fn cluster_backup_schedules_are_checked_in_words() {
 }
 
 #[tokio::test]
+async fn cluster_backup_stores_are_checked_in_words() {
+    tried("clusterbackupstores", include_str!("tables/clusterbackupstores.yaml"))
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
 async fn compliance_policies_are_checked_in_words() {
     tried("compliancepolicies", include_str!("tables/compliancepolicies.yaml"))
         .await
@@ -235,8 +242,8 @@ fn short_names_category_and_explanations_work() {
         "--categories=holdfast",
         "--output=name",
     ]);
-    assert_eq!(kinds.lines().count(), 10, "{kinds}");
-    for short in ["hsrc", "hstore", "hsched", "hrun", "hrestore", "hcpol", "hhold", "hchold", "hdisp"] {
+    assert_eq!(kinds.lines().count(), 11, "{kinds}");
+    for short in ["hsrc", "hstore", "hcstore", "hsched", "hrun", "hrestore", "hcpol", "hhold", "hchold", "hdisp"] {
         ask(&["get", short, "--namespace=default"]);
     }
     let explained = ask(&["explain", "backupstore.spec.encryption"]);

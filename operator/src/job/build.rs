@@ -15,7 +15,7 @@ use k8s_openapi::{
 };
 
 use super::{
-    MANAGED_BY, MANAGER, PURPOSE, Purpose, RESTORE, RUN, SOURCE, STORE,
+    MANAGED_BY, MANAGER, PURPOSE, Purpose, RESTORE, RUN, SOURCE, store_label,
     volume::{self, Placed},
 };
 
@@ -245,8 +245,8 @@ fn labels(task: &Task) -> BTreeMap<String, String> {
     let (kind, name, source) = match &task.action {
         Action::Backup(backup) => (RUN, &backup.run, Some(backup.source.as_str())),
         Action::Settle(settle) => (RUN, &settle.run, Some(settle.source.as_str())),
-        Action::Probe(_) | Action::Keep(_) => (STORE, &task.store.name, None),
-        Action::Copy(copy) => (STORE, &task.store.name, Some(copy.source.as_str())),
+        Action::Probe(_) | Action::Keep(_) => (store_label(task.store.kind), &task.store.name, None),
+        Action::Copy(copy) => (store_label(task.store.kind), &task.store.name, Some(copy.source.as_str())),
         Action::Restore(restore) | Action::SettleRestore(restore) => (RESTORE, &restore.request, restore.path.split('/').nth(1)),
     };
     let mut labels = BTreeMap::from([

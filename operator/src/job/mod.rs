@@ -5,7 +5,7 @@ mod observe;
 mod refusal;
 mod volume;
 
-use holdfast_crds::{Action, Task};
+use holdfast_crds::{Action, StoreKind, Task};
 
 pub use build::{BuildError, JobRequest, MAIN_CONTAINER, TASK_LIMIT, build};
 pub use observe::{End, JobState, Observation, has_ended, observe, wants_events};
@@ -19,12 +19,22 @@ pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 pub const PURPOSE: &str = "holdfast.dev/purpose";
 /// Label with the name of the BackupRun that a Job works for.
 pub const RUN: &str = "holdfast.dev/run";
-/// Label with the name of the BackupStore that a Job tries.
+/// Label with the name of the BackupStore that a Job tries or keeps.
 pub const STORE: &str = "holdfast.dev/store";
+/// … of the ClusterBackupStore.
+pub const CLUSTER_STORE: &str = "holdfast.dev/cluster-store";
 /// Label with the name of the RestoreRequest that a Job works for.
 pub const RESTORE: &str = "holdfast.dev/restore";
 /// Label with the name of the BackupSource.
 pub const SOURCE: &str = "holdfast.dev/source";
+
+/// The label with the name of a store of this kind.
+pub const fn store_label(kind: StoreKind) -> &'static str {
+    match kind {
+        StoreKind::BackupStore => STORE,
+        StoreKind::ClusterBackupStore => CLUSTER_STORE,
+    }
+}
 
 /// What a Job is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -9,7 +9,11 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{Resource, ResourceExt};
 
-use crate::{clock::ServerClock, controller::compliance::guards, watch::Caches};
+use crate::{
+    clock::ServerClock,
+    controller::compliance::guards,
+    watch::{Caches, Key},
+};
 
 /// Name, help and labels of a series.
 struct Series {
@@ -215,11 +219,11 @@ impl Objects {
                 }
             }
         }
-        for store in self.caches.stores.all() {
-            let (namespace, name) = identity(&*store);
-            let conditions = store.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+        for store in self.caches.every_store() {
+            let Key { namespace, name } = store.key();
+            let conditions = store.conditions();
             families.add(&STORE_READY, &[&namespace, &name], flag(ready(conditions)));
-            let keeper = store.status.as_ref().and_then(|status| status.keeper.as_ref());
+            let keeper = store.status().and_then(|status| status.keeper.as_ref());
             let pass = keeper.and_then(|keeper| keeper.last_pass.as_ref());
             let ended = seconds(pass.map(|pass| pass.finished_at.as_str()));
             families.add(&STORE_PASS, &[&namespace, &name], ended);
@@ -236,6 +240,7 @@ impl Objects {
             ("DisposalRequest", self.caches.disposals.unreadable_count()),
             ("BackupSource", self.caches.sources.unreadable_count()),
             ("BackupStore", self.caches.stores.unreadable_count()),
+            ("ClusterBackupStore", self.caches.cluster_stores.unreadable_count()),
             ("BackupSchedule", self.caches.schedules.unreadable_count()),
             ("BackupRun", self.caches.runs.unreadable_count()),
             ("RestoreRequest", self.caches.restores.unreadable_count()),

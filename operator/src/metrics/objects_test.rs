@@ -23,6 +23,7 @@ fn ready(caches: &Caches) {
     caches.disposals.listed(None, &nothing);
     caches.cluster_holds.listed(None, &nothing);
     caches.cluster_schedules.listed(None, &nothing);
+    caches.cluster_stores.listed(None, &nothing);
     caches.policies.listed(None, &nothing);
     caches.namespaces.listed(None, &nothing);
     caches.guards.listed(None, &nothing);

@@ -110,7 +110,9 @@ struct Contents<K> {
 struct Index<K> {
     name: IndexName,
     values: IndexValues<K>,
-    /// The objects by their namespace and value.
+    /// Whether it is over all namespaces at once.
+    everywhere: bool,
+    /// The objects by their namespace, if it is not, and value.
     entries: BTreeMap<Key, BTreeSet<Arc<Key>>>,
 }
 
@@ -133,9 +135,20 @@ impl<K: Resource + Send + Sync + 'static> Cache<K> {
     /// Adds an index from values to the objects of the same namespace that have them. Before the cache is shared.
     #[must_use]
     pub fn indexed(self, name: IndexName, values: impl Fn(&K) -> Vec<String> + Send + Sync + 'static) -> Self {
+        self.with_index(name, false, Box::new(values))
+    }
+
+    /// Adds an index from values to the objects of all namespaces that have them, under the namespace "". Before the cache is shared.
+    #[must_use]
+    pub fn indexed_everywhere(self, name: IndexName, values: impl Fn(&K) -> Vec<String> + Send + Sync + 'static) -> Self {
+        self.with_index(name, true, Box::new(values))
+    }
+
+    fn with_index(self, name: IndexName, everywhere: bool, values: IndexValues<K>) -> Self {
         self.write().indexes.push(Index {
             name,
-            values: Box::new(values),
+            values,
+            everywhere,
             entries: BTreeMap::new(),
         });
         self
@@ -383,7 +396,7 @@ impl<K: Resource> Contents<K> {
                 index.forget(&key, before);
             }
             for value in (index.values)(&object) {
-                let value = Key::new(key.namespace.as_str(), value);
+                let value = index.place(&key, value);
                 index.entries.entry(value).or_default().insert(key.clone());
             }
         }
@@ -401,9 +414,13 @@ impl<K: Resource> Contents<K> {
 }
 
 impl<K> Index<K> {
+    fn place(&self, key: &Key, value: String) -> Key {
+        Key::new(if self.everywhere { "" } else { key.namespace.as_str() }, value)
+    }
+
     fn forget(&mut self, key: &Key, object: &K) {
         for value in (self.values)(object) {
-            let value = Key::new(key.namespace.as_str(), value);
+            let value = self.place(key, value);
             if let Some(keys) = self.entries.get_mut(&value) {
                 keys.remove(key);
                 if keys.is_empty() {

@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, fmt::Debug, future::Future, sync::Arc};
 
 use futures::{StreamExt, stream::FuturesUnordered};
 use holdfast_crds::{
-    BackupRun, BackupSchedule, BackupSource, BackupStore, ClusterBackupSchedule, ClusterComplianceHold, ComplianceHold, CompliancePolicy,
-    DisposalRequest, RestoreRequest, ScheduleStore, SourceSelection, StoreKind, StoreReference,
+    BackupRun, BackupSchedule, BackupSource, BackupStore, ClusterBackupSchedule, ClusterBackupStore, ClusterComplianceHold, ComplianceHold,
+    CompliancePolicy, DisposalRequest, RestoreRequest, ScheduleStore, SourceSelection, StoreKind, StoreReference,
 };
 use k8s_openapi::{
     ClusterResourceScope, NamespaceResourceScope,
@@ -38,6 +38,7 @@ pub struct Caches {
     pub disposals: Cache<DisposalRequest>,
     /// Of the whole cluster, as those below: they stay empty where only some namespaces are served.
     pub cluster_schedules: Cache<ClusterBackupSchedule>,
+    pub cluster_stores: Cache<ClusterBackupStore>,
     pub cluster_holds: Cache<ClusterComplianceHold>,
     pub policies: Cache<CompliancePolicy>,
     pub namespaces: Cache<Namespace>,
@@ -46,6 +47,8 @@ pub struct Caches {
     pub guard_bindings: Cache<ValidatingAdmissionPolicyBinding>,
     /// What the names of the release's admission policies begin with; empty where nobody said.
     pub guard_prefix: String,
+    /// Whether the kinds of the cluster are watched.
+    pub serves_cluster: bool,
 }
 
 impl Caches {
@@ -66,6 +69,10 @@ impl Caches {
     pub const IN_FLIGHT: &'static str = "in flight";
     /// Runs by hand by the schedule that they name.
     pub const RUNS_FROM_SCHEDULE: &'static str = "from";
+    /// Of all namespaces, under the namespace "": schedules by the names of the cluster's stores.
+    pub const SCHEDULES_BY_CLUSTER_STORE: &'static str = "cluster store";
+    /// … and runs.
+    pub const RUNS_BY_CLUSTER_STORE: &'static str = "cluster store";
     /// Runs by the names of their namespace's stores.
     pub const RUNS_BY_STORE: &'static str = "store";
     /// Jobs and pods by what they work for: `<label>=<name>` of a run, store or restore ([`Caches::owned_by`]).
@@ -97,7 +104,13 @@ impl Caches {
                     SourceSelection::MatchLabels(labels) => labels.iter().take(1).map(|(key, value)| format!("{key}={value}")).collect(),
                 })
                 .indexed(Self::SCHEDULES_BY_STORE, |schedule: &BackupSchedule| {
-                    own(schedule.spec.stores.iter().map(ScheduleStore::reference))
+                    of_kind(StoreKind::BackupStore, schedule.spec.stores.iter().map(ScheduleStore::reference))
+                })
+                .indexed_everywhere(Self::SCHEDULES_BY_CLUSTER_STORE, |schedule: &BackupSchedule| {
+                    of_kind(
+                        StoreKind::ClusterBackupStore,
+                        schedule.spec.stores.iter().map(ScheduleStore::reference),
+                    )
                 }),
             runs: Cache::new(&scopes)
                 .packed(ended::PACKING)
@@ -112,7 +125,12 @@ impl Caches {
                 .indexed(Self::RUNS_FROM_SCHEDULE, |run: &BackupRun| {
                     run.spec.schedule.iter().map(|schedule| schedule.name.clone()).collect()
                 })
-                .indexed(Self::RUNS_BY_STORE, |run: &BackupRun| own(run.store().into_iter())),
+                .indexed(Self::RUNS_BY_STORE, |run: &BackupRun| {
+                    of_kind(StoreKind::BackupStore, run.store().into_iter())
+                })
+                .indexed_everywhere(Self::RUNS_BY_CLUSTER_STORE, |run: &BackupRun| {
+                    of_kind(StoreKind::ClusterBackupStore, run.store().into_iter())
+                }),
             restores: Cache::new(&scopes),
             jobs: Cache::new(&scopes).indexed(Self::BY_OWNER, |job: &Job| owners(job.labels())),
             pods: Cache::new(&scopes).indexed(Self::PODS_BY_JOB, |pod: &Pod| {
@@ -121,12 +139,14 @@ impl Caches {
             holds: Cache::new(&scopes),
             disposals: Cache::new(&scopes),
             cluster_schedules: Cache::new(cluster),
+            cluster_stores: Cache::new(cluster),
             cluster_holds: Cache::new(cluster),
             policies: Cache::new(cluster),
             namespaces: Cache::new(cluster),
             guards: Cache::new(cluster),
             guard_bindings: Cache::new(cluster),
             guard_prefix: String::new(),
+            serves_cluster: namespaces.all(),
         }
     }
 
@@ -149,6 +169,7 @@ impl Caches {
             && self.holds.ready()
             && self.disposals.ready()
             && self.cluster_schedules.ready()
+            && self.cluster_stores.ready()
             && self.cluster_holds.ready()
             && self.policies.ready()
             && self.namespaces.ready()
@@ -168,6 +189,7 @@ impl Caches {
         self.holds.wait_ready().await;
         self.disposals.wait_ready().await;
         self.cluster_schedules.wait_ready().await;
+        self.cluster_stores.wait_ready().await;
         self.cluster_holds.wait_ready().await;
         self.policies.wait_ready().await;
         self.namespaces.wait_ready().await;
@@ -175,20 +197,12 @@ impl Caches {
         self.guard_bindings.wait_ready().await;
     }
 
-    /// The store that an object of this namespace names.
-    pub fn store(&self, namespace: &str, reference: &StoreReference) -> Option<Arc<BackupStore>> {
-        match reference.kind {
-            StoreKind::BackupStore => self.stores.get(&Key::new(namespace, reference.name.as_str())),
-            StoreKind::ClusterBackupStore => None,
-        }
-    }
-
     /// The pods of a Job, in order of their names.
     pub fn pods_of(&self, job: &Key) -> Vec<Arc<Pod>> {
         self.pods.by(Self::PODS_BY_JOB, &job.namespace, &job.name)
     }
 
-    /// The value of [`Caches::BY_OWNER`] for a run ([`job::RUN`]), store ([`job::STORE`]) or restore ([`job::RESTORE`]).
+    /// The value of [`Caches::BY_OWNER`] for a run ([`job::RUN`]), store ([`job::STORE`], [`job::CLUSTER_STORE`]) or restore ([`job::RESTORE`]).
     pub fn owned_by(label: &str, name: &str) -> String {
         format!("{label}={name}")
     }
@@ -251,6 +265,7 @@ impl Caches {
         }
         if namespaces.all() {
             watches.push(Box::pin(watch_cluster(client, None, &self.cluster_schedules)));
+            watches.push(Box::pin(watch_cluster(client, None, &self.cluster_stores)));
             watches.push(Box::pin(watch_cluster(client, None, &self.cluster_holds)));
             watches.push(Box::pin(watch_cluster(client, None, &self.policies)));
             watches.push(Box::pin(watch_cluster(client, None, &self.namespaces)));
@@ -261,23 +276,16 @@ impl Caches {
     }
 }
 
-/// The names of those stores that are of the namespace itself.
-fn own(references: impl Iterator<Item = StoreReference>) -> Vec<String> {
-    let own = references.filter(|reference| reference.kind == StoreKind::BackupStore);
-    own.map(|reference| reference.name).collect()
-}
-
-/// What is said of a store that does not exist.
-pub fn not_found(reference: &StoreReference) -> String {
-    let place = match reference.kind {
-        StoreKind::BackupStore => "in this namespace",
-        StoreKind::ClusterBackupStore => "that this operator serves",
-    };
-    format!("there is no {reference} {place}; create it")
+/// The names of those stores that are of this kind.
+fn of_kind(kind: StoreKind, references: impl Iterator<Item = StoreReference>) -> Vec<String> {
+    references
+        .filter(|reference| reference.kind == kind)
+        .map(|reference| reference.name)
+        .collect()
 }
 
 fn owners(labels: &BTreeMap<String, String>) -> Vec<String> {
-    [job::RUN, job::STORE, job::RESTORE]
+    [job::RUN, job::STORE, job::CLUSTER_STORE, job::RESTORE]
         .iter()
         .filter_map(|label| labels.get(*label).map(|name| Caches::owned_by(label, name)))
         .collect()

@@ -7,6 +7,6 @@ pub mod ended;
 mod key;
 
 pub use cache::{Cache, Change, IndexName};
-pub use caches::{Caches, not_found};
+pub use caches::Caches;
 pub use drive::{drive, watcher_config};
 pub use key::Key;

@@ -119,7 +119,7 @@ impl<'a> Pass<'a> {
         let started = store
             .now()
             .ok_or_else(|| Failure::new(Reason::StoreUnsafe, "the store's answers have no Date: no pass is possible"))?;
-        let holder = format!("{}/{}", invocation.task.namespace, invocation.task.store.name);
+        let holder = invocation.task.store.holder(&invocation.task.namespace);
         let hand = if task.preview {
             None
         } else {

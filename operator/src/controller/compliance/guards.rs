@@ -9,12 +9,14 @@ use k8s_openapi::{
 use crate::watch::{Caches, Key};
 
 /// What the names of the chart's admission policies end with.
-pub const GUARDS: [&str; 16] = [
+pub const GUARDS: [&str; 18] = [
     "operator-jobs",
     "operator-runs",
     "backupsources",
     "backupstores",
     "restorerequests",
+    "clusterbackupstores",
+    "clusterbackupstores-maintenance",
     "backupruns",
     "compliance-schedules",
     "compliance-stores",

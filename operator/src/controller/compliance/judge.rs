@@ -3,11 +3,13 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use holdfast_crds::{
-    BackupSchedule, BackupStore, CompliancePolicy, ConditionType, Encryption, EncryptionFloor, Finding, FloorMissed, Reason, Retention,
-    Span, shortened,
+    BackupSchedule, CompliancePolicy, ConditionType, Encryption, EncryptionFloor, Finding, FloorMissed, Reason, Retention, ScheduleStore,
+    Span, StoreKind, StoreReference, shortened,
 };
 use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
+
+use crate::store::Store;
 
 /// The longest text of what was found, in bytes.
 const FOUND_LIMIT: usize = 256;
@@ -20,7 +22,7 @@ pub struct Known<'a> {
     /// The schedules that select it.
     pub schedules: &'a [Arc<BackupSchedule>],
     /// The stores that those name, where they exist.
-    pub stores: &'a [Arc<BackupStore>],
+    pub stores: &'a [Store],
     /// How old its newest copy may be, by its schedules.
     pub rpo: Option<SignedDuration>,
     /// Recovery point of its newest copy.
@@ -76,12 +78,14 @@ pub fn judge(policies: &[Arc<CompliancePolicy>], known: &Known<'_>) -> (Vec<Floo
         }
         let names: BTreeSet<_> = names(known).collect();
         for name in names {
-            let store = known.stores.iter().find(|store| store.name_any() == name);
+            let store = known.stores.iter().find(|store| store.reference() == name).map(Store::frozen);
+            let store = store.as_ref();
+            let name = shown(&name);
             if floors.encryption == Some(EncryptionFloor::Required) {
                 let found = match store.map(|store| &store.spec.encryption) {
-                    Some(Encryption::None(_)) => Some(format!("none (store {name})")),
+                    Some(Encryption::None(_)) => Some(format!("none ({name})")),
                     Some(_) => None,
-                    None => Some(format!("no store {name}")),
+                    None => Some(format!("no {name}")),
                 };
                 if let Some(found) = found {
                     miss("floors.encryption", "Required".to_owned(), found);
@@ -89,9 +93,9 @@ pub fn judge(policies: &[Arc<CompliancePolicy>], known: &Known<'_>) -> (Vec<Floo
             }
             if let Some(floor) = floors.lock_mode {
                 let found = match store.map(|store| store.spec.object_lock) {
-                    Some(Some(lock)) => (lock.mode < floor).then(|| format!("{:?} (store {name})", lock.mode)),
-                    Some(None) => Some(format!("no objectLock (store {name})")),
-                    None => Some(format!("no store {name}")),
+                    Some(Some(lock)) => (lock.mode < floor).then(|| format!("{:?} ({name})", lock.mode)),
+                    Some(None) => Some(format!("no objectLock ({name})")),
+                    None => Some(format!("no {name}")),
                 };
                 if let Some(found) = found {
                     miss("floors.lockMode", format!("{floor:?}"), found);
@@ -167,7 +171,7 @@ fn placed<'a>(known: &'a Known<'_>) -> impl Iterator<Item = (String, Option<&'a 
     known.schedules.iter().flat_map(|schedule| {
         let name = schedule.name_any();
         let stores = schedule.spec.stores.iter();
-        stores.map(move |store| (format!("schedule {name}, store {}", store.name), store.retention.as_ref()))
+        stores.map(move |store| (format!("schedule {name}, {}", shown(&store.reference())), store.retention.as_ref()))
     })
 }
 
@@ -178,9 +182,16 @@ fn limited<'a>(known: &'a Known<'_>) -> impl Iterator<Item = (String, &'a Retent
         .filter(|(_, retention)| !retention.keeps_everything())
 }
 
-fn names<'a>(known: &'a Known<'_>) -> impl Iterator<Item = &'a str> {
+fn names(known: &Known<'_>) -> impl Iterator<Item = StoreReference> {
     let stores = known.schedules.iter().flat_map(|schedule| &schedule.spec.stores);
-    stores.map(|store| store.name.as_str())
+    stores.map(ScheduleStore::reference)
+}
+
+fn shown(store: &StoreReference) -> String {
+    match store.kind {
+        StoreKind::BackupStore => format!("store {}", store.name),
+        StoreKind::ClusterBackupStore => store.to_string(),
+    }
 }
 
 /// The first rule that keeps copies for longer than `ceiling`, with a month of 31 days, a quarter of 92 and a year of 366, as admission counts.

@@ -11,6 +11,7 @@ use kube::ResourceExt;
 use crate::{
     context::{Context, Error},
     queue::{Next, Queue, Reconcile},
+    store::Store,
     watch::{Caches, Key},
 };
 
@@ -38,23 +39,18 @@ pub fn triggers(caches: &Arc<Caches>, queue: &Queue) {
             }
         }
     });
-    caches.stores.listen({
+    caches.listen_stores({
         let (caches, queue) = (Arc::downgrade(caches), queue.clone());
         move |change| {
-            let reports = |store: &Option<Arc<holdfast_crds::BackupStore>>| {
-                store.as_ref().map(|store| {
-                    store
-                        .status
-                        .as_ref()
-                        .and_then(|status| status.holds.as_ref())
-                        .map(|holds| holds.disposals.clone())
-                })
+            let reports = |store: Option<&Store>| {
+                let holds = store.map(|store| store.status().and_then(|status| status.holds.as_ref()));
+                holds.map(|holds| holds.map(|holds| holds.disposals.clone()))
             };
-            if reports(&change.before) == reports(&change.after) {
+            let Some(caches) = caches.upgrade().filter(|_| change.differs(reports)) else {
                 return;
-            }
-            if let Some(caches) = caches.upgrade() {
-                for request in caches.disposals.in_namespace(&change.key().namespace) {
+            };
+            for namespace in change.namespaces(&caches) {
+                for request in caches.disposals.in_namespace(&namespace) {
                     queue.add_after(Key::of(&*request), COLLECT);
                 }
             }
@@ -71,7 +67,7 @@ impl Reconcile for DisposalController {
             return Ok(Next::Change);
         };
         let before = request.status.clone().unwrap_or_default();
-        let stores = context.caches.stores.in_namespace(&key.namespace);
+        let stores = context.caches.stores_of(&key.namespace);
         let after = status::status(&request, &stores, context.clock.now());
         let written = context.report.status(&context.caches.disposals, &*request, &after).await?;
         context.report.transitions(&written, &before.conditions, &after.conditions).await;

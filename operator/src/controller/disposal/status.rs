@@ -1,20 +1,16 @@
 //! What a disposal's status says, from the reports of the keepers. Pure.
 
-use std::sync::Arc;
-
-use holdfast_crds::{
-    BackupStore, ConditionType, DisposalInStore, DisposalRequest, DisposalRequestStatus, Finding, Reason, conditions, whole_seconds,
-};
+use holdfast_crds::{ConditionType, DisposalInStore, DisposalRequest, DisposalRequestStatus, Finding, Reason, conditions, whole_seconds};
 use jiff::Timestamp;
 use kube::ResourceExt;
 
-use crate::watch::Key;
+use crate::store::Store;
 
 /// The most stores that a status lists.
 const STORES: usize = 100;
 
 /// The status of a request, by the stores of its namespace.
-pub fn status(request: &DisposalRequest, stores: &[Arc<BackupStore>], now: Timestamp) -> DisposalRequestStatus {
+pub fn status(request: &DisposalRequest, stores: &[Store], now: Timestamp) -> DisposalRequestStatus {
     let before = request.status.clone().unwrap_or_default();
     let approved = request.spec.approval.is_some();
     let approved_at = before.approved_at.or_else(|| approved.then(|| whole_seconds(now).to_string()));
@@ -35,11 +31,11 @@ pub fn status(request: &DisposalRequest, stores: &[Arc<BackupStore>], now: Times
     }
 }
 
-fn place(request: &DisposalRequest, store: &BackupStore) -> DisposalInStore {
-    let name = Key::of(store).to_string();
+fn place(request: &DisposalRequest, store: &Store) -> DisposalInStore {
+    let name = store.full_name();
     let reports = store
-        .status
-        .iter()
+        .status()
+        .into_iter()
         .flat_map(|status| &status.holds)
         .flat_map(|holds| &holds.disposals);
     let own = |report: &&holdfast_crds::DisposalReport| {
@@ -78,7 +74,7 @@ fn disposed(request: &DisposalRequest, places: &[DisposalInStore]) -> Finding {
             kind,
             false,
             Reason::Pending,
-            "there is no BackupStore in this namespace whose keeper could do it",
+            "there is no store for copies of this namespace whose keeper could do it",
         );
     }
     if unfinished.is_empty() {

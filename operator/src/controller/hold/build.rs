@@ -7,10 +7,10 @@ use kube::ResourceExt;
 use super::{Hold, holds_of};
 use crate::watch::Caches;
 
-/// The holds that a keeper of a store with copies of this namespace is told of, in force or being released. Those whose objects are gone, and
+/// The holds that a keeper of a store with copies of these namespaces is told of, in force or being released. Those whose objects are gone, and
 /// those beyond the limit, stay in force by their records.
-pub fn keep_holds(caches: &Caches, namespace: &str) -> Vec<KeepHold> {
-    let mut holds = holds_of(caches, namespace, |hold| keep_hold(caches, hold));
+pub fn keep_holds(caches: &Caches, namespaces: &[&str]) -> Vec<KeepHold> {
+    let mut holds = holds_of(caches, namespaces, |hold| keep_hold(caches, hold));
     holds.truncate(KEEP_LIMIT);
     holds
 }

@@ -1,14 +1,14 @@
 //! What a hold's status says, from the reports of the keepers. Pure.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 
 use holdfast_crds::{
-    BackupStore, ComplianceHoldStatus, ConditionType, Finding, HoldInStore, KEEP_DELETES_FOR, Reason, conditions, shortened, whole_seconds,
+    ComplianceHoldStatus, ConditionType, Finding, HoldInStore, KEEP_DELETES_FOR, Reason, conditions, shortened, whole_seconds,
 };
 use jiff::{SignedDuration, Timestamp};
 
 use super::Hold;
-use crate::watch::{Caches, Key};
+use crate::{store::Store, watch::Caches};
 
 /// The most stores that a status lists.
 const STORES: usize = 100;
@@ -40,7 +40,10 @@ pub fn judge(hold: &Hold<'_>, caches: &Caches, now: Timestamp) -> Judged {
     let stores: Vec<_> = hold
         .namespaces
         .iter()
-        .flat_map(|namespace| caches.stores.in_namespace(namespace))
+        .flat_map(|namespace| caches.stores_of(namespace))
+        .map(|store| (store.key(), store))
+        .collect::<BTreeMap<_, _>>()
+        .into_values()
         .collect();
     let mut wakes: Vec<Timestamp> = hold.ends().into_iter().collect();
     let places: Vec<_> = stores.iter().map(|store| place(&hold, store, now, &mut wakes)).collect();
@@ -68,15 +71,15 @@ pub fn judge(hold: &Hold<'_>, caches: &Caches, now: Timestamp) -> Judged {
     }
 }
 
-fn place(hold: &Hold<'_>, store: &Arc<BackupStore>, now: Timestamp, wakes: &mut Vec<Timestamp>) -> HoldInStore {
-    let name = Key::of(&**store).to_string();
+fn place(hold: &Hold<'_>, store: &Store, now: Timestamp, wakes: &mut Vec<Timestamp>) -> HoldInStore {
+    let name = store.full_name();
     let id = hold.id();
     let waiting = |message: String| HoldInStore {
         store: name.clone(),
         message: shortened(&message, MESSAGE),
         ..HoldInStore::default()
     };
-    let Some(pass) = store.status.as_ref().and_then(|status| status.holds.as_ref()) else {
+    let Some(pass) = store.status().and_then(|status| status.holds.as_ref()) else {
         return waiting("its keeper has not reported yet".to_owned());
     };
     let Some(report) = pass.reports.iter().find(|report| report.id == id.as_str()) else {
@@ -122,7 +125,7 @@ fn effective(hold: &Hold<'_>, places: &[HoldInStore], now: Timestamp) -> Finding
         return Finding::new(kind, false, Reason::HoldReleased, why);
     }
     if places.is_empty() {
-        let message = format!("not yet effective: there is no BackupStore in {}", hold.namespaces.join(", "));
+        let message = format!("not yet effective: there is no store for copies of {}", hold.namespaces.join(", "));
         return Finding::new(kind, false, Reason::HoldPending, message);
     }
     let missing: Vec<_> = places.iter().filter(|place| !place.effective).collect();

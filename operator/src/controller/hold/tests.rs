@@ -82,7 +82,7 @@ async fn a_hold_is_effective_when_its_records_are_read_back_and_no_older_keeper_
     world.hold(&json!({}));
     let (next, status, reason, message) = world.reconcile().await;
     assert_eq!((next, status.as_str(), reason.as_str()), (Next::Change, "False", "HoldPending"));
-    assert!(message.contains("not yet effective: there is no BackupStore in shop"), "{message}");
+    assert!(message.contains("not yet effective: there is no store for copies of shop"), "{message}");
 
     world.store("shop", "offsite", None);
     world.store("other", "offsite", None);
@@ -140,12 +140,12 @@ async fn a_release_counts_from_when_it_was_seen_and_after_its_cool_off() {
     world.store("shop", "offsite", Some(("2026-03-01T11:40:00Z", report(Some("shop"), true, 7, 0))));
     world.hold(&json!({}));
     world.reconcile().await;
-    let held = keep_holds(&world.context.caches, "shop");
+    let held = keep_holds(&world.context.caches, &["shop"]);
     assert_eq!((held.len(), held[0].release.clone()), (1, None));
 
     world.hold(&json!({"release": {"releasedBy": "bob", "reason": "settled"}}));
     assert_eq!(
-        keep_holds(&world.context.caches, "shop")[0].release,
+        keep_holds(&world.context.caches, &["shop"])[0].release,
         None,
         "not before its time is known"
     );
@@ -155,7 +155,7 @@ async fn a_release_counts_from_when_it_was_seen_and_after_its_cool_off() {
     assert_eq!(world.fake.get(HOLD).unwrap()["status"]["releasedAt"], json!("2026-03-01T12:00:00Z"));
     let Next::After(wait) = next else { panic!("{next:?}") };
     assert!((86_400..=86_405).contains(&wait.as_secs()), "{wait:?}");
-    let release = keep_holds(&world.context.caches, "shop")[0].release.clone().unwrap();
+    let release = keep_holds(&world.context.caches, &["shop"])[0].release.clone().unwrap();
     assert_eq!(
         (release.released_by.as_str(), release.effective_at.to_string().as_str()),
         ("bob", "2026-03-02T12:00:00Z")
@@ -230,7 +230,7 @@ async fn a_keeper_is_told_what_a_hold_names() {
         ),
     ] {
         world.hold(&json!({"select": select}));
-        let holds = keep_holds(&world.context.caches, "shop");
+        let holds = keep_holds(&world.context.caches, &["shop"]);
         let [held] = &holds[..] else { panic!("{holds:?}") };
         let texts = |list: Option<Vec<&str>>| list.map(|list| list.into_iter().map(str::to_owned).collect::<Vec<_>>());
         assert_eq!(held.scope.sources, texts(sources), "{select}");
@@ -240,7 +240,7 @@ async fn a_keeper_is_told_what_a_hold_names() {
         assert_eq!((times.0.as_deref(), times.1.as_deref()), range, "{select}");
         assert_eq!(held.id, hold_id(Some("shop"), "case"));
     }
-    assert!(keep_holds(&world.context.caches, "other").is_empty());
+    assert!(keep_holds(&world.context.caches, &["other"]).is_empty());
     // A run of another namespace is not silently left out.
     world.hold(&json!({"select": {"runs": ["other/d/two"]}}));
     world.reconcile().await;
@@ -261,10 +261,10 @@ async fn a_hold_of_the_cluster_reaches_each_of_its_namespaces() {
     caches
         .cluster_holds
         .watched(world.fake.put::<ClusterComplianceHold>(CLUSTER_HOLD, hold));
-    let told = keep_holds(caches, "other");
+    let told = keep_holds(caches, &["other"]);
     assert_eq!(told[0].scope.sources.as_deref().unwrap(), ["shop/a", "other/d"]);
     assert_eq!((told[0].namespace.as_deref(), told[0].id.clone()), (None, hold_id(None, "case")));
-    assert!(keep_holds(caches, "third").is_empty());
+    assert!(keep_holds(caches, &["third"]).is_empty());
 
     let queue = crate::queue::Queue::default();
     cluster_triggers(caches, &queue);

@@ -2,11 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use holdfast_crds::{BackupStore, StoreHolds};
-
 use crate::{
     queue::Queue,
-    watch::{Caches, Change, Key},
+    store::{Store, StoreChange},
+    watch::{Caches, Key},
 };
 
 /// Changes of several objects at once are collected for so long.
@@ -22,14 +21,16 @@ pub fn triggers(caches: &Arc<Caches>, queue: &Queue) {
             }
         }
     });
-    caches.stores.listen({
+    caches.listen_stores({
         let (caches, queue) = (Arc::downgrade(caches), queue.clone());
         move |change| {
             let Some(caches) = caches.upgrade().filter(|_| reported(change)) else {
                 return;
             };
-            for hold in caches.holds.in_namespace(&change.key().namespace) {
-                queue.add_after(Key::of(&*hold), COLLECT);
+            for namespace in change.namespaces(&caches) {
+                for hold in caches.holds.in_namespace(&namespace) {
+                    queue.add_after(Key::of(&*hold), COLLECT);
+                }
             }
         }
     });
@@ -45,15 +46,15 @@ pub fn cluster_triggers(caches: &Arc<Caches>, queue: &Queue) {
             }
         }
     });
-    caches.stores.listen({
+    caches.listen_stores({
         let (caches, queue) = (Arc::downgrade(caches), queue.clone());
         move |change| {
             let Some(caches) = caches.upgrade().filter(|_| reported(change)) else {
                 return;
             };
-            let namespace = change.key().namespace;
+            let namespaces = change.namespaces(&caches);
             for hold in caches.cluster_holds.all() {
-                if hold.spec.namespaces.contains(&namespace) {
+                if hold.spec.namespaces.iter().any(|namespace| namespaces.contains(namespace)) {
                     queue.add_after(Key::of(&*hold), COLLECT);
                 }
             }
@@ -61,12 +62,8 @@ pub fn cluster_triggers(caches: &Arc<Caches>, queue: &Queue) {
     });
 }
 
-/// Whether a store is new or gone, or its keeper has reported of holds.
-fn reported(change: &Change<BackupStore>) -> bool {
-    let holds = |store: &Option<Arc<BackupStore>>| -> Option<Option<StoreHolds>> {
-        store
-            .as_ref()
-            .map(|store| store.status.as_ref().and_then(|status| status.holds.clone()))
-    };
-    holds(&change.before) != holds(&change.after)
+/// Whether a store is new or gone, serves other namespaces, or its keeper has reported of holds.
+fn reported(change: &StoreChange) -> bool {
+    let holds = |store: Option<&Store>| store.map(|store| store.status().and_then(|status| status.holds.clone()));
+    change.differs(holds) || change.differs(|store| store?.allowed_namespaces())
 }

@@ -1,17 +1,17 @@
-//! What a report says of sources: the catalogue in their status. Only sources of the store's own namespace are told anything: a bucket of
-//! one namespace says nothing about another's.
+//! What a report says of sources: the catalogue in their status. Only sources of namespaces that may use the store are told
+//! anything: a bucket of one namespace says nothing about another's.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use holdfast_crds::{
-    BackupSource, BackupStore, CATALOGUES, CatalogueInStore, KeepLine, KeepSummary, SOURCE_FINDINGS, SourceReport, StoreFinding,
-    UNKNOWN_SOURCES, UnknownSource, shortened, whole_seconds,
+    BackupSource, CATALOGUES, CatalogueInStore, KeepLine, KeepSummary, KeeperStatus, SOURCE_FINDINGS, SourceReport, StoreFinding,
+    StoreKind, StoreReference, UNKNOWN_SOURCES, UnknownSource, VANISHED_NAMESPACES, VanishedNamespace, shortened, whole_seconds,
 };
 use jiff::Timestamp;
-use kube::ResourceExt;
 
 use crate::{
     context::{Context, Error},
+    store::Store,
     watch::Key,
 };
 
@@ -20,27 +20,65 @@ const MESSAGE: usize = 512;
 const WHY: usize = 256;
 const NEWEST: usize = 10;
 
-/// Writes what the report says into the status of its sources, where it says something else. Gives those that have no object here, and
-/// how many they are. Killed between two of them it does the rest at the next call.
-pub async fn write(
-    context: &Context,
-    store: &BackupStore,
-    summary: &KeepSummary,
-    report: &[KeepLine],
-) -> Result<(i64, Vec<UnknownSource>), Error> {
-    let namespace = store.namespace().unwrap_or_default();
-    let mut reports: HashMap<&str, &SourceReport> = HashMap::new();
-    let mut unknown = Vec::new();
-    let mut count = 0;
+/// Writes what the report says into the status of its sources, where it says something else. Gives what has no object here. Killed between two of them it does the rest at the next call.
+pub async fn write(context: &Context, store: &Store, summary: &KeepSummary, report: &[KeepLine]) -> Result<Strays, Error> {
+    let caches = &context.caches;
+    let allowed: BTreeSet<_> = store.namespaces(caches).into_iter().filter(|it| store.allows(caches, it)).collect();
+    let mut reports: HashMap<Key, &SourceReport> = HashMap::new();
+    let mut strays = Strays::default();
     for line in report {
         let KeepLine::Source(source) = line else { continue };
         let key = Key::new(source.namespace.as_str(), source.source.as_str());
-        if source.namespace == namespace && context.caches.sources.get(&key).is_some() {
-            reports.insert(&source.source, source);
+        if allowed.contains(&source.namespace) && caches.sources.get(&key).is_some() {
+            reports.insert(key, source);
         } else if source.copies > 0 {
-            count += 1;
-            if unknown.len() < UNKNOWN_SOURCES {
-                unknown.push(UnknownSource {
+            let gone = store.kind() == StoreKind::ClusterBackupStore && caches.namespaces.get(&Key::new("", key.namespace)).is_none();
+            strays.add(source, gone);
+        }
+    }
+    for namespace in &allowed {
+        for source in caches.sources.in_namespace(namespace) {
+            let key = Key::of(&*source);
+            let findings = findings(report, &key.to_string());
+            let found = reports.get(&key).copied();
+            if let Some(status) = with(&source, &store.reference(), summary, found, findings, context.clock.now()) {
+                context.report.status(&caches.sources, &*source, &status).await?;
+            }
+        }
+    }
+    Ok(strays)
+}
+
+/// What a store has of sources that have no object here.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Strays {
+    pub sources: i64,
+    /// The first of them whose namespace exists.
+    pub unknown: Vec<UnknownSource>,
+    pub namespaces: i64,
+    /// The first of the namespaces that are gone.
+    pub vanished: Vec<VanishedNamespace>,
+    last: Option<String>,
+}
+
+impl Strays {
+    /// What the pass before found.
+    pub fn of(keeper: KeeperStatus) -> Self {
+        Self {
+            sources: keeper.unknown_sources,
+            unknown: keeper.unknown,
+            namespaces: keeper.vanished_namespaces,
+            vanished: keeper.vanished,
+            last: None,
+        }
+    }
+
+    /// Reports come in the order of their namespaces.
+    fn add(&mut self, source: &SourceReport, gone: bool) {
+        self.sources += 1;
+        if !gone {
+            if self.unknown.len() < UNKNOWN_SOURCES {
+                self.unknown.push(UnknownSource {
                     namespace: source.namespace.clone(),
                     source: source.source.clone(),
                     copies: source.copies,
@@ -49,17 +87,26 @@ pub async fn write(
                     newest: source.newest.clone(),
                 });
             }
+            return;
+        }
+        if self.last.as_ref() != Some(&source.namespace) {
+            self.last = Some(source.namespace.clone());
+            self.namespaces += 1;
+            if self.vanished.len() < VANISHED_NAMESPACES {
+                self.vanished.push(VanishedNamespace {
+                    namespace: source.namespace.clone(),
+                    ..VanishedNamespace::default()
+                });
+            }
+        }
+        if let Some(namespace) = self.vanished.last_mut().filter(|it| it.namespace == source.namespace) {
+            namespace.sources += 1;
+            namespace.copies += source.copies;
+            namespace.bytes += source.bytes;
+            namespace.held += source.held;
+            namespace.newest = namespace.newest.take().max(source.newest.clone());
         }
     }
-    for source in context.caches.sources.in_namespace(&namespace) {
-        let name = source.name_any();
-        let findings = findings(report, &format!("{namespace}/{name}"));
-        let found = reports.get(name.as_str()).copied();
-        if let Some(status) = with(&source, &store.name_any(), summary, found, findings, context.clock.now()) {
-            context.report.status(&context.caches.sources, &*source, &status).await?;
-        }
-    }
-    Ok((count, unknown))
 }
 
 /// What the report finds wrong with one source.
@@ -86,14 +133,17 @@ pub fn bounded(finding: &StoreFinding) -> StoreFinding {
 /// The status of a source with its entry for this store; none where nothing is to be written.
 fn with(
     source: &BackupSource,
-    store: &str,
+    store: &StoreReference,
     summary: &KeepSummary,
     found: Option<&SourceReport>,
     findings: Vec<StoreFinding>,
     now: Timestamp,
 ) -> Option<holdfast_crds::BackupSourceStatus> {
     let mut status = source.status.clone().unwrap_or_default();
-    let place = status.stores.iter().position(|entry| entry.store == store);
+    let place = status
+        .stores
+        .iter()
+        .position(|entry| entry.store == store.name && entry.store_kind == store.kind);
     if found.is_none() && place.is_none() && findings.is_empty() {
         return None;
     }
@@ -104,13 +154,15 @@ fn with(
         None if status.stores.len() < CATALOGUES => status.stores.push(entry),
         None => return None,
     }
-    status.stores.sort_by(|a, b| a.store.cmp(&b.store));
+    status
+        .stores
+        .sort_by(|a, b| (a.store_kind, &a.store).cmp(&(b.store_kind, &b.store)));
     status.copies = Some(status.stores.iter().map(|entry| entry.copies).sum());
     Some(status)
 }
 
 fn entry(
-    store: &str,
+    store: &StoreReference,
     summary: &KeepSummary,
     found: Option<&SourceReport>,
     findings: Vec<StoreFinding>,
@@ -134,7 +186,8 @@ fn entry(
     let mut empty_slots = found.empty_slots;
     empty_slots.truncate(NEWEST);
     CatalogueInStore {
-        store: store.to_owned(),
+        store: store.name.clone(),
+        store_kind: store.kind,
         as_of: summary.started_at.clone(),
         copies: found.copies,
         good: found.good,

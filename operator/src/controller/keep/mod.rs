@@ -10,10 +10,8 @@ mod triggers;
 
 use std::sync::Arc;
 
-use holdfast_crds::{BackupStore, Class, Reason};
-use holdfast_policy::name::{JobPurpose, job_name};
+use holdfast_crds::{Class, Reason};
 use jiff::Timestamp;
-use kube::ResourceExt;
 
 pub use triggers::triggers;
 
@@ -21,10 +19,11 @@ use self::status::Phase;
 use super::{jobs, store::refusal};
 use crate::{
     context::{Context, Error},
-    job::{End, Observation, PURPOSE, Purpose, STORE},
+    job::{End, Observation, Purpose},
     observation::{controller, job_state},
     queue::{Next, Reconcile},
-    watch::{Caches, Key},
+    store::Store,
+    watch::Key,
 };
 
 /// The controller of keepers, by their stores.
@@ -43,11 +42,11 @@ impl Reconcile for KeepController {
 
     async fn reconcile(&self, key: &Key) -> Result<Next, Error> {
         let context = &*self.context;
-        let Some(store) = context.caches.stores.get(key) else {
+        let Some(store) = context.caches.store_at(key) else {
             return Ok(Next::Change);
         };
-        let keeper = store.status.as_ref().and_then(|status| status.keeper.clone()).unwrap_or_default();
-        let current = (keeper.number > 0).then(|| job_key(&store, keeper.number));
+        let keeper = store.status().and_then(|status| status.keeper.clone()).unwrap_or_default();
+        let current = (keeper.number > 0).then(|| store.keep_job(keeper.number));
         if let Some(job) = current.as_ref().filter(|_| keeper.finished_at.is_none()) {
             let (state, look) = job_state(context, job).await?;
             return match &state.observation {
@@ -71,10 +70,10 @@ impl Reconcile for KeepController {
 
 impl KeepController {
     /// No pass is on its way: the next is begun, or waited for.
-    async fn rest(&self, store: &BackupStore) -> Result<Next, Error> {
+    async fn rest(&self, store: &Store) -> Result<Next, Error> {
         let context = &*self.context;
-        let keeper = store.status.as_ref().and_then(|status| status.keeper.clone()).unwrap_or_default();
-        let last = (keeper.number > 0).then(|| job_key(store, keeper.number));
+        let keeper = store.status().and_then(|status| status.keeper.clone()).unwrap_or_default();
+        let last = (keeper.number > 0).then(|| store.keep_job(keeper.number));
         // The last that failed stays for its log.
         self.remove_others(store, last.filter(|_| keeper.failures > 0).as_ref()).await?;
         match refusal(store) {
@@ -90,7 +89,7 @@ impl KeepController {
         let now = context.clock.now();
         let task = task::task(&context.caches, store, now);
         let told = task::told(&task);
-        let name = Key::of(store).to_string();
+        let name = store.key().to_string();
         let due = decide::next_pass(&keeper, &name, &told, self.committed(store));
         if due > now {
             return Ok(Next::After(context.clock.until(due)));
@@ -98,17 +97,12 @@ impl KeepController {
         let number = self.free_number(store, keeper.number);
         let read_only = task.preview;
         let store = self.report(store, &Phase::Started { number, told, read_only }).await?;
-        self.make(&store, &job_key(&store, number)).await
+        self.make(&store, &store.keep_job(number)).await
     }
 
     /// When the newest copy in this store was committed, by the runs that are objects.
-    fn committed(&self, store: &BackupStore) -> Option<Timestamp> {
-        let namespace = store.namespace().unwrap_or_default();
-        let runs = self
-            .context
-            .caches
-            .runs
-            .each_by(Caches::RUNS_BY_STORE, &namespace, &store.name_any());
+    fn committed(&self, store: &Store) -> Option<Timestamp> {
+        let runs = store.runs(&self.context.caches);
         let committed = runs.filter_map(|run| {
             let status = run.status.as_ref()?;
             status.copy.as_ref()?;
@@ -118,15 +112,15 @@ impl KeepController {
     }
 
     /// The next number under which no Job exists: an object that lost its status begins to count anew.
-    fn free_number(&self, store: &BackupStore, last: i64) -> i64 {
+    fn free_number(&self, store: &Store, last: i64) -> i64 {
         let first = last.max(0) + 1;
         (first..i64::from(u32::MAX))
-            .find(|number| self.context.caches.jobs.get(&job_key(store, *number)).is_none())
+            .find(|number| self.context.caches.jobs.get(&store.keep_job(*number)).is_none())
             .unwrap_or(first)
     }
 
     /// Makes the Job of a pass that is counted. A refusal ends the pass, with the reason.
-    async fn make(&self, store: &BackupStore, job: &Key) -> Result<Next, Error> {
+    async fn make(&self, store: &Store, job: &Key) -> Result<Next, Error> {
         let context = &*self.context;
         let task = task::task(&context.caches, store, context.clock.now());
         let made = match task::job(context, store, &job.name, task) {
@@ -141,7 +135,7 @@ impl KeepController {
     }
 
     /// A pass has ended: its report is read while its pod is there, then shown, and only then counts it as ended.
-    async fn finish(&self, store: &BackupStore, job: &Key, end: &End) -> Result<BackupStore, Error> {
+    async fn finish(&self, store: &Store, job: &Key, end: &End) -> Result<Store, Error> {
         let context = &*self.context;
         let Some(summary) = end.result.as_ref().and_then(|result| result.kept.as_ref()) else {
             let (reason, message) = if end.reason.class() == Class::Fine {
@@ -154,17 +148,17 @@ impl KeepController {
         match read::report(context, job, summary).await? {
             Ok(report) => {
                 // A pass that ended early says nothing of the sources that it did not come to.
-                let unknown = if end.reason.class() == Class::Fine {
+                let strays = if end.reason.class() == Class::Fine {
                     catalogue::write(context, store, summary, &report).await?
                 } else {
-                    let keeper = store.status.as_ref().and_then(|status| status.keeper.clone()).unwrap_or_default();
-                    (keeper.unknown_sources, keeper.unknown)
+                    let keeper = store.status().and_then(|status| status.keeper.clone()).unwrap_or_default();
+                    catalogue::Strays::of(*keeper)
                 };
                 let passed = Phase::Passed {
                     end,
                     summary,
                     report: &report,
-                    unknown,
+                    strays,
                 };
                 self.report(store, &passed).await
             }
@@ -173,34 +167,16 @@ impl KeepController {
     }
 
     /// Removes the Jobs of this store's passes but for `keep`.
-    async fn remove_others(&self, store: &BackupStore, keep: Option<&Key>) -> Result<(), Error> {
-        let namespace = store.namespace().unwrap_or_default();
-        let owned = Caches::owned_by(STORE, &store.name_any());
-        let mut surplus = self.context.caches.jobs.by(Caches::BY_OWNER, &namespace, &owned);
-        surplus.retain(|job| {
-            job.labels().get(PURPOSE).map(String::as_str) == Some(Purpose::Keep.as_str())
-                && controller(&job.metadata) == store.metadata.uid.as_deref()
-        });
+    async fn remove_others(&self, store: &Store, keep: Option<&Key>) -> Result<(), Error> {
+        let mut surplus = store.jobs(&self.context.caches, Purpose::Keep);
+        surplus.retain(|job| controller(&job.metadata) == store.uid());
         jobs::remove(&self.context, &surplus, keep.map_or(&[], std::slice::from_ref)).await
     }
 
-    async fn report(&self, store: &BackupStore, phase: &Phase<'_>) -> Result<BackupStore, Error> {
-        let context = &*self.context;
-        let before = store.status.clone().unwrap_or_default();
-        let after = status::status(store, phase, context.clock.now());
-        let written = context.report.status(&context.caches.stores, store, &after).await?;
-        context.report.transitions(&written, &before.conditions, &after.conditions).await;
-        Ok(written)
+    async fn report(&self, store: &Store, phase: &Phase<'_>) -> Result<Store, Error> {
+        let after = status::status(store, phase, self.context.clock.now());
+        store.report(&self.context, &after).await
     }
-}
-
-/// The Job of a pass.
-fn job_key(store: &BackupStore, number: i64) -> Key {
-    let number = u32::try_from(number).unwrap_or(u32::MAX);
-    Key::new(
-        store.namespace().unwrap_or_default(),
-        job_name(&store.name_any(), JobPurpose::Keep, number),
-    )
 }
 
 #[cfg(test)]

@@ -1,13 +1,13 @@
 //! What a store's status says of its keeper. Pure.
 
 use holdfast_crds::{
-    BackupStore, BackupStoreStatus, Class, ConditionType, Finding, KeepLine, KeepSummary, KeeperStatus, PassStatus, Reason, STORE_FINDINGS,
-    StoreHolds, UnknownSource, conditions, shortened, whole_seconds,
+    BackupStoreStatus, Class, ConditionType, Finding, KeepLine, KeepSummary, KeeperStatus, PassStatus, Reason, STORE_FINDINGS, StoreHolds,
+    conditions, shortened, whole_seconds,
 };
 use jiff::Timestamp;
 
-use super::catalogue::bounded;
-use crate::job::End;
+use super::catalogue::{Strays, bounded};
+use crate::{job::End, store::Store};
 
 /// The condition types that the keeper's controller sets; the others are left as they are.
 pub const OWN: [ConditionType; 2] = [ConditionType::Kept, ConditionType::Intact];
@@ -29,7 +29,7 @@ pub enum Phase<'a> {
         end: &'a End,
         summary: &'a KeepSummary,
         report: &'a [KeepLine],
-        unknown: (i64, Vec<UnknownSource>),
+        strays: Strays,
     },
     /// It ended, and its report cannot be read.
     Unreadable {
@@ -42,8 +42,8 @@ pub enum Phase<'a> {
 }
 
 /// The status to be written.
-pub fn status(store: &BackupStore, phase: &Phase<'_>, now: Timestamp) -> BackupStoreStatus {
-    let mut after = store.status.clone().unwrap_or_default();
+pub fn status(store: &Store, phase: &Phase<'_>, now: Timestamp) -> BackupStoreStatus {
+    let mut after = store.status().cloned().unwrap_or_default();
     let mut keeper = after.keeper.clone().map(|keeper| *keeper).unwrap_or_default();
     let now_text = whole_seconds(now).to_string();
     let mut findings = Vec::new();
@@ -90,13 +90,15 @@ pub fn status(store: &BackupStore, phase: &Phase<'_>, now: Timestamp) -> BackupS
             end,
             summary,
             report,
-            unknown,
+            strays,
         } => {
             let well = end.reason.class() == Class::Fine;
             keeper.failures = if well { 0 } else { keeper.failures.saturating_add(1) };
             keeper.finished_at = Some(now_text.clone());
             keeper.last_pass = Some(pass(end, summary, now_text));
-            (keeper.unknown_sources, keeper.unknown) = unknown.clone();
+            let strays = strays.clone();
+            (keeper.unknown_sources, keeper.unknown) = (strays.sources, strays.unknown);
+            (keeper.vanished_namespaces, keeper.vanished) = (strays.namespaces, strays.vanished);
             let found = report.iter().filter_map(|line| match line {
                 KeepLine::Finding(finding) => Some(bounded(finding)),
                 _ => None,
@@ -119,9 +121,9 @@ pub fn status(store: &BackupStore, phase: &Phase<'_>, now: Timestamp) -> BackupS
 }
 
 /// The conditions of the store with these of our own said anew; those that are not mentioned stay.
-fn with_own(store: &BackupStore, findings: &[Finding], now: Timestamp) -> Vec<k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition> {
-    let before = store.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
-    let said = conditions(before, findings, store.metadata.generation, now);
+fn with_own(store: &Store, findings: &[Finding], now: Timestamp) -> Vec<k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition> {
+    let before = store.conditions();
+    let said = conditions(before, findings, store.generation(), now);
     let mut after: Vec<_> = before
         .iter()
         .filter(|condition| !said.iter().any(|said| said.type_ == condition.type_))

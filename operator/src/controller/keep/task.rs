@@ -1,20 +1,21 @@
 //! What a keeper is told, from the caches, and its Job. Pure.
 
 use holdfast_crds::{
-    Accepted, Action, BackupSchedule, BackupSource, BackupStore, BackupType, FrozenStore, KEEP_LIMIT, KeepSchedule, KeepSource, KeepTask,
-    Reason, Said, StoreKind, TASK_VERSION, Task,
+    Accepted, Action, BackupSchedule, BackupSource, BackupType, KEEP_LIMIT, KeepSchedule, KeepSource, KeepTask, Reason, Said,
+    StoreReference, TASK_VERSION, Task,
     document::{Label, RunPath, ScheduleName, Sha256},
     whole_seconds,
 };
 use holdfast_policy::tick::{Seed, longest_interval};
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
-use kube::{Resource, ResourceExt};
+use kube::ResourceExt;
 
 use crate::{
     context::Context,
     controller::{compliance::keep_floors, disposal::keep_disposals, hold::build::keep_holds, schedule::timing, store::refusal},
     job::{BuildError, JobRequest, TASK_LIMIT, build},
+    store::Store,
     watch::Caches,
 };
 
@@ -26,29 +27,35 @@ const SOURCES: usize = TASK_LIMIT / 2;
 const INTERVAL: u64 = 86_400;
 
 /// What the keeper of `store` is told now.
-pub fn task(caches: &Caches, store: &BackupStore, now: Timestamp) -> KeepTask {
-    let (namespace, name) = (store.namespace().unwrap_or_default(), store.name_any());
-    let schedules = caches.schedules.by(Caches::SCHEDULES_BY_STORE, &namespace, &name);
-    let schedules = schedules.iter().filter_map(|schedule| keep_schedule(schedule, &name, now));
-    let mut sources: Vec<_> = caches
-        .sources
-        .in_namespace(&namespace)
+pub fn task(caches: &Caches, store: &Store, now: Timestamp) -> KeepTask {
+    let reference = store.reference();
+    let namespaces = store.namespaces(caches);
+    // One that may not use the store any more has no say in it: what it left goes on under the rules that are recorded with it. Holds and floors count everywhere.
+    let allowed: Vec<&String> = namespaces.iter().filter(|namespace| store.allows(caches, namespace)).collect();
+    let schedules = store.schedules(caches);
+    let schedules = schedules
         .iter()
-        .filter_map(|source| keep_source(source, &name))
-        .collect();
+        .filter(|schedule| allowed.contains(&&schedule.namespace().unwrap_or_default()));
+    let schedules = schedules.filter_map(|schedule| keep_schedule(schedule, &reference, now));
+    let sources = allowed.iter().flat_map(|namespace| caches.sources.in_namespace(namespace));
+    let mut sources: Vec<_> = sources.filter_map(|source| keep_source(&source, &reference)).collect();
     // What people say comes first, should there be too many.
-    sources.sort_by_key(|source| (source.retired.is_none() && source.accepted.is_empty(), source.source.clone()));
+    sources.sort_by_key(|source| {
+        let silent = source.retired.is_none() && source.accepted.is_empty();
+        (silent, source.namespace.clone(), source.source.clone())
+    });
     sources.truncate(KEEP_LIMIT);
     while serde_json::to_string(&sources).map_or(0, |text| text.len()) > SOURCES {
         sources.truncate(sources.len() / 2);
     }
-    let in_use = caches.restores.in_namespace(&namespace);
-    let in_use = in_use.iter().filter_map(|restore| {
+    let in_use = namespaces.iter().flat_map(|namespace| caches.restores.in_namespace(namespace));
+    let in_use = in_use.filter_map(|restore| {
         let status = restore.status.as_ref().filter(|status| !status.phase.ended())?;
-        let frozen = status.frozen.as_ref().filter(|frozen| frozen.store.name == name)?;
+        let frozen = status.frozen.as_ref().filter(|frozen| frozen.store.reference() == reference)?;
         let mut parts = frozen.path.split('/');
         RunPath::new(parts.next()?, parts.next()?, parts.next()?).ok()
     });
+    let named: Vec<&str> = namespaces.iter().map(String::as_str).collect();
     KeepTask {
         now: whole_seconds(now),
         // A place of another cluster is only read.
@@ -56,15 +63,15 @@ pub fn task(caches: &Caches, store: &BackupStore, now: Timestamp) -> KeepTask {
         preview_at: None,
         schedules: schedules.take(KEEP_LIMIT).collect(),
         sources,
-        holds: keep_holds(caches, &namespace),
-        floors: keep_floors(caches, &[&namespace]),
+        holds: keep_holds(caches, &named),
+        floors: keep_floors(caches, &named),
         in_use: in_use.take(KEEP_LIMIT).collect(),
-        disposals: keep_disposals(caches, &namespace),
+        disposals: allowed.iter().flat_map(|namespace| keep_disposals(caches, namespace)).collect(),
     }
 }
 
 /// Whether the store's place belongs to another cluster.
-pub fn reads_only(store: &BackupStore) -> bool {
+pub fn reads_only(store: &Store) -> bool {
     refusal(store).is_some_and(|(reason, _)| reason == Reason::StoreForeign)
 }
 
@@ -83,10 +90,16 @@ pub fn told(task: &KeepTask) -> String {
     Sha256::of(&serde_json::to_vec(&told).unwrap_or_default()).to_string()
 }
 
-fn keep_schedule(schedule: &BackupSchedule, store: &str, now: Timestamp) -> Option<KeepSchedule> {
+fn keep_schedule(schedule: &BackupSchedule, store: &StoreReference, now: Timestamp) -> Option<KeepSchedule> {
     // One that cannot be read keeps the rules that lie with its copies.
     let timing = timing(schedule).ok()?;
-    let retention = schedule.spec.stores.iter().find(|place| place.name == store)?.retention.clone();
+    let retention = schedule
+        .spec
+        .stores
+        .iter()
+        .find(|place| place.reference() == *store)?
+        .retention
+        .clone();
     let (namespace, name) = (schedule.namespace()?, schedule.name_any());
     let seed = Seed::of_source(&namespace, &name);
     let full = timing.triggers.iter().filter(|trigger| trigger.kind == BackupType::Full);
@@ -103,11 +116,13 @@ fn keep_schedule(schedule: &BackupSchedule, store: &str, now: Timestamp) -> Opti
     })
 }
 
-fn keep_source(source: &BackupSource, store: &str) -> Option<KeepSource> {
-    let entry = source
-        .status
-        .as_ref()
-        .and_then(|status| status.stores.iter().find(|entry| entry.store == store));
+fn keep_source(source: &BackupSource, store: &StoreReference) -> Option<KeepSource> {
+    let entry = source.status.as_ref().and_then(|status| {
+        status
+            .stores
+            .iter()
+            .find(|entry| entry.store == store.name && entry.store_kind == store.kind)
+    });
     let said = |who: &str, why: &str| Said {
         who: who.to_owned(),
         why: why.to_owned(),
@@ -129,25 +144,20 @@ fn keep_source(source: &BackupSource, store: &str) -> Option<KeepSource> {
 }
 
 /// The Job `name` of a pass.
-pub fn job(context: &Context, store: &BackupStore, name: &str, task: KeepTask) -> Result<Job, BuildError> {
+pub fn job(context: &Context, store: &Store, name: &str, task: KeepTask) -> Result<Job, BuildError> {
     let task = Task {
         version: TASK_VERSION,
         cluster: context.cluster.clone(),
-        namespace: store.namespace().unwrap_or_default(),
-        store: FrozenStore {
-            kind: StoreKind::BackupStore,
-            name: store.name_any(),
-            uid: store.uid().unwrap_or_default(),
-            spec: store.spec.clone(),
-        },
+        namespace: store.workplace(),
+        store: store.maintained(),
         action: Action::Keep(Box::new(task)),
     };
     build(&JobRequest {
         name,
-        owner: store.controller_owner_ref(&()).unwrap_or_default(),
+        owner: store.owner(),
         task: &task,
         agent_image: &context.image,
-        template: store.spec.job.as_ref(),
+        template: store.template(),
         identity_secret: None,
         timeout: TIMEOUT,
     })

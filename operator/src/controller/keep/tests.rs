@@ -1,12 +1,13 @@
 use holdfast_crds::{
-    AgentResult, BackupSource, BackupSourceStatus, BackupStoreStatus, KEEP_LINE, KeepLine, KeepSummary, SourceReport, StoreFinding,
-    TASK_VERSION, document::Sha256,
+    AgentResult, BackupSource, BackupSourceStatus, BackupStore, BackupStoreStatus, KEEP_LINE, KeepLine, KeepSummary, SourceReport,
+    StoreFinding, TASK_VERSION, document::Sha256,
 };
 use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
+use kube::ResourceExt;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::{controller::source::SourceController, fake::Fake};
+use crate::{controller::source::SourceController, fake::Fake, job::PURPOSE};
 
 const API: &str = "/apis/holdfast.dev/v1alpha1/namespaces/shop";
 const JOBS: &str = "/apis/batch/v1/namespaces/shop/jobs";
@@ -249,7 +250,7 @@ async fn who_retires_a_source_is_told_to_the_keeper_at_once_and_a_foreign_store_
     let world = world();
     let store = (*world.context.caches.stores.get(&Key::new("shop", "offsite")).unwrap()).clone();
     let now = world.context.clock.now();
-    let before = task::task(&world.context.caches, &store, now);
+    let before = task::task(&world.context.caches, &store.clone().into(), now);
     assert!(!before.preview);
     let retired: Value = json!({
         "apiVersion": "holdfast.dev/v1alpha1", "kind": "BackupSource",
@@ -257,12 +258,12 @@ async fn who_retires_a_source_is_told_to_the_keeper_at_once_and_a_foreign_store_
         "spec": {"retire": {"by": "ann", "reason": "sold"}, "accept": [{"by": "ann", "reason": "dropped a table", "size": {"run": "a-1"}}]},
     });
     world.context.caches.sources.watched(serde_json::from_value(retired).unwrap());
-    let after = task::task(&world.context.caches, &store, now);
+    let after = task::task(&world.context.caches, &store.clone().into(), now);
     assert_ne!(task::told(&before), task::told(&after));
     assert_eq!(after.sources[0].retired.as_ref().unwrap().who, "ann");
     assert_eq!(after.sources[0].accepted.len(), 1);
 
     let mut foreign = store.clone();
     foreign.status.as_mut().unwrap().conditions[0].reason = "StoreForeign".to_owned();
-    assert!(task::task(&world.context.caches, &foreign, now).preview);
+    assert!(task::task(&world.context.caches, &foreign.into(), now).preview);
 }

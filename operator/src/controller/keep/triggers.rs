@@ -2,13 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use holdfast_crds::{BackupRun, BackupStore, StoreKind};
-use kube::{Resource, ResourceExt};
+use holdfast_crds::BackupRun;
+use kube::Resource;
 
 use crate::{
-    job::STORE,
     queue::Queue,
-    watch::{Cache, Caches, Change, Key},
+    store::{Store, key_of, store_of},
+    watch::{Cache, Caches, Change},
 };
 
 /// Changes of several objects at once are collected for so long.
@@ -16,11 +16,11 @@ const COLLECT: Duration = Duration::from_secs(2);
 
 /// Connects the caches with the queue of keepers.
 pub fn triggers(caches: &Arc<Caches>, queue: &Queue) {
-    caches.stores.listen({
+    caches.listen_stores({
         let queue = queue.clone();
         move |change| {
             // Also when the probe has said something.
-            if change.beyond_status() || ready(change.before.as_ref()) != ready(change.after.as_ref()) {
+            if change.beyond_status || change.differs(ready) {
                 queue.add_after(change.key(), COLLECT);
             }
         }
@@ -31,13 +31,9 @@ pub fn triggers(caches: &Arc<Caches>, queue: &Queue) {
         let queue = queue.clone();
         move |change: &Change<BackupRun>| {
             let copy = |run: &Option<Arc<BackupRun>>| run.as_ref()?.status.as_ref()?.copy.as_ref().map(|copy| copy.path.clone());
-            let store = change
-                .after
-                .as_ref()
-                .and_then(|run| run.store())
-                .filter(|store| store.kind == StoreKind::BackupStore);
+            let store = change.after.as_ref().and_then(|run| run.store());
             if let (Some(store), true) = (store, copy(&change.before) != copy(&change.after)) {
-                queue.add_after(Key::new(change.key().namespace, store.name), COLLECT);
+                queue.add_after(key_of(&change.key().namespace, &store), COLLECT);
             }
         }
     });
@@ -48,22 +44,29 @@ pub fn triggers(caches: &Arc<Caches>, queue: &Queue) {
     whole(caches, queue, &caches.cluster_holds);
     whole(caches, queue, &caches.policies);
     whole(caches, queue, &caches.holds);
+    // Which namespaces there are, and which of them a store of the cluster allows.
+    caches.namespaces.listen({
+        let (caches, queue) = (Arc::downgrade(caches), queue.clone());
+        move |change| {
+            let Some(caches) = caches.upgrade().filter(|_| change.beyond_status()) else {
+                return;
+            };
+            for store in caches.cluster_stores.keys() {
+                queue.add_after(store, COLLECT);
+            }
+        }
+    });
 }
 
-fn ready(store: Option<&Arc<BackupStore>>) -> Option<String> {
-    let status = store?.status.as_ref()?;
-    let ready = status.conditions.iter().find(|condition| condition.type_ == "Ready")?;
+fn ready(store: Option<&Store>) -> Option<String> {
+    let ready = store?.conditions().iter().find(|condition| condition.type_ == "Ready")?;
     Some(ready.reason.clone())
 }
 
 fn of_store<K: Resource + 'static>(queue: &Queue) -> impl Fn(&Change<K>) + Send + Sync + 'static {
     let queue = queue.clone();
     move |change| {
-        let key = change.object().and_then(|object| {
-            let store = object.meta().labels.as_ref()?.get(STORE)?;
-            Some(Key::new(object.namespace().unwrap_or_default(), store.as_str()))
-        });
-        if let Some(key) = key {
+        if let Some(key) = change.object().and_then(|object| store_of(object.meta())) {
             queue.add(key);
         }
     }
@@ -91,17 +94,12 @@ fn in_namespace<K: Resource + Send + Sync + 'static>(
         };
         let namespace = change.key().namespace;
         let stores = if namespace.is_empty() {
-            caches.stores.keys()
+            caches.every_store()
         } else {
-            caches
-                .stores
-                .in_namespace(&namespace)
-                .iter()
-                .map(|store| Key::of(&**store))
-                .collect()
+            caches.stores_of(&namespace)
         };
         for store in stores {
-            queue.add_after(store, COLLECT);
+            queue.add_after(store.key(), COLLECT);
         }
     }
 }

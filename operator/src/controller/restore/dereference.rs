@@ -1,16 +1,11 @@
 //! What a restore works on: frozen with its first attempt, but for the names of Secrets.
 
 use holdfast_crds::{
-    AgeEncryption, BackupRun, BackupStore, Encryption, FrozenRestore, FrozenStore, PassphraseEncryption, Reason, RestoreFrom,
-    RestoreRequest, StoreKind,
+    AgeEncryption, BackupRun, Encryption, FrozenRestore, FrozenStore, PassphraseEncryption, Reason, RestoreFrom, RestoreRequest,
 };
 use kube::ResourceExt;
 
-use crate::{
-    attempt::Obstacle,
-    controller::run::store_secrets,
-    watch::{Caches, not_found},
-};
+use crate::{attempt::Obstacle, controller::run::store_secrets, store::Unusable, watch::Caches};
 
 /// What a restore works on, and how its copy is opened now.
 pub struct Known {
@@ -29,9 +24,9 @@ pub fn known(caches: &Caches, request: &RestoreRequest, run: Option<&BackupRun>)
         None => freeze(caches, &namespace, &request.spec.from, run)?,
     };
     let mut store = frozen.store.clone();
-    let live = caches.store(&namespace, &store.reference());
-    if let Some(live) = live.filter(|live| live.uid().as_deref() == Some(store.uid.as_str())) {
-        store_secrets(&mut store.spec, &live.spec);
+    let live = caches.named_store(&namespace, &store.reference());
+    if let Some(live) = live.filter(|live| live.uid() == Some(store.uid.as_str())) {
+        store_secrets(&mut store.spec, &live.frozen().spec);
     }
     let identity_secret = identity_secret(request, &store)?;
     Ok(Known {
@@ -52,9 +47,9 @@ fn identity_secret(request: &RestoreRequest, store: &FrozenStore) -> Result<Opti
             None => Err(Obstacle::hopeless(
                 Reason::KeyMissing,
                 format!(
-                    "spec.identitySecretName: the copies of the BackupStore {} are encrypted and no identity is named, neither here nor in \
+                    "spec.identitySecretName: the copies of the {} are encrypted and no identity is named, neither here nor in \
                      the store's spec.encryption.age.identitySecretName; make a new request that names a Secret with the key identity",
-                    store.name
+                    store.reference()
                 ),
             )),
         },
@@ -65,9 +60,9 @@ fn freeze(caches: &Caches, namespace: &str, from: &RestoreFrom, run: Option<&Bac
     match from {
         RestoreFrom::Store(from) => {
             let reference = from.reference();
-            let store = caches.store(namespace, &reference);
-            let store =
-                store.ok_or_else(|| Obstacle::passing(Reason::StoreNotFound, format!("spec.from.store: {}", not_found(&reference))))?;
+            let store = caches
+                .store(namespace, &reference)
+                .map_err(|Unusable { reason, message }| Obstacle::passing(reason, format!("spec.from.store: {message}")))?;
             if from.path.split('/').next() != Some(namespace) {
                 return Err(Obstacle::hopeless(
                     Reason::InvalidSpec,
@@ -79,7 +74,7 @@ fn freeze(caches: &Caches, namespace: &str, from: &RestoreFrom, run: Option<&Bac
                 ));
             }
             Ok(FrozenRestore {
-                store: frozen_store(&store),
+                store: store.frozen(),
                 path: from.path.clone(),
                 manifest_digest: None,
                 version_id: None,
@@ -125,13 +120,4 @@ fn of_run(run: &BackupRun) -> Result<FrozenRestore, Obstacle> {
         manifest_digest: Some(copy.manifest_digest),
         version_id: copy.version_id,
     })
-}
-
-fn frozen_store(store: &BackupStore) -> FrozenStore {
-    FrozenStore {
-        kind: StoreKind::BackupStore,
-        name: store.name_any(),
-        uid: store.uid().unwrap_or_default(),
-        spec: store.spec.clone(),
-    }
 }

@@ -6,7 +6,7 @@ mod status;
 
 use std::sync::Arc;
 
-use holdfast_crds::{BackupRun, Reason, RestoreFrom, RestoreRequest, RestoreRequestStatus};
+use holdfast_crds::{BackupRun, Reason, RestoreFrom, RestoreRequest, RestoreRequestStatus, StoreKind};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::batch::v1::Job;
 use kube::ResourceExt;
@@ -22,6 +22,7 @@ use crate::{
     },
     job::RESTORE,
     queue::{Next, Queue, Reconcile},
+    store::key_of,
     watch::{Cache, Caches, Change, Key, ended},
 };
 
@@ -69,13 +70,24 @@ pub fn triggers(caches: &Arc<Caches>, queue: &Queue) {
             }
         }
     });
-    caches.stores.listen({
+    caches.listen_stores({
         let (queue, caches) = (queue.clone(), Arc::downgrade(caches));
         move |change| {
+            let Some(caches) = caches.upgrade() else { return };
             let key = change.key();
-            let names = |from: &RestoreFrom| matches!(from, RestoreFrom::Store(store) if store.name == key.name);
-            if let Some(caches) = caches.upgrade() {
-                waiting(&caches, &key.namespace, names, &queue);
+            for namespace in change.namespaces(&caches) {
+                let names = |from: &RestoreFrom| matches!(from, RestoreFrom::Store(store) if key_of(&namespace, &store.reference()) == key);
+                waiting(&caches, &namespace, names, &queue);
+            }
+        }
+    });
+    // A store of the cluster may allow namespaces by their labels.
+    caches.namespaces.listen({
+        let (queue, caches) = (queue.clone(), Arc::downgrade(caches));
+        move |change| {
+            let names = |from: &RestoreFrom| matches!(from, RestoreFrom::Store(store) if store.kind == StoreKind::ClusterBackupStore);
+            if let Some(caches) = caches.upgrade().filter(|_| change.beyond_status()) {
+                waiting(&caches, &change.key().name, names, &queue);
             }
         }
     });

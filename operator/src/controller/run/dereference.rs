@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use holdfast_crds::{
-    BackupRun, BackupSchedule, BackupSource, BackupSourceSpec, BackupStoreSpec, Encryption, FrozenRun, FrozenSchedule, FrozenStore, Reason,
+    BackupRun, BackupSchedule, BackupSource, BackupSourceSpec, BackupStoreSpec, Encryption, FrozenRun, FrozenSchedule, Reason,
     ScheduleStore,
 };
 use kube::ResourceExt;
@@ -12,7 +12,8 @@ use super::adopt;
 use crate::{
     attempt::Obstacle,
     controller::store::refusal,
-    watch::{Caches, Key, not_found},
+    store::Unusable,
+    watch::{Caches, Key},
 };
 
 /// What a run works on, and the same with the names of Secrets as the live objects have them now.
@@ -32,13 +33,13 @@ pub fn known(caches: &Caches, run: &BackupRun) -> Result<Known, Obstacle> {
             None => freeze(caches, &namespace, run, source.as_deref())?,
         },
     };
-    let store = caches.store(&namespace, &frozen.store.reference());
+    let store = caches.named_store(&namespace, &frozen.store.reference());
     let mut live = frozen.clone();
     if let Some(source) = source.filter(|source| source.uid().as_deref() == Some(frozen.source_uid.as_str())) {
         source_secrets(&mut live.source, &source.spec);
     }
-    if let Some(store) = store.filter(|store| store.uid().as_deref() == Some(frozen.store.uid.as_str())) {
-        store_secrets(&mut live.store.spec, &store.spec);
+    if let Some(store) = store.filter(|store| store.uid() == Some(frozen.store.uid.as_str())) {
+        store_secrets(&mut live.store.spec, &store.frozen().spec);
     }
     Ok(Known { frozen, live })
 }
@@ -59,10 +60,8 @@ fn freeze(caches: &Caches, namespace: &str, run: &BackupRun, source: Option<&Bac
         let message = format!("spec.source: there is no BackupSource {name} in this namespace; create it, or delete this run");
         Obstacle::passing(Reason::SourceNotFound, message)
     })?;
-    let store = store.ok_or_else(|| {
-        let message = format!("spec.stores: {}, or delete this run", not_found(&reference));
-        Obstacle::passing(Reason::StoreNotFound, message)
-    })?;
+    let store =
+        store.map_err(|Unusable { reason, message }| Obstacle::passing(reason, format!("spec.stores: {message}, or delete this run")))?;
     if let Some(why) = source.spec.lacks(run.spec.type_) {
         let message = format!("spec.type: {why}; make a run of that type, with another name");
         return Err(Obstacle::hopeless(Reason::TypeUnsupported, message));
@@ -73,12 +72,7 @@ fn freeze(caches: &Caches, namespace: &str, run: &BackupRun, source: Option<&Bac
     Ok(FrozenRun {
         source_uid: source.uid().unwrap_or_default(),
         source: source.spec.clone(),
-        store: FrozenStore {
-            name: reference.name,
-            kind: reference.kind,
-            uid: store.uid().unwrap_or_default(),
-            spec: store.spec.clone(),
-        },
+        store: store.frozen(),
         schedule: schedule.map(|schedule| FrozenSchedule {
             name: schedule.name_any(),
             generation: schedule.metadata.generation.unwrap_or_default(),

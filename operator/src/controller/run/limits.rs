@@ -142,11 +142,9 @@ impl Line {
         if let Some(place) = self.pools.iter().position(|pool| pool.store.as_ref() == Some(&store)) {
             return place;
         }
-        let limit = caches.store(namespace, &store);
+        let limit = caches.named_store(namespace, &store);
         self.pools.push(Pool {
-            limit: limit.map_or(usize::MAX, |store| {
-                usize::try_from(store.spec.max_concurrent_runs).unwrap_or(usize::MAX)
-            }),
+            limit: limit.map_or(usize::MAX, |store| store.max_concurrent_runs()),
             store: Some(store),
             at_work: 0,
         });

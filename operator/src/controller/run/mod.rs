@@ -109,15 +109,24 @@ pub fn triggers(context: &Context, turns: &Turns, queue: &Queue) {
             }
         }
     });
-    caches.stores.listen({
+    caches.listen_stores({
         let (add, caches) = (add(queue), Arc::downgrade(caches));
         move |change| {
             if let Some(caches) = caches.upgrade() {
-                let key = change.key();
-                waiting(caches.runs.each_by(Caches::RUNS_BY_STORE, &key.namespace, &key.name), &add);
-                for schedule in caches.schedules.by(Caches::SCHEDULES_BY_STORE, &key.namespace, &key.name) {
+                waiting(change.runs(&caches), &add);
+                for schedule in caches.schedules_by_store(&change.key()) {
                     waiting(from_schedule(&caches, &Key::of(&*schedule)), &add);
                 }
+            }
+        }
+    });
+    // A store of the cluster may allow namespaces by their labels.
+    caches.namespaces.listen({
+        let (add, caches) = (add(queue), Arc::downgrade(caches));
+        move |change| {
+            if let Some(caches) = caches.upgrade().filter(|_| change.beyond_status()) {
+                let runs = caches.runs.each_by(Caches::RUNS_IN_FLIGHT, &change.key().name, Caches::IN_FLIGHT);
+                waiting(runs, &add);
             }
         }
     });

@@ -236,7 +236,10 @@ async fn runs_wait_for_their_turn_in_the_order_of_their_objectives() {
     assert_eq!(world.jobs(), ["of-late-b1", "of-urgent-b1"]);
     let (phase, reason, message) = told(&world, "of-calm");
     assert_eq!((phase.as_str(), reason.as_str()), ("Pending", "Queued"));
-    assert!(message.contains("place 2: the BackupStore offsite takes 2 runs at once"), "{message}");
+    assert!(
+        message.contains("place 2: the BackupStore offsite takes 2 runs at once"),
+        "{message}"
+    );
     assert!(told(&world, "of-soon").2.contains("place 1"));
 
     // One ends: the next is called, and no other.

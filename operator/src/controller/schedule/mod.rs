@@ -8,7 +8,7 @@ mod validate;
 
 use std::sync::Arc;
 
-use holdfast_crds::{BackupRun, BackupSchedule, BackupSource, BackupStore, Reason, ScheduleStore, StoreReference};
+use holdfast_crds::{BackupRun, BackupSchedule, BackupSource, Reason, ScheduleStore};
 use holdfast_policy::tick::{Clock, Decision, Schedule, decide};
 use jiff::Timestamp;
 use kube::ResourceExt;
@@ -20,6 +20,7 @@ use crate::{
     context::{Context, Error},
     controller::history,
     queue::{Next, Reconcile},
+    store::{Store, Unusable},
     watch::{Caches, Key},
 };
 
@@ -33,8 +34,8 @@ struct References {
     sources: Vec<Arc<BackupSource>>,
     /// Names that it lists and that do not exist.
     missing: Vec<String>,
-    /// The first store, or what it is named.
-    store: Result<Arc<BackupStore>, Option<StoreReference>>,
+    /// The first store, or why it cannot be used.
+    store: Result<Store, Unusable>,
     /// Runs of its ticks.
     runs: Vec<Arc<BackupRun>>,
 }
@@ -49,11 +50,17 @@ impl ScheduleController {
         let namespace = schedule.namespace().unwrap_or_default();
         let (sources, missing) = caches.selected(schedule);
         let reference = schedule.spec.stores.first().map(ScheduleStore::reference);
-        let store = reference.as_ref().and_then(|reference| caches.store(&namespace, reference));
+        let none = || Unusable {
+            reason: Reason::StoreNotFound,
+            message: "found none; name one".to_owned(),
+        };
+        let store = reference
+            .ok_or_else(none)
+            .and_then(|reference| caches.store(&namespace, &reference));
         References {
             sources,
             missing,
-            store: store.ok_or(reference),
+            store,
             runs: caches.runs.by(Caches::RUNS_BY_SCHEDULE, &namespace, &schedule.name_any()),
         }
     }

@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use holdfast_crds::{
-    BackupRun, BackupSchedule, BackupScheduleStatus, BackupSource, BackupStore, BackupType, ConditionType, FailingSource, Finding, Reason,
-    RunPhase, StoreReference, TriggerStatus, conditions,
+    BackupRun, BackupSchedule, BackupScheduleStatus, BackupSource, BackupType, ConditionType, FailingSource, Finding, Reason, RunPhase,
+    TriggerStatus, conditions,
 };
 use holdfast_policy::tick::{CatchUp, ClockFinding, Decision, Passed, PassedBy, Progress, Schedule, Seed, Timetable, Watermark, may_start};
 use jiff::Timestamp;
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     controller::{history::time, store},
-    watch::not_found,
+    store::{Store, Unusable},
 };
 
 /// How many failing sources are listed.
@@ -44,7 +44,7 @@ pub struct Found<'a> {
 }
 
 /// What stands in the way of every run: an invalid specification, or a store that must not be written to.
-pub fn obstacle(plan: &Result<Plan, Invalid>, store: &Result<Arc<BackupStore>, Option<StoreReference>>) -> Option<Obstacle> {
+pub fn obstacle(plan: &Result<Plan, Invalid>, store: &Result<Store, Unusable>) -> Option<Obstacle> {
     if let Err(invalid) = plan {
         return Some(Obstacle {
             reason: Reason::InvalidSpec,
@@ -53,11 +53,10 @@ pub fn obstacle(plan: &Result<Plan, Invalid>, store: &Result<Arc<BackupStore>, O
     }
     let store = match store {
         Ok(store) => store,
-        Err(reference) => {
-            let why = reference.as_ref().map_or_else(|| "found none; name one".to_owned(), not_found);
+        Err(Unusable { reason, message }) => {
             return Some(Obstacle {
-                reason: Reason::StoreNotFound,
-                message: format!("spec.stores: {why}"),
+                reason: *reason,
+                message: format!("spec.stores: {message}"),
             });
         }
     };

@@ -2,6 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use holdfast_crds::StoreKind;
+
 use crate::{
     queue::Queue,
     watch::{Caches, Key},
@@ -33,13 +35,26 @@ pub fn triggers(caches: &Arc<Caches>, queue: &Queue) {
             }
         }
     });
-    caches.stores.listen({
+    caches.listen_stores({
         let (caches, queue) = (Arc::downgrade(caches), queue.clone());
         move |change| {
             let Some(caches) = caches.upgrade() else { return };
-            let key = change.key();
-            for schedule in caches.schedules.by(Caches::SCHEDULES_BY_STORE, &key.namespace, &key.name) {
+            for schedule in caches.schedules_by_store(&change.key()) {
                 queue.add_after(Key::of(&*schedule), Duration::from_millis(250));
+            }
+        }
+    });
+    // A store of the cluster may allow namespaces by their labels.
+    caches.namespaces.listen({
+        let (caches, queue) = (Arc::downgrade(caches), queue.clone());
+        move |change| {
+            let Some(caches) = caches.upgrade().filter(|_| change.beyond_status()) else {
+                return;
+            };
+            for schedule in caches.schedules.in_namespace(&change.key().name) {
+                if schedule.spec.stores.iter().any(|store| store.kind == StoreKind::ClusterBackupStore) {
+                    queue.add_after(Key::of(&*schedule), Duration::from_millis(250));
+                }
             }
         }
     });

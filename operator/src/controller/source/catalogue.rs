@@ -20,6 +20,7 @@ pub fn newest(source: &BackupSource, status: &BackupSourceStatus) -> Vec<CopyRef
         Some(CopyReference {
             run: copy.run.clone(),
             store: entry.store.clone(),
+            store_kind: entry.store_kind,
             path: place(&copy.run),
             recovery_point: point,
             stored_bytes: copy.bytes,
@@ -32,7 +33,11 @@ pub fn newest(source: &BackupSource, status: &BackupSourceStatus) -> Vec<CopyRef
 /// Whether a keeper looked after the copy was committed, and did not find it.
 pub fn is_gone(copy: &CopyReference, status: &BackupSourceStatus) -> bool {
     let time = |text: &str| text.parse::<Timestamp>().ok();
-    let Some(entry) = status.stores.iter().find(|entry| entry.store == copy.store) else {
+    let Some(entry) = status
+        .stores
+        .iter()
+        .find(|entry| entry.store == copy.store && entry.store_kind == copy.store_kind)
+    else {
         return false;
     };
     let committed = copy.committed_at.as_deref().and_then(time);

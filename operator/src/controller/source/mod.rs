@@ -64,7 +64,9 @@ fn known(context: &Context, source: &BackupSource, runs: Vec<Arc<BackupRun>>) ->
         .flat_map(|schedule| &schedule.spec.stores)
         .map(ScheduleStore::reference)
         .collect();
-    let stores = named.iter().filter_map(|reference| context.caches.store(&namespace, reference));
+    let stores = named
+        .iter()
+        .filter_map(|reference| context.caches.named_store(&namespace, reference));
     status::Known {
         stores: stores.collect(),
         schedules,

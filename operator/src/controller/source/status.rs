@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use holdfast_crds::{
-    BackupRun, BackupSchedule, BackupSource, BackupSourceStatus, BackupStore, CompliancePolicy, ConditionType, CopyReference, Finding,
-    Reason, RunPhase, RunReference, conditions,
+    BackupRun, BackupSchedule, BackupSource, BackupSourceStatus, CompliancePolicy, ConditionType, CopyReference, Finding, Reason, RunPhase,
+    RunReference, conditions,
 };
 use holdfast_policy::protection::{Evidence, Protection, plausible};
 use jiff::{SignedDuration, Timestamp};
@@ -15,6 +15,7 @@ use crate::controller::{
     compliance::judge as compliance,
     schedule::{created, shown},
 };
+use crate::store::Store;
 
 /// A status, and after how much time it would say something else although nothing happened.
 pub struct Judged {
@@ -27,7 +28,7 @@ pub struct Known {
     /// The schedules that select it.
     pub schedules: Vec<Arc<BackupSchedule>>,
     /// The stores that those name, where they exist.
-    pub stores: Vec<Arc<BackupStore>>,
+    pub stores: Vec<Store>,
     /// Those of its runs that exist as objects.
     pub runs: Vec<Arc<BackupRun>>,
     /// The compliance policies that select its namespace.
@@ -154,6 +155,7 @@ fn made(runs: &[Arc<BackupRun>], now: Timestamp) -> impl Iterator<Item = (CopyRe
         let checked = copy.structure_checked;
         let copy = CopyReference {
             run: run.name_any(),
+            store_kind: run.store().map(|store| store.kind).unwrap_or_default(),
             store: run.store().map(|store| store.name).unwrap_or_default(),
             path: copy.path.clone(),
             recovery_point: copy.recovery_point.clone(),

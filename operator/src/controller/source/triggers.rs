@@ -44,14 +44,13 @@ pub fn triggers(caches: &Arc<Caches>, queue: &Queue) {
         }
     });
     // What its compliance is judged by: stores, policies, and the labels of its namespace.
-    caches.stores.listen({
+    caches.listen_stores({
         let (caches, queue) = (Arc::downgrade(caches), queue.clone());
         move |change| {
-            let Some(caches) = caches.upgrade().filter(|_| change.beyond_status()) else {
+            let Some(caches) = caches.upgrade().filter(|_| change.beyond_status) else {
                 return;
             };
-            let key = change.key();
-            for schedule in caches.schedules.by(Caches::SCHEDULES_BY_STORE, &key.namespace, &key.name) {
+            for schedule in caches.schedules_by_store(&change.key()) {
                 for source in caches.selected(&schedule).0 {
                     queue.add_after(Key::of(&*source), COLLECT);
                 }

@@ -1,12 +1,14 @@
 //! What is done next about a store. Pure.
 
-use holdfast_crds::{BackupStore, ProbeStatus};
+use holdfast_crds::ProbeStatus;
 use holdfast_policy::backoff::Backoff;
 use jiff::Timestamp;
-use kube::ResourceExt;
 
 use super::experience::Experience;
-use crate::job::{End, JobState, Observation};
+use crate::{
+    job::{End, JobState, Observation},
+    store::Store,
+};
 
 /// The next step.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,8 +26,8 @@ pub enum Step {
 }
 
 /// Decides. `job` is the state of the Job of the probe that is counted and not finished; `met` is what runs say last.
-pub fn decide(store: &BackupStore, job: Option<&JobState>, met: Option<&Experience>, now: Timestamp) -> Step {
-    let probe = store.status.as_ref().and_then(|status| status.probe.as_ref());
+pub fn decide(store: &Store, job: Option<&JobState>, met: Option<&Experience>, now: Timestamp) -> Step {
+    let probe = store.status().and_then(|status| status.probe.as_ref());
     let Some(probe) = probe.filter(|probe| probe.number > 0) else {
         return Step::Start;
     };
@@ -48,19 +50,19 @@ pub fn decide(store: &BackupStore, job: Option<&JobState>, met: Option<&Experien
 }
 
 /// Whether the specification is another than the probe was made for.
-fn changed(store: &BackupStore, probe: &ProbeStatus) -> bool {
-    store.metadata.generation.is_some_and(|generation| generation != probe.generation)
+fn changed(store: &Store, probe: &ProbeStatus) -> bool {
+    store.generation().is_some_and(|generation| generation != probe.generation)
 }
 
 /// When a finished probe is to be repeated: at once for another specification, with back-off after a failure or where runs met one since,
 /// else never.
-pub fn next_try(store: &BackupStore, met: Option<&Experience>) -> Option<Timestamp> {
-    let probe = store.status.as_ref()?.probe.as_ref()?;
+pub fn next_try(store: &Store, met: Option<&Experience>) -> Option<Timestamp> {
+    let probe = store.status()?.probe.as_ref()?;
     let finished: Timestamp = probe.finished_at.as_ref()?.parse().ok()?;
     if changed(store, probe) {
         return Some(finished);
     }
-    let name = format!("{}/{}", store.namespace().unwrap_or_default(), store.name_any());
+    let name = store.key().to_string();
     let failures = u32::try_from(probe.failures).unwrap_or(u32::MAX);
     // A probe that passes is no answer to runs that go on failing: their number sets the pace.
     let failures = match (failures, met.and_then(|met| met.contradicts(probe))) {

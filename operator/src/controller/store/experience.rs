@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use holdfast_crds::{BackupRun, BackupStore, ProbeStatus, Reason, RunPhase};
+use holdfast_crds::{BackupRun, ProbeStatus, Reason, RunPhase, StoreKind};
 use jiff::Timestamp;
 use kube::ResourceExt;
 
-use crate::attempt::read;
+use crate::{attempt::read, store::Store};
 
 /// The newest word of runs about a store.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,12 +33,13 @@ pub struct Contradiction<'a> {
     pub times: u32,
 }
 
-/// What all runs that use a store say of it last.
-pub fn newest(runs: impl Iterator<Item = Arc<BackupRun>>) -> Option<Experience> {
+/// What all runs that use a store of this kind say of it last.
+pub fn newest(kind: StoreKind, runs: impl Iterator<Item = Arc<BackupRun>>) -> Option<Experience> {
     let mut success: Option<Experience> = None;
     let mut failures = Vec::new();
     for met in runs.flat_map(|run| of(&run)) {
         match met.met {
+            Met::Failure { reason, .. } if kind == StoreKind::ClusterBackupStore && of_a_tenant(reason) => {}
             Met::Failure { .. } => failures.push(met),
             Met::Success if success.as_ref().is_none_or(|held| held.at < met.at) => success = Some(met),
             Met::Success => {}
@@ -55,6 +56,14 @@ pub fn newest(runs: impl Iterator<Item = Arc<BackupRun>>) -> Option<Experience> 
         *times = count;
     }
     newest.or(success)
+}
+
+/// Whether one namespace may meet this in a store of the cluster while others do not: its credentials, its CA, its way to the endpoint.
+const fn of_a_tenant(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::StoreAccessDenied | Reason::StoreTlsFailed | Reason::StoreUnreachable | Reason::BucketNotFound
+    )
 }
 
 /// What one run says: each attempt that failed because of the store, and its success.
@@ -92,8 +101,8 @@ impl Experience {
 
     /// Whether it shows that the store works although the conditions say otherwise: a run that began after the last probe did, so that
     /// both are about the same specification.
-    pub fn clears(&self, store: &BackupStore) -> bool {
-        let Some(status) = &store.status else { return false };
+    pub fn clears(&self, store: &Store) -> bool {
+        let Some(status) = store.status() else { return false };
         let Some(probe) = status.probe.as_ref().filter(|probe| probe.finished_at.is_some()) else {
             return false;
         };
@@ -103,7 +112,7 @@ impl Experience {
             .any(|condition| condition.type_ == "Ready" && condition.status == "True");
         !ready
             && self.met == Met::Success
-            && store.metadata.generation == Some(probe.generation)
+            && store.generation() == Some(probe.generation)
             && self.began >= read(probe.started_at.as_deref())
             && self.at > read(probe.finished_at.as_deref())
     }

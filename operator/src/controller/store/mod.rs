@@ -1,4 +1,4 @@
-//! BackupStore: tries the store by a Job, at first, after each change, when runs met a failure, and again while it fails.
+//! BackupStore and ClusterBackupStore: tries the store by a Job, at first, after each change, when runs met a failure, and again while it fails.
 
 mod apply;
 mod build;
@@ -8,9 +8,8 @@ mod status;
 
 use std::{sync::Arc, time::Duration};
 
-use holdfast_crds::{BackupRun, BackupStore, ProbeStatus, Reason, StoreKind};
-use holdfast_policy::name::{JobPurpose, job_name};
-use kube::ResourceExt;
+use holdfast_crds::{BackupRun, ProbeStatus, Reason};
+use kube::{Resource, ResourceExt};
 
 use self::{
     decide::{Step, decide},
@@ -20,9 +19,9 @@ use self::{
 use crate::{
     context::{Context, Error},
     controller::jobs,
-    job::STORE,
     observation::job_state,
     queue::{Next, Queue, Reconcile},
+    store::{Store, key_of, store_of},
     watch::{Caches, Change, Key},
 };
 
@@ -31,7 +30,7 @@ pub use status::refusal;
 /// Runs meet a failing store in bursts; what they say is collected for so long.
 const COLLECT: Duration = Duration::from_secs(2);
 
-/// The controller of BackupStores.
+/// The controller of stores of both kinds.
 pub struct StoreController {
     context: Arc<Context>,
 }
@@ -44,19 +43,14 @@ impl StoreController {
 
 /// Connects the caches with the queue of stores.
 pub fn triggers(caches: &Arc<Caches>, queue: &Queue) {
-    caches.stores.listen({
+    caches.listen_stores({
         let queue = queue.clone();
         move |change| {
-            if change.beyond_status() {
+            if change.beyond_status {
                 queue.add(change.key());
             }
         }
     });
-    let of = |namespace: Option<String>, labels: &std::collections::BTreeMap<String, String>| {
-        labels
-            .get(STORE)
-            .map(|store| Key::new(namespace.unwrap_or_default(), store.as_str()))
-    };
     caches.runs.listen({
         let (caches, queue) = (Arc::downgrade(caches), queue.clone());
         move |change| {
@@ -68,7 +62,7 @@ pub fn triggers(caches: &Arc<Caches>, queue: &Queue) {
     caches.jobs.listen({
         let queue = queue.clone();
         move |change| {
-            if let Some(key) = change.object().and_then(|job| of(job.namespace(), job.labels())) {
+            if let Some(key) = change.object().and_then(|job| store_of(job.meta())) {
                 queue.add(key);
             }
         }
@@ -76,7 +70,7 @@ pub fn triggers(caches: &Arc<Caches>, queue: &Queue) {
     caches.pods.listen({
         let queue = queue.clone();
         move |change| {
-            if let Some(key) = change.object().and_then(|pod| of(pod.namespace(), pod.labels())) {
+            if let Some(key) = change.object().and_then(|pod| store_of(pod.meta())) {
                 queue.add(key);
             }
         }
@@ -92,13 +86,12 @@ fn met(caches: &Caches, change: &Change<BackupRun>, queue: &Queue) {
         return;
     };
     let namespace = run.namespace().unwrap_or_default();
-    let Some(store) = run.store().filter(|store| store.kind == StoreKind::BackupStore) else {
+    let Some(key) = run.store().map(|store| key_of(&namespace, &store)) else {
         return;
     };
-    let key = Key::new(namespace, store.name);
     let news = match last.met {
         Met::Failure { .. } => true,
-        Met::Success => caches.stores.get(&key).is_some_and(|store| last.clears(&store)),
+        Met::Success => caches.store_at(&key).is_some_and(|store| last.clears(&store)),
     };
     if news {
         queue.add_after(key, COLLECT);
@@ -110,12 +103,12 @@ impl Reconcile for StoreController {
 
     async fn reconcile(&self, key: &Key) -> Result<Next, Error> {
         let context = &*self.context;
-        let Some(store) = context.caches.stores.get(key) else {
+        let Some(store) = context.caches.store_at(key) else {
             return Ok(Next::Change);
         };
         let now = context.clock.now();
-        let probe = store.status.as_ref().and_then(|status| status.probe.clone());
-        let current = probe.as_ref().map(|probe| job_key(&store, probe.number));
+        let probe = store.status().and_then(|status| status.probe.clone());
+        let current = probe.as_ref().map(|probe| store.probe_job(probe.number));
         let (state, look) = match (&probe, &current) {
             (Some(probe), Some(job)) if probe.finished_at.is_none() => {
                 let (state, look) = job_state(context, job).await?;
@@ -124,7 +117,7 @@ impl Reconcile for StoreController {
             _ => (None, Next::Change),
         };
 
-        let met = experience::newest(context.caches.runs.each_by(Caches::RUNS_BY_STORE, &key.namespace, &key.name));
+        let met = experience::newest(store.kind(), store.runs(&context.caches));
         let contradicts = |met: &&Experience| probe.as_ref().is_some_and(|probe| met.contradicts(probe).is_some());
         match decide(&store, state.as_ref(), met.as_ref(), now) {
             Step::Start => {
@@ -163,16 +156,16 @@ impl Reconcile for StoreController {
 
 impl StoreController {
     /// The next number under which no Job exists: an object that lost its status begins to count anew.
-    fn free_number(&self, store: &BackupStore, probe: Option<&ProbeStatus>) -> i64 {
+    fn free_number(&self, store: &Store, probe: Option<&ProbeStatus>) -> i64 {
         let first = probe.map_or(0, |probe| probe.number).max(0) + 1;
         (first..i64::from(u32::MAX))
-            .find(|number| self.context.caches.jobs.get(&job_key(store, *number)).is_none())
+            .find(|number| self.context.caches.jobs.get(&store.probe_job(*number)).is_none())
             .unwrap_or(first)
     }
 
     /// Makes the Job of a probe that is counted. A refusal ends the probe, with the reason.
-    async fn make(&self, store: &BackupStore, number: i64) -> Result<Next, Error> {
-        let key = job_key(store, number);
+    async fn make(&self, store: &Store, number: i64) -> Result<Next, Error> {
+        let key = store.probe_job(number);
         let made = match build::job(&self.context, store, &key.name) {
             Ok(job) => jobs::create(&self.context, job).await?,
             Err(error) => Err((Reason::InvalidSpec, error.to_string())),
@@ -185,23 +178,10 @@ impl StoreController {
         Ok(again.map_or(Next::Change, |at| Next::After(self.context.clock.until(at))))
     }
 
-    async fn report(&self, store: &BackupStore, phase: Phase<'_>) -> Result<BackupStore, Error> {
-        let context = &*self.context;
-        let before = store.status.clone().unwrap_or_default();
-        let after = status::status(store, &phase, context.clock.now());
-        let written = context.report.status(&context.caches.stores, store, &after).await?;
-        context.report.transitions(&written, &before.conditions, &after.conditions).await;
-        Ok(written)
+    async fn report(&self, store: &Store, phase: Phase<'_>) -> Result<Store, Error> {
+        let after = status::status(store, &phase, self.context.clock.now());
+        store.report(&self.context, &after).await
     }
-}
-
-/// The Job of a probe.
-fn job_key(store: &BackupStore, number: i64) -> Key {
-    let number = u32::try_from(number).unwrap_or(u32::MAX);
-    Key::new(
-        store.namespace().unwrap_or_default(),
-        job_name(&store.name_any(), JobPurpose::Probe, number),
-    )
 }
 
 #[cfg(test)]

@@ -1,18 +1,20 @@
 //! What a store's status says. Pure.
 
 use holdfast_crds::{
-    BackupStore, BackupStoreStatus, Class, ConditionType, Finding, ProbeReport, ProbeStatus, Reason, conditions, shortened, whole_seconds,
+    BackupStoreStatus, Class, ConditionType, Finding, ProbeReport, ProbeStatus, Reason, conditions, shortened, whole_seconds,
 };
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use kube::ResourceExt;
 
 use super::{
     decide::next_try,
     experience::{Experience, Met},
 };
-use crate::controller::keep::status::OWN;
-use crate::job::{End, JobState, Observation};
+use crate::{
+    controller::keep::status::OWN,
+    job::{End, JobState, Observation},
+    store::Store,
+};
 
 /// What of a run's message goes into the store's, in bytes.
 const MET_LIMIT: usize = 1_024;
@@ -59,16 +61,16 @@ impl<'a> Phase<'a> {
 
 /// Why nothing may be written to a store, if so: it was never tried as far as it matters, or was refused. Other failures may be over by
 /// the time that a pod gets there.
-pub fn refusal(store: &BackupStore) -> Option<(Reason, String)> {
-    let name = store.name_any();
-    let status = store.status.as_ref();
+pub fn refusal(store: &Store) -> Option<(Reason, String)> {
+    let name = store.reference();
+    let status = store.status();
     let ready = status.and_then(|status| status.conditions.iter().find(|condition| condition.type_ == "Ready"));
     let refused = [Reason::StoreUnsafe, Reason::StoreForeign]
         .into_iter()
         .find(|reason| ready.is_some_and(|ready| ready.reason == reason.as_str()));
     if let Some(reason) = refused {
         let message = ready.map(|ready| ready.message.as_str()).unwrap_or_default();
-        return Some((reason, format!("the BackupStore {name} is not used: {message}")));
+        return Some((reason, format!("the {name} is not used: {message}")));
     }
     let report = status.and_then(|status| status.probe.as_ref()?.report.as_ref());
     if report.is_some_and(proven) {
@@ -77,7 +79,7 @@ pub fn refusal(store: &BackupStore) -> Option<(Reason, String)> {
     let why = ready.map_or_else(String::new, |ready| format!(" ({}: {})", ready.reason, ready.message));
     Some((
         Reason::StoreNotProbed,
-        format!("the BackupStore {name} was not tried successfully yet{why}; ticks of the meantime are caught up by their latest"),
+        format!("the {name} was not tried successfully yet{why}; ticks of the meantime are caught up by their latest"),
     ))
 }
 
@@ -87,13 +89,13 @@ fn proven(report: &ProbeReport) -> bool {
 }
 
 /// The status to be written.
-pub fn status(store: &BackupStore, phase: &Phase<'_>, now: Timestamp) -> BackupStoreStatus {
-    let before = store.status.clone().unwrap_or_default();
-    let generation = store.metadata.generation;
+pub fn status(store: &Store, phase: &Phase<'_>, now: Timestamp) -> BackupStoreStatus {
+    let before = store.status().cloned().unwrap_or_default();
+    let generation = store.generation();
     let probe = probe(before.probe.as_ref(), phase, generation, blocked(&before.conditions).is_some(), now);
     let mut after = BackupStoreStatus {
         observed_generation: generation,
-        location: Some(store.spec.location()),
+        location: Some(store.location()),
         conditions: before.conditions.clone(),
         probe,
         keeper: before.keeper,
@@ -157,12 +159,12 @@ fn newer(known: Option<ProbeReport>, found: Option<ProbeReport>) -> Option<Probe
 }
 
 /// The conditions; none where they stay as they are.
-fn findings(store: &BackupStore, after: &BackupStoreStatus, phase: &Phase<'_>) -> Option<[Finding; 2]> {
-    let before = store.status.clone().unwrap_or_default();
+fn findings(store: &Store, after: &BackupStoreStatus, phase: &Phase<'_>) -> Option<[Finding; 2]> {
+    let before = store.status().cloned().unwrap_or_default();
     let tried_before = before
         .probe
         .as_ref()
-        .is_some_and(|probe| probe.finished_at.is_some() && store.metadata.generation == Some(probe.generation) || probe.failures > 0);
+        .is_some_and(|probe| probe.finished_at.is_some() && store.generation() == Some(probe.generation) || probe.failures > 0);
     let unknown = |reason, message: &str| {
         Some([
             Finding::unknown(ConditionType::Ready, reason, message),
@@ -207,8 +209,8 @@ fn findings(store: &BackupStore, after: &BackupStoreStatus, phase: &Phase<'_>) -
 }
 
 /// What runs say against the last probe. While probes fail, they know better than runs how to go on.
-fn met(store: &BackupStore, after: &BackupStoreStatus, experience: &Experience) -> Option<[Finding; 2]> {
-    let probe = store.status.as_ref().and_then(|status| status.probe.as_ref())?;
+fn met(store: &Store, after: &BackupStoreStatus, experience: &Experience) -> Option<[Finding; 2]> {
+    let probe = store.status().and_then(|status| status.probe.as_ref())?;
     if experience.clears(store) {
         let message = format!("the run {} committed a copy at {}", experience.run, experience.at);
         return Some([
@@ -257,9 +259,8 @@ fn passed(report: &ProbeReport) -> String {
     format!("the store passed: {}", checks.join(", "))
 }
 
-fn again(store: &BackupStore, after: &BackupStoreStatus, met: Option<&Experience>) -> String {
-    let mut then = store.clone();
-    then.status = Some(after.clone());
+fn again(store: &Store, after: &BackupStoreStatus, met: Option<&Experience>) -> String {
+    let then = store.with_status(after.clone());
     next_try(&then, met).map_or_else(String::new, |at| format!("; tried again after {}", whole_seconds(at)))
 }
 

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use holdfast_crds::{AgentResult, BackupStoreStatus, TASK_VERSION};
+use holdfast_crds::{AgentResult, BackupStore, BackupStoreStatus, TASK_VERSION};
 use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
 use serde_json::{Value, json};
 
@@ -101,8 +101,8 @@ impl World {
         self.fake.remove(&format!("/apis/batch/v1/namespaces/shop/jobs/{job}"));
     }
 
-    fn current(&self) -> BackupStore {
-        (*self.context.caches.stores.get(&Key::new("shop", "offsite")).unwrap()).clone()
+    fn current(&self) -> Store {
+        self.context.caches.store_at(&Key::new("shop", "offsite")).unwrap()
     }
 }
 
