@@ -159,7 +159,11 @@ fn answered(mut course: Course, rules: &Rules<'_>, sight: &Sight, mut settle: Se
         settle.finished_at = Some(written(now));
         settle.failures = 0;
         let reason = settle.otherwise.unwrap_or(Reason::Abandoned);
-        let message = settle.otherwise_message.clone().unwrap_or_default();
+        let mut message = settle.otherwise_message.clone().unwrap_or_default();
+        if rules.kind == super::Kind::Restore {
+            // What the target holds of it: nothing, or a database beside that could not be dropped.
+            message = format!("{message}; {}", result.message);
+        }
         course.settle = Some(settle);
         return end(course, reason, &message, now);
     }

@@ -21,10 +21,11 @@ use crate::config::{Invocation, Places, read_document, read_task};
 use crate::engine::postgresql::connect::{Access, Wanted};
 use crate::engine::postgresql::restore::load::{self, LoadError};
 use crate::engine::postgresql::restore::plan::properties;
-use crate::engine::postgresql::restore::receipt::{self, Identity, Receipt};
+use crate::engine::postgresql::restore::receipt::{self, Identity};
 use crate::engine::postgresql::restore::roles;
 use crate::engine::postgresql::restore::swap::{Ready, Swapped, swap};
 use crate::engine::postgresql::restore::target::{self, Target, drop_database};
+use crate::engine::postgresql::session::Session;
 use crate::engine::postgresql::tool::Tools;
 use crate::pipeline::pool::Pool;
 use crate::pipeline::{CopyReader, OpenError};
@@ -136,13 +137,34 @@ fn certain(failure: Failure) -> Failure {
 /// Answers for a restore whose end is in doubt, by its receipt.
 pub async fn settle(invocation: &Invocation, task: &RestoreTask) -> Result<AgentResult, Failure> {
     let session = access(invocation, task)?.connect(Wanted::Primary).await?;
-    match receipt::find(&session, &task.digest).await? {
-        Some(receipt) => Ok(done(Reason::Succeeded, "the target holds this request's receipt", receipt.summary)),
-        None => Ok(plain(
+    let result = match receipt::find(&session, &task.digest).await? {
+        Some(receipt) => done(Reason::Succeeded, "the target holds this request's receipt", receipt.summary),
+        None => plain(
             Reason::CopyNotFound,
             "the target holds no receipt of this request: nothing of it was put in place",
-        )),
-    }
+        ),
+    };
+    // There may be no other attempt that clears away what the last one left. The answer is true without it.
+    let stays = match clear(&session, &identity(invocation, task)).await {
+        Ok(stays) => stays,
+        Err(error) => vec![format!("what ended attempts left was not dropped: {}", error.message)],
+    };
+    let message = with(&result.message, &stays);
+    Ok(AgentResult { message, ..result })
+}
+
+/// Drops what ended attempts of this request left. Gives what stays, and why.
+async fn clear(session: &Session, identity: &Identity) -> Result<Vec<String>, Failure> {
+    let leftovers = receipt::leftovers(session, identity).await?;
+    Ok(receipt::clean(session, &leftovers).await?)
+}
+
+/// A message with what else is to be told.
+fn with(message: &str, notes: &[String]) -> String {
+    std::iter::once(message)
+        .chain(notes.iter().map(String::as_str))
+        .collect::<Vec<_>>()
+        .join("; ")
 }
 
 fn access(invocation: &Invocation, task: &RestoreTask) -> Result<Access, Failure> {
@@ -193,18 +215,29 @@ impl Job<'_> {
         let target = or_stopped(&self.stop, async { Ok(target::look(&self.access, &self.tools).await?) })
             .await
             .map_err(certain)?;
-        if let Some(receipt) = self.receipt(&target).await.map_err(certain)? {
-            return Ok(done(
-                Reason::AlreadyDone,
-                "the target holds this request's receipt: nothing was done again",
-                receipt.summary,
-            ));
+        let stays = clear(&target.session, &self.identity).await.map_err(certain)?;
+        let result = self.beside(&target, &stays).await;
+        result.map_err(|failure| Failure {
+            message: with(&failure.message, &stays),
+            ..failure
+        })
+    }
+
+    /// The recipe, once the target is found; `stays` is told of ended attempts.
+    async fn beside(&self, target: &Target, stays: &[String]) -> Result<AgentResult, Failure> {
+        let progress = &self.invocation.progress;
+        if let Some(receipt) = receipt::find(&target.session, &self.task.digest)
+            .await
+            .map_err(|error| certain(error.into()))?
+        {
+            let message = with("the target holds this request's receipt: nothing was done again", stays);
+            return Ok(done(Reason::AlreadyDone, &message, receipt.summary));
         }
         progress.enter("copy", &self.task.path);
         let copy = or_stopped(&self.stop, self.copy()).await.map_err(certain)?;
         let reader = or_stopped(&self.stop, self.reader(&copy)).await.map_err(certain)?;
         progress.enter("preflight", "");
-        let plan = or_stopped(&self.stop, self.plan(&copy, &reader, &target)).await.map_err(certain)?;
+        let plan = or_stopped(&self.stop, self.plan(&copy, &reader, target)).await.map_err(certain)?;
         progress.enter("digests", "");
         or_stopped(&self.stop, digests(&plan, &reader)).await.map_err(certain)?;
 
@@ -212,18 +245,11 @@ impl Job<'_> {
         receipt::begin(&target.session, &self.identity)
             .await
             .map_err(|error| certain(error.into()))?;
-        let result = or_stopped(&self.stop, Box::pin(self.restore(&copy, &reader, &target, &plan))).await;
+        let result = or_stopped(&self.stop, Box::pin(self.restore(&copy, &reader, target, &plan, stays))).await;
         match result {
             Ok(result) => Ok(result),
-            Err(failure) => Err(self.give_up(failure, &target, &plan).await),
+            Err(failure) => Err(self.give_up(failure, target, &plan).await),
         }
-    }
-
-    /// Clears what ended attempts of this request left, and looks for its receipt.
-    async fn receipt(&self, target: &Target) -> Result<Option<Receipt>, Failure> {
-        let leftovers = receipt::leftovers(&target.session, &self.identity).await?;
-        receipt::clean(&target.session, &leftovers).await?;
-        Ok(receipt::find(&target.session, &self.identity.digest).await?)
     }
 
     /// The copy's manifest, out of the register.
@@ -263,9 +289,16 @@ impl Job<'_> {
     }
 
     /// Loads every database beside, checks it, and puts all in place at once.
-    async fn restore(&self, copy: &Committed, reader: &CopyReader, target: &Target, plan: &Plan<'_>) -> Result<AgentResult, Failure> {
+    async fn restore(
+        &self,
+        copy: &Committed,
+        reader: &CopyReader,
+        target: &Target,
+        plan: &Plan<'_>,
+        stays: &[String],
+    ) -> Result<AgentResult, Failure> {
         let progress = &self.invocation.progress;
-        let mut notes = plan.notes.clone();
+        let mut notes = [stays, plan.notes.as_slice()].concat();
         if !plan.missing.is_empty() {
             progress.enter("roles", "");
             let globals = match plan.globals {

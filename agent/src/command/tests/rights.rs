@@ -351,3 +351,55 @@ async fn a_database_whose_objects_lie_in_a_schema_named_holdfast_is_not_empty() 
     }
     assert_eq!(rights.sql("@_0", "SELECT count(*) FROM holdfast.precious"), "1");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_ended_attempt_left_as_another_user_is_told_until_it_can_be_dropped() {
+    let rights = Rights::new("former", &["other"]);
+    rights.backed_up("@", "CREATE TABLE t AS SELECT 1 AS id").await;
+    rights.sql("postgres", "DROP DATABASE @");
+    // The user was another one then; whoever restores now may write to the tables of a superuser.
+    let mut to = rights.scene.server_spec();
+    to["maintenanceDatabase"] = json!("former_maintenance");
+    let request = rights.scene.restore_task("r", "run-1", &json!({"to": {"postgresql": to}}));
+    let identity = receipt::Identity {
+        digest: request.digest.clone(),
+        namespace: "shop".to_owned(),
+        request: "r".to_owned(),
+        copy: request.path.clone(),
+        pod: rights.scene.pod("pod-former"),
+    };
+    let left = format!("holdfast-{}-0", identity.pod);
+    let dead = session(&rights.scene, "former_maintenance").await;
+    receipt::begin(&dead, &identity).await.unwrap();
+    receipt::note(&dead, &identity, &left, "former").await.unwrap();
+    drop(dead);
+    rights.sql("postgres", &format!("CREATE DATABASE \"{left}\" OWNER @_other"));
+    rights.sql(
+        "@_maintenance",
+        "GRANT USAGE ON SCHEMA holdfast TO @_user; GRANT SELECT, INSERT, DELETE ON ALL TABLES IN SCHEMA holdfast TO @_user",
+    );
+    let told = format!("database {left} of an ended attempt stays: it belongs to role former_other, which user former_user cannot act as");
+
+    let (_, message) = rights.refused("@_user", "r", &json!({"select": {"databases": ["unknown"]}})).await;
+    assert!(message.contains(&told), "a failure tells it too: {message}");
+    let skip = json!({"missingRoles": "Skip"});
+    let result = rights.restore("@_user", "r", &skip).await.unwrap();
+    assert_eq!(result.reason, Reason::Succeeded, "{}", result.message);
+    let skipped = result.restored.unwrap().skipped;
+    assert!(skipped.iter().any(|note| note.starts_with(&told)), "{skipped:?}");
+    assert_eq!(rights.scene.beside("pod-former"), left);
+    let again = rights.restore("@_user", "r", &skip).await.unwrap();
+    assert_eq!(again.reason, Reason::AlreadyDone);
+    assert!(again.message.contains(&told), "{}", again.message);
+
+    let settle = || async {
+        let invocation = rights.scene.invocation("pod-4", Action::SettleRestore(request.clone()));
+        restore::settle(&invocation, &request).await.unwrap().message
+    };
+    assert!(settle().await.contains(&told));
+    // Who asks about the end drops it, once that is allowed: there may be no other attempt.
+    rights.sql("postgres", &membership("@_other", "@_user"));
+    let message = settle().await;
+    assert!(!message.contains(&left), "{message}");
+    assert_eq!(rights.scene.beside("pod-former"), "");
+}

@@ -123,8 +123,9 @@ pub async fn leftovers(session: &Session, identity: &Identity) -> Result<Vec<Lef
         .collect())
 }
 
-/// Drops what dead pods left, and what this one left before; opens what they had closed.
-pub async fn clean(session: &Session, leftovers: &[Leftover]) -> Result<(), DatabaseError> {
+/// Drops what dead pods left, and what this one left before; opens what they had closed. Gives what stays, and why.
+pub async fn clean(session: &Session, leftovers: &[Leftover]) -> Result<Vec<String>, DatabaseError> {
+    let mut stays = Vec::new();
     for leftover in leftovers {
         let closed = format!(
             "SELECT 1 FROM pg_database WHERE datname = {} AND NOT datallowconn",
@@ -138,12 +139,14 @@ pub async fn clean(session: &Session, leftovers: &[Leftover]) -> Result<(), Data
             let sql = format!("ALTER DATABASE {} ALLOW_CONNECTIONS true", identifier(&leftover.target));
             session.run("open the target database again", &sql).await?;
         }
-        if !may_drop(session, &leftover.database).await? {
+        if let Some(why) = undroppable(session, &leftover.database).await? {
             tracing::warn!(
                 database = leftover.database,
                 pod = leftover.pod,
-                "a database of an ended attempt belongs to a role that this user cannot act as: it stays, drop it by hand"
+                why,
+                "a database of an ended attempt stays"
             );
+            stays.push(format!("database {} of an ended attempt stays: {why}", leftover.database));
             continue;
         }
         tracing::info!(
@@ -154,16 +157,20 @@ pub async fn clean(session: &Session, leftovers: &[Leftover]) -> Result<(), Data
         drop_database(session, &leftover.database).await?;
         forget(session, &leftover.database).await?;
     }
-    Ok(())
+    Ok(stays)
 }
 
-/// Whether a database is gone or the user's: the attempt may have worked as another one.
-async fn may_drop(session: &Session, database: &str) -> Result<bool, DatabaseError> {
+/// Why a database that is there cannot be dropped: the attempt may have worked as another user.
+async fn undroppable(session: &Session, database: &str) -> Result<Option<String>, DatabaseError> {
     let sql = format!(
-        "SELECT 1 FROM pg_catalog.pg_database WHERE datname = {} AND NOT pg_has_role(datdba, 'USAGE')",
+        "SELECT pg_get_userbyid(datdba), current_user FROM pg_catalog.pg_database WHERE datname = {} AND NOT pg_has_role(datdba, 'USAGE')",
         literal(database)
     );
-    Ok(session.rows("ask whose the database beside is", &sql).await?.is_empty())
+    let rows = session.rows("ask whose the database beside is", &sql).await?;
+    Ok(rows.first().map(|row| {
+        let (owner, user) = (row.text(0), row.text(1));
+        format!("it belongs to role {owner}, which user {user} cannot act as; drop it by hand")
+    }))
 }
 
 /// Notes a database before it is made.
