@@ -22,7 +22,7 @@ test: ## everything that CI runs; ends in counts
 test-unit: ## tests without a cluster: pure, scenario, store
 	@e2e/tools/test.sh unit
 
-lint: ## format, clippy, shellcheck, TLS provider
+lint: ## format, clippy, dependencies, shellcheck
 	@e2e/tools/test.sh lint
 
 test-chart: ## the chart: lint, rendering, schemas
