@@ -57,6 +57,15 @@ pub struct Places {
     /// Root of a volume store
     #[arg(long, value_name = "DIR", default_value = layout::STORE_VOLUME, help_heading = "Files")]
     pub store_volume: PathBuf,
+    /// Directory with the keys or `token` of the reader of the store that copies are brought from
+    #[arg(long, value_name = "DIR", default_value = layout::FROM_SECRET, help_heading = "Files")]
+    pub from_secret: PathBuf,
+    /// Directory with `ca.crt` of that store's endpoint
+    #[arg(long, value_name = "DIR", default_value = layout::FROM_CA, help_heading = "Files")]
+    pub from_ca: PathBuf,
+    /// Root of that store, where it is a volume
+    #[arg(long, value_name = "DIR", default_value = layout::FROM_VOLUME, help_heading = "Files")]
+    pub from_volume: PathBuf,
     /// Directory with `identity` (as age-keygen writes it) or `passphrase`, which opens copies
     #[arg(long, value_name = "DIR", default_value = layout::IDENTITY, help_heading = "Files")]
     pub identity: PathBuf,
@@ -98,6 +107,9 @@ impl Places {
             store_ca: at(layout::STORE_CA),
             store_token: at(layout::STORE_TOKEN),
             store_volume: at(layout::STORE_VOLUME),
+            from_secret: at(layout::FROM_SECRET),
+            from_ca: at(layout::FROM_CA),
+            from_volume: at(layout::FROM_VOLUME),
             identity: at(layout::IDENTITY),
             key: at(layout::KEY),
             scratch: root.to_owned(),

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{BackupType, FrozenStore, KeepDisposal, KeepSchedule, Reason, document::Label};
+use crate::{BackupType, FrozenStore, KeepDisposal, KeepFloor, KeepSchedule, Reason, document::Label};
 
 /// The most runs that a copy Job is told of by name.
 pub const COPY_RUNS: usize = 1_000;
@@ -32,9 +32,12 @@ pub struct CopyTask {
     /// Only these runs, and the copies that they need, at most [`COPY_RUNS`]; empty: all that `from` has of the source.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub runs: Vec<Label>,
-    /// The rules of the store that is filled, as its keeper has them: what nothing would keep there is not brought.
+    /// The rules of the store that is filled, as its keeper has them: what nothing would keep there is not brought, unless `runs` names it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub schedules: Vec<KeepSchedule>,
+    /// Floors of the policies that apply to the source's namespace.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub floors: Vec<KeepFloor>,
     /// Disposals that two people agreed on: what they name is not copied any more.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub disposals: Vec<KeepDisposal>,

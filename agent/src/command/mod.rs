@@ -7,8 +7,10 @@ mod history;
 pub mod install;
 pub mod keep;
 pub mod key;
+pub mod lines;
 pub mod place;
 pub mod probe;
+pub mod replicate;
 pub mod restore;
 pub mod settle;
 pub mod verify;
@@ -44,6 +46,7 @@ const WORKERS: usize = 2;
     By hand, with the manifests that kubectl applies and a directory for each Secret:
         holdfast-agent backup --store store.yaml --source source.yaml --run by-hand-1 --store-secret ./s3 --login ./db
         holdfast-agent verify --help
+        holdfast-agent copy --help
         holdfast-agent restore --store store.yaml --request restore.yaml --store-secret ./s3 --login ./db --identity ./key
 
 EXIT CODE
@@ -80,6 +83,7 @@ pub enum Command {
     Probe(Box<probe::ProbeArgs>),
     Settle(Box<settle::SettleArgs>),
     Keep(Box<keep::KeepArgs>),
+    Copy(Box<replicate::ReplicateArgs>),
     /// Ask a target whether it has the receipt of a restore
     SettleRestore(Box<settle::SettleArgs>),
 }
@@ -150,6 +154,7 @@ pub fn main() -> ExitCode {
             Some(arguments.places),
         ),
         Command::Keep(arguments) => (begin(&runtime, "keep", arguments.task(), &arguments.places), Some(arguments.places)),
+        Command::Copy(arguments) => (begin(&runtime, "copy", arguments.task(), &arguments.places), Some(arguments.places)),
         Command::SettleRestore(arguments) => (
             begin(&runtime, "settle-restore", read_task(&arguments.places.task), &arguments.places),
             Some(arguments.places),
@@ -173,7 +178,7 @@ async fn dispatch(invocation: Arc<Invocation>) -> Result<AgentResult, Failure> {
         Action::Probe(task) => probe::run(&invocation, task).await,
         Action::Settle(task) => settle::run(&invocation, task).await,
         Action::Keep(task) => keep::run(&invocation, task).await,
-        Action::Copy(_) => Err(Failure::new(Reason::InvalidSpec, "this agent fills no stores yet")),
+        Action::Copy(task) => replicate::run(&invocation, task).await,
     }
 }
 

@@ -1,6 +1,6 @@
 //! The store of a task, opened with the files that lie beside it.
 
-use holdfast_crds::{Action, StoreRole};
+use holdfast_crds::{Action, CopyTask, StoreRole};
 use jiff::Timestamp;
 
 use crate::config::{Invocation, Places};
@@ -31,6 +31,25 @@ pub fn open_as(invocation: &Invocation, patience: Patience, role: StoreRole) -> 
         .as_ref()
         .map_or(StoreRole::Writer, |credentials| credentials.of(role).0);
     Ok(connect(&task.store.spec, &files(&invocation.places, owner), usage)?)
+}
+
+/// Opens the store that copies are brought from, with its reader's rights; S3 is not asked yet.
+pub fn open_from(invocation: &Invocation, task: &CopyTask, patience: Patience) -> Result<Store, Failure> {
+    let places = &invocation.places;
+    let usage = Usage {
+        patience,
+        parallel: DEFAULT_PARALLEL,
+        session: invocation.pod.to_string(),
+        created: created(&invocation.task.action),
+        role: StoreRole::Reader,
+    };
+    let files = StoreFiles {
+        secret: places.from_secret.clone(),
+        ca: places.from_ca.clone(),
+        token: places.from_secret.clone(),
+        volume: places.from_volume.clone(),
+    };
+    Ok(connect(&task.from.spec, &files, usage)?)
 }
 
 /// When the Job was created, by the API server, as far as the task says it.

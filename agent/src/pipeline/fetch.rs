@@ -35,7 +35,7 @@ pub struct Object {
 }
 
 /// Some bytes of an object, and the room that they take.
-type Chunk = (Vec<Bytes>, Room);
+pub type Chunk = (Vec<Bytes>, Room);
 
 /// Fetches a whole object in order, several ranges at once, as far as the budget lets it run ahead.
 pub async fn fetch(store: Store, object: Object, budget: Budget, cancel: CancellationToken, out: mpsc::Sender<Result<Chunk, StoreError>>) {

@@ -12,6 +12,7 @@ mod pipe;
 pub mod pool;
 mod read;
 mod seal;
+mod transfer;
 mod upload;
 mod verify;
 mod write;
@@ -20,6 +21,7 @@ pub use index::{Index, IndexError};
 pub use open::{CopyReader, OpenError, RawStream};
 pub use pipe::Pipe;
 pub use seal::Sealing;
+pub use transfer::{Transfer, TransferError, Wanted};
 pub use verify::{Level, Report, verify};
 pub use write::{Counters, Pipeline, StoredStream, WriteError};
 

@@ -94,6 +94,11 @@ impl Pool {
         self.lease(slabs, (slabs * 5 / 8).max(OPEN_FRAME_SLABS)).await
     }
 
+    /// Waits until there is room for one more object from one store into another.
+    pub async fn admit_transfer(&self) -> Budget {
+        self.lease(self.share(), 0).await.stored
+    }
+
     fn share(&self) -> usize {
         (self.0.total / self.0.streams).max(LEAST_SHARE)
     }

@@ -210,6 +210,15 @@ impl Memory {
         self.lock().add(path, bytes, checksum, None);
     }
 
+    /// Changes the bytes of every version of an object behind everybody's back; what the store tells of it stays.
+    pub fn damage(&self, path: &str, damage: impl Fn(&mut Vec<u8>)) {
+        for object in self.lock().objects.get_mut(path).into_iter().flatten() {
+            let mut bytes = object.bytes.to_vec();
+            damage(&mut bytes);
+            object.bytes = bytes.into();
+        }
+    }
+
     /// Takes an object away behind everybody's back.
     pub fn remove(&self, path: &str) {
         self.lock().objects.remove(path);

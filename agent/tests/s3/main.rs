@@ -3,6 +3,7 @@
 #![allow(clippy::cast_precision_loss, clippy::panic, clippy::unwrap_used, reason = "tests")]
 
 mod access;
+mod copies;
 mod faults;
 mod gateway;
 mod locks;

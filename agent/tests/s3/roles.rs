@@ -16,16 +16,16 @@ fn policy() -> String {
     printed.replace("arn:aws:iam::111122223333:user/holdfast-", "")
 }
 
-struct Place {
+pub struct Place {
     gateway: Gateway,
-    writer: Store,
-    reader: Store,
-    keeper: Store,
+    pub writer: Store,
+    pub reader: Store,
+    pub keeper: Store,
     pruner: Store,
 }
 
 impl Place {
-    async fn new(mode: LockMode, length: Duration) -> Self {
+    pub async fn new(mode: LockMode, length: Duration) -> Self {
         let gateway = Gateway::locked().await;
         gateway.put("?policy=", &policy(), &[]).await;
         let of = |role: &str| {

@@ -35,6 +35,8 @@ pub enum Decision {
 pub struct Committed {
     manifest: Manifest,
     manifest_sha256: Sha256,
+    /// The manifest as it was read, where it has fields of a later version that the type does not know.
+    verbatim: Option<Box<serde_json::Value>>,
     stored: Vec<StoredObject>,
 }
 
@@ -44,8 +46,15 @@ impl Committed {
         Self {
             manifest,
             manifest_sha256,
+            verbatim: None,
             stored,
         }
+    }
+
+    /// The same copy as another store has it: the manifest to the last byte, fields of later versions included.
+    #[must_use]
+    pub fn in_store(&self, stored: Vec<StoredObject>) -> Self {
+        Self { stored, ..self.clone() }
     }
 
     pub fn manifest(&self) -> &Manifest {
@@ -164,7 +173,7 @@ impl Outcome {
             Decision::Committed(copy) => (Some(copy.manifest.clone()), Some(copy.stored.clone()), None),
             Decision::Abandoned(abandonment) => (None, None, Some(abandonment.clone())),
         };
-        canonical_bytes(&OutcomeWire {
+        let wire = OutcomeWire {
             version: FORMAT,
             run_key: self.run.clone(),
             nonce: self.nonce.clone(),
@@ -173,7 +182,15 @@ impl Outcome {
             manifest,
             stored,
             abandonment,
-        })
+        };
+        match self.committed().and_then(|copy| copy.verbatim.as_deref()) {
+            Some(verbatim) => {
+                let mut value = serde_json::to_value(&wire).unwrap_or_default();
+                value["manifest"] = verbatim.clone();
+                canonical_bytes(&value)
+            }
+            None => canonical_bytes(&wire),
+        }
     }
 
     /// Reads the register of `run` and checks that it is about that run and whole.
@@ -198,9 +215,17 @@ impl Outcome {
         }
         let decision = match (wire.manifest, manifest_sha256, wire.stored, wire.abandonment) {
             (Some(manifest), Some(manifest_sha256), Some(stored), None) => {
+                let verbatim = if manifest.digest() == manifest_sha256 {
+                    None
+                } else {
+                    parse(DOCUMENT, bytes)?
+                        .get_mut("manifest")
+                        .map(|manifest| Box::new(manifest.take()))
+                };
                 let copy = Committed {
                     manifest,
                     manifest_sha256,
+                    verbatim,
                     stored,
                 };
                 copy.check(run)?;

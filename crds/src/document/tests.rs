@@ -200,6 +200,16 @@ fn fields_of_a_later_minor_version_keep_their_place_in_the_digest() {
     let digest = read.committed().unwrap().manifest_sha256();
     assert_ne!(digest, known);
     assert_eq!(digest, Sha256::of(&canonical_bytes(&json["manifest"])));
+    // They are still there in what is written for another store.
+    let copy = read.committed().unwrap().in_store(vec![]);
+    let there = Outcome {
+        nonce: "another".into(),
+        decision: Decision::Committed(Box::new(copy)),
+        ..read
+    };
+    let written: Value = serde_json::from_slice(&there.to_bytes()).unwrap();
+    assert_eq!(written["manifest"], json["manifest"]);
+    assert_eq!((&written["nonce"], &written["stored"]), (&"another".into(), &Value::Array(vec![])));
 }
 
 #[test]

@@ -10,7 +10,7 @@ use holdfast_crds::document::{Abandonment, Confirmed, Encryption, Outcome, Sha25
 use tempfile::TempDir;
 
 use super::*;
-use crate::command::{decrypt, verify};
+use crate::command::{decrypt, replicate, verify};
 use crate::pipeline::check::Opaque;
 use crate::pipeline::key::{SealTo, seal_key};
 use crate::pipeline::tests::{label, manifest_of, noise, pod};
@@ -36,6 +36,12 @@ struct Verify {
 struct Decrypt {
     #[command(flatten)]
     arguments: decrypt::DecryptArgs,
+}
+
+#[derive(Debug, Parser)]
+struct Replicate {
+    #[command(flatten)]
+    arguments: replicate::ReplicateArgs,
 }
 
 impl Scene {
@@ -255,4 +261,66 @@ async fn damage_is_found_by_the_levels_that_read() {
         Reason::CopyCorrupt
     );
     assert_eq!(scene.decrypt("identity", &["--stream", "globals"]).await.unwrap(), GLOBALS);
+}
+
+/// Another volume is filled by hand: what comes out of it with the key is what went into the first.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_store_that_was_filled_by_hand_gives_back_the_same_bytes() {
+    let mut scene = Scene::new().await;
+    let at = |name: &str| scene.root.path().join(name);
+    fs::create_dir(at("second")).unwrap();
+    let second = fs::read_to_string(at("store.yaml"))
+        .unwrap()
+        .replace("name: offsite", "name: second");
+    fs::write(at("second.yaml"), second).unwrap();
+    let task = |source: &str, more: &[&str]| {
+        let text = |name: &str| at(name).display().to_string();
+        let fixed = [
+            ("--source", source.to_owned()),
+            ("--from", text("store.yaml")),
+            ("--from-volume", text("volume")),
+            ("--store", text("second.yaml")),
+            ("--store-volume", text("second")),
+        ];
+        let arguments = fixed.into_iter().flat_map(|(name, value)| [name.to_owned(), value]);
+        let arguments = ["test".to_owned()]
+            .into_iter()
+            .chain(arguments)
+            .chain(more.iter().map(ToString::to_string));
+        let arguments = Replicate::parse_from(arguments).arguments;
+        crate::config::Invocation::new(arguments.task()?, arguments.places)
+    };
+    let copy = async |more: &[&str]| {
+        let invocation = task("shop/orders", more).unwrap();
+        let holdfast_crds::Action::Copy(copy) = &invocation.task.action else {
+            panic!("another task")
+        };
+        replicate::run(&invocation, copy).await.unwrap()
+    };
+    let preview = copy(&["--preview"]).await;
+    assert_eq!((preview.reason, preview.message.as_str()), (Reason::Succeeded, "1 Missing"));
+    assert!(!at("second/a/catalog").exists());
+    assert_eq!(copy(&[]).await.message, "1 Copied");
+    assert_eq!(
+        copy(&["--run", &pod().run.run.to_string(), "--type", "Full"]).await.message,
+        "1 Present"
+    );
+    for (source, more, expected) in [
+        ("orders", &[][..], "found \"orders\", expected <namespace>/<name>"),
+        ("shop/Orders", &[], "source is \"Orders\""),
+        ("shop/orders", &["--run", "A"], "run is \"A\""),
+    ] {
+        let failure = task(source, more).err().unwrap();
+        assert_eq!(failure.reason, Reason::InvalidSpec);
+        assert!(failure.message.contains(expected), "{}", failure.message);
+    }
+
+    fs::rename(at("volume"), at("lost")).unwrap();
+    fs::rename(at("second"), at("volume")).unwrap();
+    scene.copy = pod().run.to_string();
+    let verified = scene.verify(&scene.copy, "identity", &["--level", "decode"]).await.unwrap();
+    assert!(verified.message.contains("5 objects"), "{}", verified.message);
+    assert!(scene.decrypt("identity", &["--database", "Bücher"]).await.unwrap() == scene.raw);
+    let wrong = scene.decrypt("stranger", &["--stream", "globals"]).await.unwrap_err();
+    assert_eq!(wrong.reason, Reason::WrongKey);
 }

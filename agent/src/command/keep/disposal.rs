@@ -22,7 +22,7 @@ fn name_of(disposal: &KeepDisposal) -> String {
 }
 
 /// Whether the request, which reaches no further than its namespace, names the copy.
-fn names(disposal: &KeepDisposal, folder: &SourceFolder, run: &str, copy: &super::read::Copy) -> bool {
+pub fn names(disposal: &KeepDisposal, folder: &SourceFolder, run: &str, copy: &super::read::Copy) -> bool {
     let candidate = Candidate {
         namespace: folder.namespace.as_str(),
         source: folder.source.as_str(),

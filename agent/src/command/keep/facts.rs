@@ -168,7 +168,7 @@ fn facts_of(folder: &SourceFolder, run: &Run, copy: &Copy, holds: &Holds, task: 
 }
 
 /// The newest mark that was not withdrawn.
-fn active_mark(records: &[Record]) -> Option<Mark> {
+pub fn active_mark(records: &[Record]) -> Option<Mark> {
     let withdrawn: Vec<_> = records
         .iter()
         .filter_map(|record| match &record.fact {

@@ -8,6 +8,9 @@ use jiff::Timestamp;
 
 use crate::store::{ObjectVersion, Store, StoreError, StorePath, VersionPages};
 
+/// So many runs are listed one by one; of more, the whole source is.
+const FEW: usize = 16;
+
 /// One version of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lying {
@@ -67,6 +70,8 @@ pub struct SourceFolder {
     pub records: BTreeMap<String, (ObjectPath, Versions)>,
     /// Names that nothing of ours has.
     pub foreign: Vec<String>,
+    /// Whether `data/` was listed too: only then is anything known of what is missing there.
+    pub data_listed: bool,
 }
 
 impl SourceFolder {
@@ -77,7 +82,57 @@ impl SourceFolder {
             runs: BTreeMap::new(),
             records: BTreeMap::new(),
             foreign: Vec::new(),
+            data_listed: true,
         }
+    }
+
+    /// What lies in the catalogue of one source, or of these runs of it. Who may not list versions sees the newest of each object.
+    pub async fn catalogue(store: &Store, namespace: &Label, source: &Label, only: &[Label]) -> Result<Self, StoreError> {
+        let mut folder = Self {
+            data_listed: false,
+            ..Self::new(namespace.clone(), source.clone())
+        };
+        let of_source = format!("catalog/{namespace}/{source}");
+        let directories = match only.len() {
+            1..=FEW => only.iter().map(|run| format!("{of_source}/{run}")).collect(),
+            _ => vec![of_source],
+        };
+        for directory in directories {
+            match folder.list_versions(store, &directory).await {
+                Err(StoreError::Denied { .. } | StoreError::Unsupported { .. }) => folder.list(store, &directory).await?,
+                listed => listed?,
+            }
+        }
+        if !only.is_empty() {
+            folder.runs.retain(|run, _| only.contains(run));
+        }
+        Ok(folder)
+    }
+
+    async fn list_versions(&mut self, store: &Store, directory: &str) -> Result<(), StoreError> {
+        let mut walk = Walk::new(store, directory)?;
+        while let Some(group) = walk.group().await? {
+            while let Some((path, versions)) = walk.object(&group).await? {
+                self.add(&path, versions);
+            }
+        }
+        Ok(())
+    }
+
+    async fn list(&mut self, store: &Store, directory: &str) -> Result<(), StoreError> {
+        let mut pages = store.pages(&directory.parse()?);
+        while let Some(page) = pages.next().await? {
+            for object in page {
+                let only = Lying {
+                    version: None,
+                    marker: false,
+                    size: object.size,
+                    modified: object.modified,
+                };
+                self.add(&object.path, Versions(vec![only]));
+            }
+        }
+        Ok(())
     }
 
     pub fn run_path(&self, run: &Label) -> RunPath {

@@ -2,16 +2,16 @@
 //! removes what was marked long enough ago. Every decision is made by `holdfast_policy::retention`, from what was read in this pass.
 
 mod act;
-mod disposal;
-mod facts;
-mod holds;
-mod inventory;
+pub(super) mod disposal;
+pub(super) mod facts;
+pub(super) mod holds;
+pub(super) mod inventory;
 mod leftover;
-mod read;
-mod report;
+pub(super) mod read;
+pub(super) mod report;
 mod source;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

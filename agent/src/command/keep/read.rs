@@ -16,8 +16,6 @@ use crate::store::{Store, StoreError, StorePath, digest};
 const RECORD_LIMIT: u64 = 64 << 10;
 /// The largest outcome, in bytes.
 const OUTCOME_LIMIT: u64 = holdfast_crds::document::MAX_DOCUMENT_BYTES as u64;
-/// How many documents are read at once.
-const PARALLEL: usize = 16;
 /// How far the clocks of those who make ticks and of stores may be apart.
 const CLOCK_TOLERANCE: SignedDuration = SignedDuration::from_mins(5);
 /// How many problems of one copy are told.
@@ -65,6 +63,7 @@ pub struct Copy {
     pub server: Option<String>,
     pub bytes: u64,
     pub pod: Label,
+    pub encrypted: bool,
     /// Why it is not good; empty where it is.
     pub problems: Vec<String>,
 }
@@ -120,20 +119,20 @@ async fn decoded<T>(
     }
 }
 
-/// Reads every run of a source.
+/// Reads every run of a source, so many at once.
 ///
 /// # Errors
 /// What the store did not hand out: then nothing about the source can be relied on.
-pub async fn runs(store: &Store, folder: &SourceFolder) -> Result<Vec<Run>, StoreError> {
+pub async fn runs(store: &Store, folder: &SourceFolder, parallel: usize) -> Result<Vec<Run>, StoreError> {
     let reads: Vec<_> = folder
         .runs
         .iter()
-        .map(|(name, run)| read_run(store, folder.run_path(name), run))
+        .map(|(name, run)| read_run(store, folder.run_path(name), run, folder.data_listed))
         .collect();
-    stream::iter(reads).buffered(PARALLEL).try_collect().await
+    stream::iter(reads).buffered(parallel).try_collect().await
 }
 
-async fn read_run(store: &Store, path: RunPath, folder: &RunFolder) -> Result<Run, StoreError> {
+async fn read_run(store: &Store, path: RunPath, folder: &RunFolder, data_listed: bool) -> Result<Run, StoreError> {
     let mut records = Vec::new();
     let mut unreadable = None;
     for (name, (object, versions)) in &folder.catalog {
@@ -173,7 +172,7 @@ async fn read_run(store: &Store, path: RunPath, folder: &RunFolder) -> Result<Ru
         },
         Some(Ok((outcome, outcome_digest))) => match &outcome.decision {
             Decision::Abandoned(_) => State::Abandoned { at: outcome.at },
-            Decision::Committed(committed) => State::Copy(Box::new(copy(&outcome, committed, outcome_digest, folder))),
+            Decision::Committed(committed) => State::Copy(Box::new(copy(&outcome, committed, outcome_digest, folder, data_listed))),
         },
     };
     Ok(Run {
@@ -184,7 +183,7 @@ async fn read_run(store: &Store, path: RunPath, folder: &RunFolder) -> Result<Ru
     })
 }
 
-fn copy(outcome: &Outcome, committed: &Committed, outcome_digest: Sha256, folder: &RunFolder) -> Copy {
+fn copy(outcome: &Outcome, committed: &Committed, outcome_digest: Sha256, folder: &RunFolder, data_listed: bool) -> Copy {
     let manifest = committed.manifest();
     let written = folder.outcome.first().and_then(|first| first.modified);
     let committed_at = written.unwrap_or(outcome.at);
@@ -207,7 +206,9 @@ fn copy(outcome: &Outcome, committed: &Committed, outcome_digest: Sha256, folder
             "it was written at {committed_at}, before its own tick {tick}: it is not of this run"
         ));
     }
-    problems.extend(missing(committed.stored(), folder).take(PROBLEMS));
+    if data_listed {
+        problems.extend(missing(committed.stored(), folder).take(PROBLEMS));
+    }
     Copy {
         committed_at,
         outcome_digest,
@@ -225,6 +226,7 @@ fn copy(outcome: &Outcome, committed: &Committed, outcome_digest: Sha256, folder
         server: manifest.server.system_identifier.clone(),
         bytes: committed.stored().iter().map(|object| object.bytes).sum(),
         pod: manifest.run.pod.clone(),
+        encrypted: !manifest.encryption.is_none(),
         problems,
     }
 }

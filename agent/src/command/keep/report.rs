@@ -3,30 +3,23 @@
 use holdfast_crds::{HoldReport, Reason, SourceReport};
 use holdfast_crds::{KEEP_LINE, KeepLine, KeepSummary, StoreFinding};
 
-use crate::store::digest::Hasher;
+use crate::command::lines::{Lines, Sink};
 
-/// The most bytes of one line: a log's line may be cut by a container runtime at 16 KiB.
-const LINE_LIMIT: usize = 15 << 10;
 /// The most notes of a summary.
 const NOTES: usize = 4;
 /// The most findings that are told one by one.
 const FINDINGS: i64 = 200;
 
-/// Where lines go: standard output, or a list in tests.
-pub type Sink = Box<dyn FnMut(&str) + Send + Sync>;
-
 /// A report that is being written.
 pub struct Report {
-    sink: Sink,
-    hasher: Hasher,
+    lines: Lines,
     pub summary: KeepSummary,
 }
 
 impl Report {
     pub fn new(sink: Sink) -> Self {
         Self {
-            sink,
-            hasher: Hasher::new(),
+            lines: Lines::new(KEEP_LINE, sink),
             summary: KeepSummary::default(),
         }
     }
@@ -37,16 +30,9 @@ impl Report {
     }
 
     pub fn line(&mut self, line: &KeepLine) {
-        let Ok(text) = serde_json::to_string(line) else { return };
-        if text.len() > LINE_LIMIT {
-            self.note(format!("a line of {} bytes was left out of the report", text.len()));
-            return;
+        if let Err(length) = self.lines.add(line) {
+            self.note(format!("a line of {length} bytes was left out of the report"));
         }
-        let text = format!("{KEEP_LINE}{text}");
-        self.hasher.update(text.as_bytes());
-        self.hasher.update(b"\n");
-        self.summary.lines += 1;
-        (self.sink)(&text);
     }
 
     pub fn source(&mut self, report: SourceReport) {
@@ -84,8 +70,10 @@ impl Report {
     }
 
     pub fn finish(self) -> KeepSummary {
+        let (lines, sha256) = self.lines.finish();
         KeepSummary {
-            sha256: self.hasher.finish().to_string(),
+            lines,
+            sha256,
             ..self.summary
         }
     }

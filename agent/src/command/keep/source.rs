@@ -19,6 +19,8 @@ use crate::store::{Lock, Locked, Store, StoreError, StorePath};
 
 /// How many copies of a source are told one by one.
 const TOLD: usize = 10;
+/// How many documents are read at once.
+const DOCUMENTS: usize = 16;
 /// How many locks are read or set at once.
 const PARALLEL: usize = 8;
 
@@ -76,7 +78,7 @@ impl Pass<'_> {
 
     async fn read(&mut self, folder: &SourceFolder) -> Result<Documents, StoreError> {
         self.holds.refresh(self.store).await?;
-        let runs = read::runs(self.store, folder).await?;
+        let runs = read::runs(self.store, folder, DOCUMENTS).await?;
         let words = read::words(self.store, folder, &mut self.report).await?;
         Ok(Documents { runs, words })
     }

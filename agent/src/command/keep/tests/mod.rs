@@ -87,7 +87,7 @@ impl Scene {
         self.memory.now().unwrap()
     }
 
-    fn invocation(&self, task: &KeepTask) -> Invocation {
+    fn invocation(&self, store: &str, task: &KeepTask) -> Invocation {
         let spec = serde_json::json!({"s3": {"bucket": "backups"}, "credentials": {"secretName": "s3"}, "encryption": {"none": {}}});
         let task = Task {
             version: TASK_VERSION,
@@ -95,7 +95,7 @@ impl Scene {
             namespace: "shop".into(),
             store: FrozenStore {
                 kind: holdfast_crds::StoreKind::BackupStore,
-                name: "offsite".into(),
+                name: store.into(),
                 uid: "u".into(),
                 spec: serde_json::from_value(spec).unwrap(),
             },
@@ -106,12 +106,18 @@ impl Scene {
 
     /// A pass in a store whose calls go through `backend`.
     pub async fn pass_through(&self, backend: impl Backend, task: &KeepTask) -> Result<Said, Failure> {
+        self.pass_as("offsite", backend, task).await
+    }
+
+    /// A pass of the keeper of the store with this name.
+    pub async fn pass_as(&self, store: &str, backend: impl Backend, task: &KeepTask) -> Result<Said, Failure> {
+        let invocation = self.invocation(store, task);
         let lines = Arc::new(Mutex::new(Vec::new()));
         let sink = Arc::clone(&lines);
         let report = Report::new(Box::new(move |line: &str| sink.lock().unwrap().push(line.to_owned())));
         let store = Store::new(backend, Patience::PROBE, 4);
         let now = self.now();
-        let result = run_with(&self.invocation(task), task, (&store, &store), move || now, report).await?;
+        let result = run_with(&invocation, task, (&store, &store), move || now, report).await?;
         let texts = lines.lock().unwrap().clone();
         // What the operator does with the log.
         let summary = result.kept.clone().unwrap();
@@ -135,6 +141,11 @@ impl Scene {
     }
 
     pub async fn copy_with(&self, run: &str, tick: Timestamp, edit: impl FnOnce(&mut Manifest)) -> RunPath {
+        self.copy_as("shop/offsite", run, tick, edit).await
+    }
+
+    /// Commits in the place of the store object with this name.
+    pub async fn copy_as(&self, holder: &str, run: &str, tick: Timestamp, edit: impl FnOnce(&mut Manifest)) -> RunPath {
         let store = self.store();
         let path = RunPath::new("shop", "orders", run).unwrap();
         let number = {
@@ -222,7 +233,7 @@ impl Scene {
             agent: "0.1.0".into(),
         };
         edit(&mut manifest);
-        let pinned = store.claim(&self.cluster, "shop/offsite").await.unwrap();
+        let pinned = store.claim(&self.cluster, holder).await.unwrap();
         let outcome = Outcome {
             run: path.clone(),
             nonce: run.to_owned(),

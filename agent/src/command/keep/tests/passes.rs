@@ -350,9 +350,15 @@ async fn clocks_that_are_apart_record_and_remove_nothing() {
     let before = scene.memory.objects();
     for wrong in ["1970-01-01T00:00:00Z", "2027-03-05T02:10:00Z", "2106-02-07T06:28:15Z"] {
         let report = Report::new(Box::new(|_: &str| {}));
-        let result = run_with(&scene.invocation(&wanted), &wanted, (&store, &store), || at(wrong), report)
-            .await
-            .unwrap();
+        let result = run_with(
+            &scene.invocation("offsite", &wanted),
+            &wanted,
+            (&store, &store),
+            || at(wrong),
+            report,
+        )
+        .await
+        .unwrap();
         let kept = result.kept.unwrap();
         assert_eq!((kept.copies, kept.removed, kept.findings), (5, 0, 1), "{wrong}: {kept:?}");
         assert_eq!(scene.memory.objects(), before, "{wrong}");
