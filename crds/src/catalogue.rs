@@ -30,6 +30,13 @@ pub struct CatalogueInStore {
     pub copies: i64,
     /// … of which good and full.
     pub good: i64,
+    /// Copies that the next pass has to find again, but for those that are removed meanwhile: if it finds fewer, nothing more is removed until
+    /// a person accepts the loss. It stays as it is while copies are missing or cannot be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected: Option<i64>,
+    /// The pass (RFC 3339, UTC, as in asOf) that counted them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected_as_of: Option<String>,
     /// Bytes of all copies.
     pub bytes: i64,
     pub held: i64,

@@ -67,9 +67,13 @@ pub struct KeepSchedule {
 pub struct KeepSource {
     pub namespace: Label,
     pub source: Label,
-    /// How many copies the last pass left.
+    /// How many copies have to be there, but for those that were removed since `copies_as_of`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub copies: Option<u64>,
+    /// When the pass began that counted them, by the store's clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    pub copies_as_of: Option<Timestamp>,
     /// Whether its protection ended on purpose.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retired: Option<Said>,
@@ -112,6 +116,14 @@ pub struct KeepHold {
     /// Set once it is being released.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub release: Option<KeepRelease>,
+}
+
+impl KeepHold {
+    /// Digest of what it holds and how long, by which the report of a pass is told from one that knew another hold of this name.
+    pub fn digest(&self) -> Sha256 {
+        let held = (&self.id, &self.scope, &self.until);
+        Sha256::of(&serde_json::to_vec(&held).expect("a tuple of values that have a JSON form"))
+    }
 }
 
 /// A disposal that one person requested and another approved: keys first, then data. What is held or locked waits.
@@ -215,6 +227,12 @@ pub enum KeepLine {
 pub struct SourceReport {
     pub namespace: String,
     pub source: String,
+    /// It could not be read: the numbers say nothing, `blocked` says why.
+    #[serde(default)]
+    pub unread: bool,
+    /// Committed copies when the pass began.
+    #[serde(default)]
+    pub found: i64,
     /// Committed copies that are not removed.
     pub copies: i64,
     /// … of which good and full.
@@ -302,6 +320,9 @@ pub struct HoldReport {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
     pub name: String,
+    /// [`KeepHold::digest`] of the hold that the pass was told of; absent where the store alone knows it, by its records.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub told: Option<Sha256>,
     /// Whether its record was read back.
     pub recorded: bool,
     /// Whether a release is recorded, and since when it counts (RFC 3339, UTC).

@@ -241,9 +241,15 @@ impl Gathered<'_> {
                 .collect(),
             retired: retired.map(|(who, why)| format!("{who}: {why}")),
             accepted: self.accepted(told),
-            copies_before: told.and_then(|told| told.copies),
+            copies_before: told.and_then(|told| Some(told.copies?.saturating_sub(self.removed_since(told.copies_as_of)))),
             problems,
         }
+    }
+
+    /// Copies that were removed after they had been counted.
+    fn removed_since(&self, counted: Option<Timestamp>) -> u64 {
+        let removed = self.runs.iter().filter_map(Run::removed);
+        removed.filter(|record| counted.is_some_and(|counted| record.at >= counted)).count() as u64
     }
 
     fn accepted(&self, told: Option<&KeepSource>) -> Vec<Acceptance> {

@@ -89,8 +89,8 @@ impl Holds {
         Ok(())
     }
 
-    /// Tells how each hold stands.
-    pub fn report(&self, counts: &BTreeMap<Label, Held>, now: Timestamp, report: &mut Report) {
+    /// Tells how each hold stands: first those of the task, then those that only the store knows and that are in force.
+    pub fn report(&self, wanted: &[KeepHold], counts: &BTreeMap<Label, Held>, now: Timestamp, report: &mut Report) {
         for problem in &self.unreadable {
             report.finding(
                 Reason::Tampered,
@@ -98,7 +98,10 @@ impl Holds {
                 format!("{problem}; nothing is removed while it cannot be read"),
             );
         }
-        for (id, records) in &self.records {
+        let told: BTreeMap<&Label, &KeepHold> = wanted.iter().map(|hold| (&hold.id, hold)).collect();
+        let (ours, others): (Vec<_>, Vec<_>) = self.records.iter().partition(|(id, _)| told.contains_key(id));
+        let others = others.into_iter().filter(|(_, records)| hold::in_force(records, now));
+        for (id, records) in ours.into_iter().chain(others) {
             let named = records.iter().rev().find_map(|record| match &record.fact {
                 HoldFact::Place { namespace, name, .. } => Some((namespace.clone(), name.clone())),
                 HoldFact::Release { .. } => None,
@@ -113,6 +116,7 @@ impl Holds {
                 id: id.to_string(),
                 namespace,
                 name,
+                told: told.get(id).map(|hold| hold.digest()),
                 recorded: true,
                 released_at: released_at.map(|at| at.to_string()),
                 copies: held.copies,

@@ -13,7 +13,7 @@ mod source;
 #[cfg(test)]
 pub(super) mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -80,6 +80,7 @@ pub async fn run_with(
             Found::Foreign(names) => pass.foreign(&names),
         }
     }
+    pass.vanished();
     Ok(pass.end().await)
 }
 
@@ -98,6 +99,8 @@ struct Pass<'a> {
     now: Timestamp,
     holds: Holds,
     report: Report,
+    /// The sources that were listed, as `<namespace>/<source>`.
+    seen: HashSet<String>,
     /// What each hold holds.
     held: BTreeMap<Label, Held>,
     /// How far each disposal is, by `<namespace>/<name>`.
@@ -171,6 +174,7 @@ impl<'a> Pass<'a> {
             now: task.preview_at.unwrap_or(now),
             holds,
             report,
+            seen: HashSet::new(),
             held: BTreeMap::new(),
             disposals: BTreeMap::new(),
         })
@@ -199,7 +203,7 @@ impl<'a> Pass<'a> {
             self.report
                 .note("the bucket has no legal holds: only Holdfast keeps what is held from being removed");
         }
-        self.holds.report(&self.held, self.now, &mut self.report);
+        self.holds.report(&self.task.holds, &self.held, self.now, &mut self.report);
         for report in std::mem::take(&mut self.disposals).into_values() {
             self.report.line(&KeepLine::Disposal(report));
         }

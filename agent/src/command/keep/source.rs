@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, HashSet};
 
 use futures::{StreamExt, TryStreamExt, stream};
-use holdfast_crds::document::{Fact, Label, ObjectPath};
-use holdfast_crds::{CopyReport, CopyState, KeepLine, Reason, SourceReport};
+use holdfast_crds::document::{Acceptance, Fact, Label, ObjectPath};
+use holdfast_crds::{Blocked, CopyReport, CopyState, KeepLine, Reason, SourceReport};
 use holdfast_policy::retention::{CopyFacts, Next, SourceFacts, SourcePlan, Verdict, plan};
 use jiff::Timestamp;
 
@@ -33,16 +33,18 @@ struct Documents {
 impl Pass<'_> {
     /// Looks after one source. A source that cannot be read stops nothing but itself.
     pub(super) async fn source(&mut self, folder: SourceFolder) -> Result<(), Failure> {
+        self.seen.insert(folder.name());
         self.altered(&folder);
         let documents = match self.read(&folder).await {
             Ok(documents) => documents,
             Err(error) => {
                 let message = format!("{error}; nothing of the source is recorded or removed in this pass");
-                self.report.finding(Reason::CatalogueUnreadable, Some(folder.name()), message);
+                self.stands_still(&folder.namespace, &folder.source, Reason::CatalogueUnreadable, message, true);
                 return Ok(());
             }
         };
         let mut facts = self.gathered(&folder, &documents).facts();
+        let found = facts.copies.len() as u64;
         let disposed = self.disposed(&folder, &documents.runs);
         if let Err(error) = self.read_locks(&folder, &mut facts, &disposed).await {
             facts.problems.push(format!("the store's locks cannot be read: {error}"));
@@ -72,8 +74,38 @@ impl Pass<'_> {
         if self.acts {
             self.clear(&folder, &documents.runs, all_read(&plan)).await?;
         }
-        self.tell(&folder, &documents, &facts, &plan, removed);
+        self.tell(&folder, &documents, &facts, &plan, removed, found);
         Ok(())
+    }
+
+    /// Tells that nothing is known, or nothing left, of a source.
+    fn stands_still(&mut self, namespace: &Label, source: &Label, reason: Reason, message: String, unread: bool) {
+        let message = shorten(&message, 512);
+        self.report.finding(reason, Some(format!("{namespace}/{source}")), message.clone());
+        self.report.source(SourceReport {
+            namespace: namespace.to_string(),
+            source: source.to_string(),
+            unread,
+            blocked: Some(Blocked { reason, message }),
+            ..SourceReport::default()
+        });
+    }
+
+    /// Sources of which copies have to be here, and of which nothing at all was listed.
+    pub(super) fn vanished(&mut self) {
+        for told in &self.task.sources {
+            let name = format!("{}/{}", told.namespace, told.source);
+            let Some(copies) = told.copies.filter(|copies| *copies > 0 && !self.seen.contains(&name)) else {
+                continue;
+            };
+            let message = format!(
+                "{copies} copies have to be here, nothing is there now; find out who removed them. If they are lost, say so with spec.accept: [{{loss: {{copies: 0}}}}]"
+            );
+            let accepted = told.accepted.iter().any(|accepted| accepted.what == Acceptance::Loss { copies: 0 });
+            if !accepted {
+                self.stands_still(&told.namespace, &told.source, Reason::CopiesMissing, message, false);
+            }
+        }
     }
 
     async fn read(&mut self, folder: &SourceFolder) -> Result<Documents, StoreError> {
@@ -296,7 +328,7 @@ impl Pass<'_> {
         Ok(())
     }
 
-    fn tell(&mut self, folder: &SourceFolder, documents: &Documents, facts: &SourceFacts, plan: &SourcePlan, removed: u64) {
+    fn tell(&mut self, folder: &SourceFolder, documents: &Documents, facts: &SourceFacts, plan: &SourcePlan, removed: u64, found: u64) {
         let copies: BTreeMap<_, _> = facts.copies.iter().map(|copy| (&copy.run, copy)).collect();
         let reports: Vec<_> = plan
             .verdicts
@@ -342,6 +374,8 @@ impl Pass<'_> {
         let report = SourceReport {
             namespace: folder.namespace.to_string(),
             source: folder.source.to_string(),
+            unread: false,
+            found: count(found),
             copies: count((reports.len() as u64).saturating_sub(removed)),
             good: count(full_and_good.count() as u64),
             bytes: count(facts.copies.iter().map(|copy| copy.bytes).sum()),

@@ -9,22 +9,28 @@ use crate::watch::Caches;
 
 /// The holds that a keeper of a store with copies of these namespaces is told of, in force or being released. Those whose objects are gone, and
 /// those beyond the limit, stay in force by their records.
-pub fn keep_holds(caches: &Caches, namespaces: &[&str]) -> Vec<KeepHold> {
-    let mut holds = holds_of(caches, namespaces, |hold| keep_hold(caches, hold));
+pub fn keep_holds(caches: &Caches, namespaces: &[&str], only: Option<&str>) -> Vec<KeepHold> {
+    let mut holds = holds_of(caches, namespaces, |hold| keep_hold(caches, hold, only));
     holds.truncate(KEEP_LIMIT);
     holds
 }
 
-fn keep_hold(caches: &Caches, hold: &Hold<'_>) -> KeepHold {
+/// What a keeper is told of a hold: `only` what concerns the store's own namespace. A store of the cluster may have copies of namespaces that
+/// are gone, so its keeper is told all.
+pub fn keep_hold(caches: &Caches, hold: &Hold<'_>, only: Option<&str>) -> KeepHold {
+    let mut hold = hold.clone();
+    if let Some(only) = only {
+        hold.namespaces.retain(|namespace| namespace == only);
+    }
     KeepHold {
         id: hold.id(),
         namespace: hold.namespace.clone(),
         name: hold.name.clone(),
         placed_by: hold.placed_by.to_owned(),
         reason: hold.reason.to_owned(),
-        scope: scope(caches, hold),
+        scope: scope(caches, &hold),
         until: hold.until,
-        release: release(hold),
+        release: release(&hold),
     }
 }
 

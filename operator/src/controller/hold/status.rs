@@ -7,7 +7,7 @@ use holdfast_crds::{
 };
 use jiff::{SignedDuration, Timestamp};
 
-use super::Hold;
+use super::{Hold, build::keep_hold};
 use crate::{store::Store, watch::Caches};
 
 /// The most stores that a status lists.
@@ -46,7 +46,7 @@ pub fn judge(hold: &Hold<'_>, caches: &Caches, now: Timestamp) -> Judged {
         .into_values()
         .collect();
     let mut wakes: Vec<Timestamp> = hold.ends().into_iter().collect();
-    let places: Vec<_> = stores.iter().map(|store| place(&hold, store, now, &mut wakes)).collect();
+    let places: Vec<_> = stores.iter().map(|store| place(&hold, caches, store, now, &mut wakes)).collect();
     let ready = foreign.map_or_else(
         || Finding::new(ConditionType::Ready, true, Reason::Accepted, "the hold is accepted"),
         |run| {
@@ -71,7 +71,7 @@ pub fn judge(hold: &Hold<'_>, caches: &Caches, now: Timestamp) -> Judged {
     }
 }
 
-fn place(hold: &Hold<'_>, store: &Store, now: Timestamp, wakes: &mut Vec<Timestamp>) -> HoldInStore {
+fn place(hold: &Hold<'_>, caches: &Caches, store: &Store, now: Timestamp, wakes: &mut Vec<Timestamp>) -> HoldInStore {
     let name = store.full_name();
     let id = hold.id();
     let waiting = |message: String| HoldInStore {
@@ -85,6 +85,9 @@ fn place(hold: &Hold<'_>, store: &Store, now: Timestamp, wakes: &mut Vec<Timesta
     let Some(report) = pass.reports.iter().find(|report| report.id == id.as_str()) else {
         return waiting(format!("its keeper's pass of {} did not know the hold yet", pass.started_at));
     };
+    if report.told != Some(keep_hold(caches, hold, store.meta().namespace.as_deref()).digest()) {
+        return waiting(format!("its keeper's pass of {} knew the hold as it was before", pass.started_at));
+    }
     let problem = report.problem.as_ref().map(|problem| format!(": {problem}")).unwrap_or_default();
     if !report.recorded {
         return waiting(format!("its record could not be read back{problem}"));
@@ -138,6 +141,22 @@ fn effective(hold: &Hold<'_>, places: &[HoldInStore], now: Timestamp) -> Finding
         let more = if more > 0 { format!("; and {more} more") } else { String::new() };
         let message = format!("not yet effective: {}{more}", named.collect::<Vec<_>>().join("; "));
         return Finding::new(kind, false, Reason::HoldPending, message);
+    }
+    if places.iter().all(|place| place.copies == 0) {
+        return match hold.select.runs.first() {
+            Some(run) => {
+                let message = format!(
+                    "spec.select.runs: no store has a copy of {run}, nor of another run that is named; correct the names, or wait for the copy"
+                );
+                Finding::new(kind, false, Reason::HoldPending, message)
+            }
+            None => Finding::new(
+                kind,
+                true,
+                Reason::HoldPlaced,
+                "no copy is named yet; what comes and matches is held from its birth",
+            ),
+        };
     }
     let by = if places.iter().all(|place| place.legal_hold || place.copies == 0) && places.iter().any(|place| place.legal_hold) {
         "by Holdfast and by the buckets"

@@ -72,8 +72,11 @@ impl World {
     }
 }
 
-fn report(namespace: Option<&str>, recorded: bool, copies: i64, legal: i64) -> Value {
-    json!({"id": hold_id(namespace, "case"), "namespace": namespace, "name": "case", "recorded": recorded, "copies": copies, "legalHolds": legal})
+/// What a pass over a store of `shop` reports that was told of the hold as it is now.
+fn report(world: &World, namespace: Option<&str>, recorded: bool, copies: i64, legal: i64) -> Value {
+    let told = keep_holds(&world.context.caches, &["shop"], Some("shop"))[0].digest();
+    json!({"id": hold_id(namespace, "case"), "namespace": namespace, "name": "case", "told": told, "recorded": recorded,
+        "copies": copies, "legalHolds": legal})
 }
 
 #[tokio::test(start_paused = true)]
@@ -82,7 +85,10 @@ async fn a_hold_is_effective_when_its_records_are_read_back_and_no_older_keeper_
     world.hold(&json!({}));
     let (next, status, reason, message) = world.reconcile().await;
     assert_eq!((next, status.as_str(), reason.as_str()), (Next::Change, "False", "HoldPending"));
-    assert!(message.contains("not yet effective: there is no store for copies of shop"), "{message}");
+    assert!(
+        message.contains("not yet effective: there is no store for copies of shop"),
+        "{message}"
+    );
 
     world.store("shop", "offsite", None);
     world.store("other", "offsite", None);
@@ -98,12 +104,20 @@ async fn a_hold_is_effective_when_its_records_are_read_back_and_no_older_keeper_
     assert_eq!(reason, "HoldPending");
     assert!(message.contains("did not know the hold yet"), "{message}");
 
-    world.store("shop", "offsite", Some(("2026-03-01T11:58:00Z", report(Some("shop"), false, 0, 0))));
+    world.store(
+        "shop",
+        "offsite",
+        Some(("2026-03-01T11:58:00Z", report(&world, Some("shop"), false, 0, 0))),
+    );
     let (_, _, _, message) = world.reconcile().await;
     assert!(message.contains("could not be read back"), "{message}");
 
     // Recorded in a pass that began at 11:58: a keeper that is older may delete until 12:08.
-    world.store("shop", "offsite", Some(("2026-03-01T11:58:00Z", report(Some("shop"), true, 7, 0))));
+    world.store(
+        "shop",
+        "offsite",
+        Some(("2026-03-01T11:58:00Z", report(&world, Some("shop"), true, 7, 0))),
+    );
     let (next, status, reason, message) = world.reconcile().await;
     assert_eq!((status.as_str(), reason.as_str()), ("False", "HoldPending"));
     assert!(
@@ -120,7 +134,11 @@ async fn a_hold_is_effective_when_its_records_are_read_back_and_no_older_keeper_
     assert_eq!(world.fake.get(HOLD).unwrap()["status"]["copies"], json!(7));
 
     // With the bucket's legal holds on each copy.
-    world.store("shop", "offsite", Some(("2026-03-01T11:58:00Z", report(Some("shop"), true, 7, 7))));
+    world.store(
+        "shop",
+        "offsite",
+        Some(("2026-03-01T11:58:00Z", report(&world, Some("shop"), true, 7, 7))),
+    );
     let (_, _, _, message) = world.reconcile().await;
     assert_eq!(message, "held by Holdfast and by the buckets");
 
@@ -137,15 +155,19 @@ async fn a_hold_is_effective_when_its_records_are_read_back_and_no_older_keeper_
 #[tokio::test(start_paused = true)]
 async fn a_release_counts_from_when_it_was_seen_and_after_its_cool_off() {
     let world = world();
-    world.store("shop", "offsite", Some(("2026-03-01T11:40:00Z", report(Some("shop"), true, 7, 0))));
     world.hold(&json!({}));
+    world.store(
+        "shop",
+        "offsite",
+        Some(("2026-03-01T11:40:00Z", report(&world, Some("shop"), true, 7, 0))),
+    );
     world.reconcile().await;
-    let held = keep_holds(&world.context.caches, &["shop"]);
+    let held = keep_holds(&world.context.caches, &["shop"], Some("shop"));
     assert_eq!((held.len(), held[0].release.clone()), (1, None));
 
     world.hold(&json!({"release": {"releasedBy": "bob", "reason": "settled"}}));
     assert_eq!(
-        keep_holds(&world.context.caches, &["shop"])[0].release,
+        keep_holds(&world.context.caches, &["shop"], Some("shop"))[0].release,
         None,
         "not before its time is known"
     );
@@ -155,7 +177,10 @@ async fn a_release_counts_from_when_it_was_seen_and_after_its_cool_off() {
     assert_eq!(world.fake.get(HOLD).unwrap()["status"]["releasedAt"], json!("2026-03-01T12:00:00Z"));
     let Next::After(wait) = next else { panic!("{next:?}") };
     assert!((86_400..=86_405).contains(&wait.as_secs()), "{wait:?}");
-    let release = keep_holds(&world.context.caches, &["shop"])[0].release.clone().unwrap();
+    let release = keep_holds(&world.context.caches, &["shop"], Some("shop"))[0]
+        .release
+        .clone()
+        .unwrap();
     assert_eq!(
         (release.released_by.as_str(), release.effective_at.to_string().as_str()),
         ("bob", "2026-03-02T12:00:00Z")
@@ -175,8 +200,12 @@ async fn a_release_counts_from_when_it_was_seen_and_after_its_cool_off() {
 #[tokio::test(start_paused = true)]
 async fn a_hold_with_an_end_ends_by_itself() {
     let world = world();
-    world.store("shop", "offsite", Some(("2026-03-01T11:40:00Z", report(Some("shop"), true, 7, 0))));
     world.hold(&json!({"until": "2026-03-01T14:00:00+01:00"}));
+    world.store(
+        "shop",
+        "offsite",
+        Some(("2026-03-01T11:40:00Z", report(&world, Some("shop"), true, 7, 0))),
+    );
     let (next, status, _, _) = world.reconcile().await;
     assert_eq!(status, "True");
     assert!(
@@ -187,6 +216,58 @@ async fn a_hold_with_an_end_ends_by_itself() {
     let (_, status, reason, message) = world.reconcile().await;
     assert_eq!((status.as_str(), reason.as_str()), ("False", "HoldReleased"));
     assert!(message.contains("it ended by itself at 2026-03-01T13:00:00Z"), "{message}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_report_of_another_hold_of_the_same_name_makes_none_effective() {
+    let world = world();
+    world.source("shop", "a", "gold");
+    world.hold(&json!({"select": {"matchLabels": {"tier": "gold"}}}));
+    world.store(
+        "shop",
+        "offsite",
+        Some(("2026-03-01T11:40:00Z", report(&world, Some("shop"), true, 7, 0))),
+    );
+    assert_eq!(world.reconcile().await.1, "True");
+    // A source that has the label from now on is not held before a pass knows it.
+    world.source("shop", "b", "gold");
+    let (_, status, reason, message) = world.reconcile().await;
+    assert_eq!((status.as_str(), reason.as_str()), ("False", "HoldPending"));
+    assert!(message.contains("knew the hold as it was before"), "{message}");
+    world.store(
+        "shop",
+        "offsite",
+        Some(("2026-03-01T11:45:00Z", report(&world, Some("shop"), true, 9, 0))),
+    );
+    assert_eq!(world.reconcile().await.1, "True");
+    // Deleted, and another placed under the same name.
+    world.hold(&json!({"select": {"sources": ["c"]}}));
+    let (_, status, _, message) = world.reconcile().await;
+    assert_eq!(status, "False");
+    assert!(message.contains("knew the hold as it was before"), "{message}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hold_that_names_no_copy_says_so() {
+    let world = world();
+    world.hold(&json!({"select": {"sources": ["ordrs"]}}));
+    world.store(
+        "shop",
+        "offsite",
+        Some(("2026-03-01T11:40:00Z", report(&world, Some("shop"), true, 0, 0))),
+    );
+    let (_, status, reason, message) = world.reconcile().await;
+    assert_eq!((status.as_str(), reason.as_str()), ("True", "HoldPlaced"));
+    assert!(message.contains("no copy is named yet"), "{message}");
+    world.hold(&json!({"select": {"runs": ["shop/a/mistyped"]}}));
+    world.store(
+        "shop",
+        "offsite",
+        Some(("2026-03-01T11:40:00Z", report(&world, Some("shop"), true, 0, 0))),
+    );
+    let (_, status, reason, message) = world.reconcile().await;
+    assert_eq!((status.as_str(), reason.as_str()), ("False", "HoldPending"));
+    assert!(message.contains("shop/a/mistyped"), "{message}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -230,7 +311,7 @@ async fn a_keeper_is_told_what_a_hold_names() {
         ),
     ] {
         world.hold(&json!({"select": select}));
-        let holds = keep_holds(&world.context.caches, &["shop"]);
+        let holds = keep_holds(&world.context.caches, &["shop"], Some("shop"));
         let [held] = &holds[..] else { panic!("{holds:?}") };
         let texts = |list: Option<Vec<&str>>| list.map(|list| list.into_iter().map(str::to_owned).collect::<Vec<_>>());
         assert_eq!(held.scope.sources, texts(sources), "{select}");
@@ -240,7 +321,7 @@ async fn a_keeper_is_told_what_a_hold_names() {
         assert_eq!((times.0.as_deref(), times.1.as_deref()), range, "{select}");
         assert_eq!(held.id, hold_id(Some("shop"), "case"));
     }
-    assert!(keep_holds(&world.context.caches, &["other"]).is_empty());
+    assert!(keep_holds(&world.context.caches, &["other"], Some("other")).is_empty());
     // A run of another namespace is not silently left out.
     world.hold(&json!({"select": {"runs": ["other/d/two"]}}));
     world.reconcile().await;
@@ -261,14 +342,20 @@ async fn a_hold_of_the_cluster_reaches_each_of_its_namespaces() {
     caches
         .cluster_holds
         .watched(world.fake.put::<ClusterComplianceHold>(CLUSTER_HOLD, hold));
-    let told = keep_holds(caches, &["other"]);
-    assert_eq!(told[0].scope.sources.as_deref().unwrap(), ["shop/a", "other/d"]);
+    let told = keep_holds(caches, &["other"], Some("other"));
+    assert_eq!(
+        told[0].scope.sources.as_deref().unwrap(),
+        ["other/d"],
+        "what concerns this namespace"
+    );
+    let all = keep_holds(caches, &["other"], None);
+    assert_eq!(all[0].scope.sources.as_deref().unwrap(), ["shop/a", "other/d"]);
     assert_eq!((told[0].namespace.as_deref(), told[0].id.clone()), (None, hold_id(None, "case")));
-    assert!(keep_holds(caches, &["third"]).is_empty());
+    assert!(keep_holds(caches, &["third"], Some("third")).is_empty());
 
     let queue = crate::queue::Queue::default();
     cluster_triggers(caches, &queue);
-    world.store("shop", "offsite", Some(("2026-03-01T11:40:00Z", report(None, true, 1, 1))));
+    world.store("shop", "offsite", Some(("2026-03-01T11:40:00Z", report(&world, None, true, 1, 1))));
     assert_eq!(queue.waiting(), 1);
     let controller = ClusterHoldController::new(world.context.clone());
     controller.reconcile(&Key::new("", "case")).await.unwrap();

@@ -4,7 +4,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use holdfast_crds::{
-    BackupSource, CATALOGUES, CatalogueInStore, KeepLine, KeepSummary, KeeperStatus, SOURCE_FINDINGS, SourceReport, StoreFinding,
+    BackupSource, CATALOGUES, CatalogueInStore, KeepLine, KeepSummary, KeeperStatus, Reason, SOURCE_FINDINGS, SourceReport, StoreFinding,
     StoreKind, StoreReference, UNKNOWN_SOURCES, UnknownSource, VANISHED_NAMESPACES, VanishedNamespace, shortened, whole_seconds,
 };
 use jiff::Timestamp;
@@ -144,7 +144,9 @@ fn with(
         .stores
         .iter()
         .position(|entry| entry.store == store.name && entry.store_kind == store.kind);
-    if found.is_none() && place.is_none() && findings.is_empty() {
+    // Of what could never be read there is nothing to say yet; the store's findings name it.
+    let nothing = found.map_or(findings.is_empty(), |found| found.unread);
+    if place.is_none() && nothing {
         return None;
     }
     let before = place.map(|place| status.stores[place].clone());
@@ -171,6 +173,15 @@ fn entry(
 ) -> CatalogueInStore {
     let found = found.cloned().unwrap_or_default();
     let mut blocked = found.blocked;
+    // What cannot be counted, or is fewer than it has to be, does not become the measure of the next pass.
+    let missed = blocked
+        .as_ref()
+        .is_some_and(|blocked| matches!(blocked.reason, Reason::CopiesMissing | Reason::CatalogueUnreadable));
+    let expected = match before {
+        Some(before) if missed => (before.expected, before.expected_as_of.clone()),
+        _ if missed => (None, None),
+        _ => (Some(found.found), Some(summary.started_at.clone())),
+    };
     if let Some(blocked) = &mut blocked {
         blocked.message = shortened(&blocked.message, MESSAGE);
     }
@@ -178,6 +189,14 @@ fn entry(
         let since = before.and_then(|before| before.blocked_since.clone());
         since.unwrap_or_else(|| whole_seconds(now).to_string())
     });
+    if let (true, Some(before)) = (found.unread, before) {
+        return CatalogueInStore {
+            blocked,
+            blocked_since,
+            findings,
+            ..before.clone()
+        };
+    }
     let mut newest_copies = found.newest_copies;
     newest_copies.truncate(NEWEST);
     for copy in &mut newest_copies {
@@ -191,6 +210,8 @@ fn entry(
         as_of: summary.started_at.clone(),
         copies: found.copies,
         good: found.good,
+        expected: expected.0,
+        expected_as_of: expected.1,
         bytes: found.bytes,
         held: found.held,
         marked: found.marked,

@@ -10,6 +10,7 @@ use holdfast_policy::tick::{Seed, longest_interval};
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
 use kube::ResourceExt;
+use serde::Serialize;
 
 use crate::{
     context::Context,
@@ -21,8 +22,12 @@ use crate::{
 
 /// The time that a pass has, in seconds.
 const TIMEOUT: i64 = 3_600;
-/// What of a task may be about sources, in bytes: the other lists need room too.
-const SOURCES: usize = TASK_LIMIT / 2;
+/// What of a task may be about sources, schedules, holds and disposals, in bytes. What is cut off is no loss: sources are not compared with the
+/// pass before, schedules and holds go on by their records, disposals wait.
+const SOURCES: usize = TASK_LIMIT / 4;
+const SCHEDULES: usize = TASK_LIMIT / 4;
+const HOLDS: usize = TASK_LIMIT / 4;
+const DISPOSALS: usize = TASK_LIMIT / 8;
 /// The interval that the health gate counts in where no full trigger tells one, in seconds.
 const INTERVAL: u64 = 86_400;
 
@@ -45,9 +50,6 @@ pub fn task(caches: &Caches, store: &Store, now: Timestamp) -> KeepTask {
         (silent, source.namespace.clone(), source.source.clone())
     });
     sources.truncate(KEEP_LIMIT);
-    while serde_json::to_string(&sources).map_or(0, |text| text.len()) > SOURCES {
-        sources.truncate(sources.len() / 2);
-    }
     let in_use = namespaces.iter().flat_map(|namespace| caches.restores.in_namespace(namespace));
     let in_use = in_use.filter_map(|restore| {
         let status = restore.status.as_ref().filter(|status| !status.phase.ended())?;
@@ -61,13 +63,27 @@ pub fn task(caches: &Caches, store: &Store, now: Timestamp) -> KeepTask {
         // A place of another cluster is only read.
         preview: reads_only(store),
         preview_at: None,
-        schedules: schedules.take(KEEP_LIMIT).collect(),
-        sources,
-        holds: keep_holds(caches, &named),
+        schedules: fitting(schedules.take(KEEP_LIMIT).collect(), SCHEDULES),
+        sources: fitting(sources, SOURCES),
+        holds: fitting(keep_holds(caches, &named, store.meta().namespace.as_deref()), HOLDS),
         floors: keep_floors(caches, &named),
         in_use: in_use.take(KEEP_LIMIT).collect(),
-        disposals: allowed.iter().flat_map(|namespace| keep_disposals(caches, namespace)).collect(),
+        disposals: fitting(
+            allowed.iter().flat_map(|namespace| keep_disposals(caches, namespace)).collect(),
+            DISPOSALS,
+        ),
     }
+}
+
+/// The list without its end, as far as it is too long for so many bytes.
+fn fitting<T: Serialize>(mut list: Vec<T>, bytes: usize) -> Vec<T> {
+    let mut used = 0;
+    let fits = list.iter().take_while(|item| {
+        used += serde_json::to_string(item).map_or(0, |text| text.len() + 1);
+        used <= bytes
+    });
+    list.truncate(fits.count());
+    list
 }
 
 /// Whether the store's place belongs to another cluster.
@@ -85,7 +101,7 @@ pub fn told(task: &KeepTask) -> String {
     told.sources
         .retain(|source| source.retired.is_some() || !source.accepted.is_empty());
     for source in &mut told.sources {
-        source.copies = None;
+        (source.copies, source.copies_as_of) = (None, None);
     }
     Sha256::of(&serde_json::to_vec(&told).unwrap_or_default()).to_string()
 }
@@ -136,7 +152,8 @@ fn keep_source(source: &BackupSource, store: &StoreReference) -> Option<KeepSour
     let source = KeepSource {
         namespace: Label::new("namespace", source.namespace()?).ok()?,
         source: Label::new("source", source.name_any()).ok()?,
-        copies: entry.and_then(|entry| u64::try_from(entry.copies).ok()),
+        copies: entry.and_then(|entry| u64::try_from(entry.expected?).ok()),
+        copies_as_of: entry.and_then(|entry| entry.expected_as_of.as_ref()?.parse().ok()),
         retired: source.spec.retire.as_ref().map(|retire| said(&retire.by, &retire.reason)),
         accepted: accepted.collect(),
     };

@@ -47,7 +47,7 @@ fn world() -> World {
 }
 
 fn source_line(namespace: &str, source: &str) -> KeepLine {
-    let report = json!({"namespace": namespace, "source": source, "copies": 3, "good": 2, "bytes": 300, "held": 1, "marked": 1, "removed": 0,
+    let report = json!({"namespace": namespace, "source": source, "found": 4, "copies": 3, "good": 2, "bytes": 300, "held": 1, "marked": 1, "removed": 1,
         "newest": "2026-02-28T22:00:00Z", "oldest": "2026-02-01T22:00:00Z",
         "blocked": {"reason": "SizeAnomalous", "message": "half of the others"},
         "newestCopies": [{"run": "a-nightly-1", "type": "Full", "recoveryPoint": "2026-02-28T22:00:00Z", "bytes": 100, "state": "Kept",
@@ -187,6 +187,66 @@ async fn a_pass_is_counted_made_read_and_shown() {
     world.fake.calls();
     world.reconcile().await;
     assert_eq!(world.fake.calls(), [""; 0], "idle is silent");
+}
+
+/// A pass that finds this of source `a`; then what the next is told of it.
+async fn passes(world: &World, number: i64, report: Value) -> (Option<u64>, Option<String>) {
+    world.reconcile().await;
+    let lines = [KeepLine::Source(serde_json::from_value(report).unwrap())];
+    world.ends(&format!("offsite-k{number}"), Reason::Succeeded, &lines, &text(&lines));
+    world.reconcile().await;
+    let store = world.context.caches.store_at(&Key::new("shop", "offsite")).unwrap();
+    let task = task::task(&world.context.caches, &store, world.context.clock.now());
+    let tomorrow = world.context.clock.now() + jiff::SignedDuration::from_hours(30);
+    world.context.clock.observe(tomorrow);
+    let told = task.sources.first();
+    (
+        told.and_then(|told| told.copies),
+        told.and_then(|told| told.copies_as_of).map(|at| at.to_string()),
+    )
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_missing_or_unread_does_not_become_the_measure_of_the_next_pass() {
+    let world = world();
+    let found = |copies: i64| {
+        json!({"namespace": "shop", "source": "a", "found": copies, "copies": copies, "good": copies, "bytes": 1, "held": 0,
+        "marked": 0, "removed": 0, "newest": "2026-02-28T22:00:00Z"})
+    };
+    let counted = (Some(40), Some("2026-03-01T00:00:10Z".to_owned()));
+    assert_eq!(passes(&world, 1, found(40)).await, counted);
+    let mut missing = found(3);
+    missing["blocked"] = json!({"reason": "CopiesMissing", "message": "the last pass left 40"});
+    assert_eq!(passes(&world, 2, missing).await, counted, "nobody accepted that");
+    assert_eq!(world.source().stores[0].copies, 3);
+    let unread = json!({"namespace": "shop", "source": "a", "unread": true, "copies": 0, "good": 0, "bytes": 0, "held": 0, "marked": 0, "removed": 0,
+        "blocked": {"reason": "CatalogueUnreadable", "message": "503"}});
+    assert_eq!(passes(&world, 3, unread).await, counted);
+    let entry = world.source().stores.remove(0);
+    assert_eq!(
+        (entry.copies, entry.newest.as_deref()),
+        (3, Some("2026-02-28T22:00:00Z")),
+        "the numbers are those of the pass that read"
+    );
+    assert_eq!(entry.blocked.unwrap().reason, Reason::CatalogueUnreadable);
+    assert_eq!(passes(&world, 4, found(3)).await.0, Some(3), "accepted");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_has_room_for_each_of_its_lists() {
+    let runs: Vec<String> = (0..200).map(|run| format!("shop/{}/{run:0>60}", "s".repeat(60))).collect();
+    let world = world();
+    for hold in 0..12 {
+        let hold = json!({"apiVersion": "holdfast.dev/v1alpha1", "kind": "ComplianceHold",
+            "metadata": {"name": format!("h{hold:02}"), "namespace": "shop", "uid": format!("u{hold}"), "generation": 1, "creationTimestamp": "2026-03-01T00:00:00Z"},
+            "spec": {"select": {"runs": runs}, "reason": "case", "placedBy": "alice"}});
+        world.context.caches.holds.watched(serde_json::from_value(hold).unwrap());
+    }
+    let store = world.context.caches.store_at(&Key::new("shop", "offsite")).unwrap();
+    let task = task::task(&world.context.caches, &store, world.context.clock.now());
+    assert_eq!(task.holds.len(), 1, "the others stay pending, and in force by their records");
+    assert_eq!(task.holds[0].name, "h00");
+    task::job(&world.context, &store, "offsite-k1", task).unwrap();
 }
 
 #[tokio::test(start_paused = true)]

@@ -426,6 +426,7 @@ async fn fewer_copies_than_the_last_pass_left_stop_the_source() {
         namespace: label("shop"),
         source: label("orders"),
         copies: Some(9),
+        copies_as_of: None,
         retired: None,
         accepted: vec![],
     }];

@@ -1,9 +1,10 @@
 //! What cannot be read, or is not there any more, keeps everything else of its source.
 
 use holdfast_crds::document::HoldScope;
-use holdfast_crds::{CopyState, KeepHold, KeepRelease, KeepSource, Reason, hold_id};
+use holdfast_crds::{CopyState, KeepHold, KeepRelease, KeepSource, Reason, Said as SaidBy, hold_id};
 
 use super::*;
+use crate::store::faulty::{Call, CallKind, Fault, Faulty};
 
 const WEEKS: i32 = 10;
 
@@ -40,6 +41,7 @@ async fn while_copies_are_missing_no_run_is_given_up() {
         namespace: label("shop"),
         source: label("orders"),
         copies: Some(5),
+        copies_as_of: None,
         retired: None,
         accepted: vec![],
     }];
@@ -50,6 +52,73 @@ async fn while_copies_are_missing_no_run_is_given_up() {
     wanted.sources[0].copies = Some(4);
     scene.pass(&wanted).await;
     assert!(!scene.with_data().contains(runs[1].run.as_str()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn copies_that_were_removed_after_they_had_been_counted_are_not_missing() {
+    let scene = Scene::new(Memory::new());
+    days(&scene, "2026-03-01T02:00:00Z", 5).await;
+    let mut wanted = task(|r| r.keep_last = Some(2));
+    // Retired, so that no new copy is waited for.
+    wanted.sources = vec![KeepSource {
+        namespace: label("shop"),
+        source: label("orders"),
+        copies: None,
+        copies_as_of: None,
+        retired: Some(SaidBy {
+            who: "ann".to_owned(),
+            why: "sold".to_owned(),
+        }),
+        accepted: vec![],
+    }];
+    scene.pass(&wanted).await;
+    scene.memory.advance(DAY * 3);
+    let first = scene.pass(&wanted).await;
+    let (found, removed) = (first.source().found, first.source().removed);
+    assert_eq!((found, removed), (5, 3));
+    // The operator never heard of the removals: it knows what the pass began with, and when.
+    wanted.sources[0].copies = Some(5);
+    wanted.sources[0].copies_as_of = Some(first.result.kept.as_ref().unwrap().started_at.parse().unwrap());
+    assert_eq!(scene.pass(&wanted).await.source().blocked.as_ref().map(|it| it.reason), None);
+    wanted.sources[0].copies = Some(6);
+    let said = scene.pass(&wanted).await;
+    assert_eq!(said.source().blocked.as_ref().unwrap().reason, Reason::CopiesMissing);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_of_which_nothing_is_left_is_told_until_its_loss_is_accepted() {
+    let scene = Scene::new(Memory::new());
+    let mut wanted = task(|_| ());
+    wanted.sources = vec![KeepSource {
+        namespace: label("shop"),
+        source: label("orders"),
+        copies: Some(40),
+        copies_as_of: None,
+        retired: None,
+        accepted: vec![],
+    }];
+    let said = scene.pass(&wanted).await;
+    let source = said.source();
+    assert_eq!((source.copies, source.unread), (0, false));
+    assert_eq!(source.blocked.as_ref().unwrap().reason, Reason::CopiesMissing);
+    assert!(
+        said.findings()
+            .iter()
+            .any(|finding| finding.message.contains("40 copies have to be here"))
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_cannot_be_read_has_no_numbers() {
+    let scene = Scene::new(Memory::new());
+    days(&scene, "2026-03-01T02:00:00Z", 2).await;
+    let faulty = Faulty::new(scene.memory.clone(), |call: &Call| {
+        (call.kind == CallKind::Get && call.path.ends_with("outcome.json")).then(|| Fault::Before(Fault::slow_down()))
+    });
+    let said = scene.pass_through(faulty, &task(|_| ())).await.unwrap();
+    let source = said.source();
+    assert!(source.unread, "{source:?}");
+    assert_eq!(source.blocked.as_ref().unwrap().reason, Reason::CatalogueUnreadable);
 }
 
 #[tokio::test(start_paused = true)]
