@@ -11,6 +11,8 @@ use holdfast_e2e::{
 
 #[path = "chart/admission.rs"]
 mod admission;
+#[path = "chart/cluster_stores.rs"]
+mod cluster_stores;
 #[path = "chart/compliance.rs"]
 mod compliance;
 #[path = "chart/contract.rs"]

@@ -259,6 +259,18 @@ impl Store {
         all
     }
 
+    /// Whether a namespace is one of [`Store::namespaces`].
+    fn concerns(&self, caches: &Caches, namespace: &str) -> bool {
+        let reference = self.reference();
+        let named = |schedule: &Arc<BackupSchedule>| schedule.spec.stores.iter().any(|store| store.reference() == reference);
+        let keeper = self.status().and_then(|status| status.keeper.as_ref());
+        let told = keeper.is_some_and(|keeper| {
+            keeper.vanished.iter().any(|gone| gone.namespace == namespace)
+                || keeper.unknown.iter().any(|source| source.namespace == namespace)
+        });
+        told || self.allows(caches, namespace) || caches.schedules.in_namespace(namespace).iter().any(named)
+    }
+
     /// Writes its status, with an Event for each transition, and gives the store as it is then.
     pub async fn report(&self, context: &Context, after: &BackupStoreStatus) -> Result<Self, Error> {
         let (report, caches) = (&context.report, &context.caches);
@@ -393,7 +405,7 @@ impl Caches {
     pub fn stores_of(&self, namespace: &str) -> Vec<Store> {
         let own = self.stores.in_namespace(namespace).into_iter().map(Store::Own);
         let cluster = self.cluster_stores.all().into_iter().map(Store::Cluster);
-        let cluster = cluster.filter(|store| store.allows(self, namespace) || store.namespaces(self).contains(namespace));
+        let cluster = cluster.filter(|store| store.concerns(self, namespace));
         own.chain(cluster).collect()
     }
 

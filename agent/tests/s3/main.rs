@@ -10,6 +10,7 @@ mod locks;
 mod probe;
 mod proxy;
 mod roles;
+mod tenants;
 
 use bytes::Bytes;
 use futures::TryStreamExt;

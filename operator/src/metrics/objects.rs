@@ -3,7 +3,7 @@
 
 use std::{collections::HashMap, fmt::Write, sync::Arc};
 
-use holdfast_crds::{BackupSource, Reason, RunPhase};
+use holdfast_crds::{BackupSource, Reason, RunPhase, StoreKind};
 use holdfast_policy::protection::{Evidence, Protection};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -354,11 +354,16 @@ fn add_source(families: &mut Families, source: &BackupSource, identity: &(String
     }
     for entry in status.map(|status| status.stores.as_slice()).unwrap_or_default() {
         let [namespace, name] = labels;
-        families.add(&COPIES, &[namespace, name, &entry.store], count(entry.copies));
+        // A store of the namespace may have the name of one of the cluster.
+        let store = match entry.store_kind {
+            StoreKind::BackupStore => entry.store.clone(),
+            StoreKind::ClusterBackupStore => format!("{}/{}", entry.store_kind.as_str(), entry.store),
+        };
+        families.add(&COPIES, &[namespace, name, &store], count(entry.copies));
         if let (Some(blocked), Some(since)) = (&entry.blocked, &entry.blocked_since) {
             let since = since.parse().unwrap_or(now);
             let blocked_for = count(now.duration_since(since).as_secs().max(0));
-            families.add(&BLOCKED, &[namespace, name, &entry.store, blocked.reason.as_str()], blocked_for);
+            families.add(&BLOCKED, &[namespace, name, &store, blocked.reason.as_str()], blocked_for);
         }
     }
     families.add(&PROTECTED, &labels, flag(protection.is_protected()));

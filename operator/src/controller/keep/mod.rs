@@ -1,7 +1,7 @@
 //! The keeper of each store: one Job at a time, after commits, daily and when what it is told changes. It decides on what it reads in the
 //! store; this says which rules apply, and shows what it reports.
 
-mod catalogue;
+pub mod catalogue;
 mod decide;
 mod read;
 pub mod status;

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use holdfast_crds::{BackupRun, Reason, ScheduleStore, StoreReference};
+use holdfast_crds::{BackupRun, Reason, ScheduleStore, StoreKind, StoreReference};
 use holdfast_policy::{
     protection::{Evidence, Protection},
     turn::{Claim, Turn, turns},
@@ -41,6 +41,7 @@ pub struct Turns {
 struct Line {
     claims: Vec<Claim<Key>>,
     pools: Vec<Pool>,
+    granted: BTreeSet<Key>,
 }
 
 /// What only so many runs may use.
@@ -109,6 +110,7 @@ impl Turns {
                 limit: self.per_namespace.map_or(usize::MAX, |limit| limit as usize),
                 at_work: 0,
             }],
+            granted: granted.clone(),
         };
         let mut exclusions = Exclusions::default();
         for run in caches.runs.by(Caches::RUNS_IN_FLIGHT, namespace, Caches::IN_FLIGHT) {
@@ -142,11 +144,16 @@ impl Line {
         if let Some(place) = self.pools.iter().position(|pool| pool.store.as_ref() == Some(&store)) {
             return place;
         }
-        let limit = caches.named_store(namespace, &store);
+        let named = caches.named_store(namespace, &store);
+        // A store of the cluster is also at work for others.
+        let elsewhere = named.iter().flat_map(|store| store.runs(caches)).filter(|run| {
+            let at_work = begun(run) || self.granted.contains(&Key::of(&**run));
+            run.metadata.namespace.as_deref() != Some(namespace) && at_work && !ended(run)
+        });
         self.pools.push(Pool {
-            limit: limit.map_or(usize::MAX, |store| store.max_concurrent_runs()),
+            at_work: elsewhere.count(),
+            limit: named.map_or(usize::MAX, |store| store.max_concurrent_runs()),
             store: Some(store),
-            at_work: 0,
         });
         self.pools.len() - 1
     }
@@ -164,6 +171,16 @@ impl Pool {
             None => format!("waits for its turn, {place}: the operator lets {limit} runs of a namespace be at work at once"),
         }
     }
+}
+
+/// The namespaces in which somebody may wait for the place of this run: its own, and those of others that wait for the same store of the cluster.
+pub fn neighbours(caches: &Caches, run: &BackupRun) -> BTreeSet<String> {
+    let namespace = run.namespace().unwrap_or_default();
+    let shared = run.store().filter(|store| store.kind == StoreKind::ClusterBackupStore);
+    let waiting = shared.and_then(|store| caches.named_store(&namespace, &store));
+    let waiting = waiting.iter().flat_map(|store| store.runs(caches));
+    let waiting = waiting.filter(|run| !begun(run) && in_line(run)).filter_map(|run| run.namespace());
+    waiting.chain([namespace.clone()]).collect()
 }
 
 /// Whether the run holds a place in a line, or one at work: when it no longer does, others may begin.

@@ -95,7 +95,9 @@ pub fn triggers(context: &Context, turns: &Turns, queue: &Queue) {
             }
             let counts = |run: &Option<Arc<BackupRun>>| run.as_ref().is_some_and(|run| limits::counts(run));
             if counts(&change.before) && !counts(&change.after) {
-                turns.next(&caches, &change.key().namespace, clock.now()).into_iter().for_each(&add);
+                for namespace in change.object().map(|run| limits::neighbours(&caches, run)).unwrap_or_default() {
+                    turns.next(&caches, &namespace, clock.now()).into_iter().for_each(&add);
+                }
             }
         }
     });

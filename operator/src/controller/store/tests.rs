@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::fake::Fake;
 
+mod cluster;
 mod experience;
 
 const STORE_PATH: &str = "/apis/holdfast.dev/v1alpha1/namespaces/shop/backupstores/offsite";
