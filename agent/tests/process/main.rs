@@ -2,6 +2,7 @@
 
 #![allow(clippy::panic, clippy::unwrap_used, reason = "tests")]
 
+mod copies;
 #[path = "../../src/engine/postgresql/test_server.rs"]
 mod test_server;
 
@@ -383,6 +384,7 @@ fn help_teaches() {
         (vec!["--help"], "EXIT CODE"),
         (vec!["backup", "--help"], "--store-secret ./s3"),
         (vec!["restore", "--help"], "holdfast.receipts"),
+        (vec!["copy", "--help"], "begins with holdfast-copy"),
         (vec!["install", "--help"], "/etc/passwd"),
         (vec!["key", "--help"], "passphrase"),
     ] {

@@ -1,62 +1,26 @@
 //! A store that is filled from another: two servers, with the rights that the manual prints, a reader's in the one and a writer's in the other.
 
+#[path = "../fixture/copy.rs"]
+mod copy;
+
 use super::*;
+use copy::{DATA, commit};
 use holdfast_agent::{
     command::{lines::Lines, replicate::run_with},
     config::{Invocation, Places},
 };
-use holdfast_crds::{
-    Action, AgentResult, COPY_LINE, CopyTask, LockMode, ReplicaState, Task,
-    document::{Committed, Sha256},
-};
+use holdfast_crds::{Action, AgentResult, COPY_LINE, CopyTask, LockMode, ReplicaState, Task};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 
 const WEEK: Duration = Duration::from_hours(168);
-const DATA: &str = "data/shop/orders/orders-1/pod-1/database-1";
-
-/// Commits a copy of a part of three pieces and an index, as a run does. Nobody decodes it here.
-async fn commit(store: &Store) -> (RunPath, Sha256) {
-    let run = RunPath::new("shop", "orders", "orders-1").unwrap();
-    let mut stored = Vec::new();
-    let mut object = async |name: &str, pieces: &[Bytes]| {
-        let at = format!("{DATA}/{name}");
-        let all = pieces.concat();
-        let sha256 = holdfast_agent::store::digest::of(&all);
-        stored.push(write(store, &at, pieces).await.unwrap().to_document(sha256));
-        json!({"object": at, "bytes": all.len(), "sha256": sha256})
-    };
-    let mut part = object("00001.zst", &three_pieces()).await;
-    let mut index = object("index.zst", &[noise(300, 9)]).await;
-    let raw = json!({"bytes": 10, "blake3": "0".repeat(64)});
-    for (field, value) in [("decryptedBytes", 10), ("rawBytes", 10), ("frames", 1)] {
-        part[field] = value.into();
-    }
-    index["raw"] = raw.clone();
-    let now = store.now().unwrap();
-    let manifest = json!({
-        "version": "1.0", "cluster": "cluster-a", "source": {"namespace": "shop", "name": "orders"},
-        "run": {"name": "orders-1", "attempt": 1, "pod": "pod-1"}, "engine": "postgresql", "method": "logical", "type": "Full", "parents": [],
-        "server": {"host": "db", "version": "15.13", "standby": false, "tools": {}}, "recoveryPoint": now,
-        "streams": [{"name": "database-1", "kind": "postgresql-archive", "checked": "structure", "raw": raw, "parts": [part], "index": index}],
-        "contents": {"databases": []}, "encryption": {"none": {}}, "durations": {"started": now, "finished": now, "phases": {}},
-        "notAfter": "2126-01-01T00:00:00Z", "agent": "0.1.0",
-    });
-    let copy = Committed::new(serde_json::from_value(manifest).unwrap(), stored);
-    let digest = copy.manifest_sha256();
-    let outcome = Outcome {
-        run: run.clone(),
-        nonce: "n".to_owned(),
-        by: Label::new("pod", "pod-1").unwrap(),
-        at: now,
-        decision: Decision::Committed(Box::new(copy)),
-    };
-    let pinned = store.claim("cluster-a", "shop/near").await.unwrap();
-    assert!(store.commit(&outcome, &pinned, Timestamp::MAX).await.unwrap().ours);
-    (run, digest)
-}
 
 async fn fill(from: &Store, to: &Store) -> AgentResult {
+    fill_until(from, to, CancellationToken::new()).await
+}
+
+async fn fill_until(from: &Store, to: &Store, cancel: CancellationToken) -> AgentResult {
     let store = |name: &str| json!({"name": name, "uid": "u", "spec": {"s3": {"bucket": BUCKET}, "credentials": {"secretName": "s3"}, "encryption": {"none": {}}}});
     let copy = json!({"namespace": "shop", "source": "orders", "from": store("near"), "now": Timestamp::now(), "notAfter": "2126-01-01T00:00:00Z"});
     let copy: CopyTask = serde_json::from_value(copy).unwrap();
@@ -68,7 +32,8 @@ async fn fill(from: &Store, to: &Store) -> AgentResult {
         action: Action::Copy(Box::new(copy.clone())),
     };
     let root = tempfile::tempdir().unwrap();
-    let invocation = Invocation::new(task, Places::below(root.path())).unwrap();
+    let mut invocation = Invocation::new(task, Places::below(root.path())).unwrap();
+    invocation.cancel = cancel;
     let lines = Lines::new(COPY_LINE, Box::new(|_| {}));
     run_with(&invocation, &copy, (from, to), lines).await.unwrap()
 }
@@ -79,7 +44,7 @@ async fn a_readers_rights_in_one_store_and_a_writers_in_the_other_fill_it_with_l
         roles::Place::new(LockMode::Governance, WEEK).await,
         roles::Place::new(LockMode::Compliance, WEEK).await,
     );
-    let (run, digest) = commit(&near.writer).await;
+    let (run, digest) = commit(&near.writer, three_pieces()).await;
     let filled = fill(&near.reader, &far.writer).await;
     assert_eq!(filled.reason, Reason::Succeeded, "{}", filled.message);
     assert_eq!(filled.copied.unwrap().count(ReplicaState::Copied), 1);
@@ -110,7 +75,7 @@ async fn a_readers_rights_in_one_store_and_a_writers_in_the_other_fill_it_with_l
 async fn objects_that_lie_there_are_read_back_and_taken() {
     let (near, far) = (Gateway::start(), Gateway::start());
     let (from, to) = (near.store(), far.store());
-    let (run, _) = commit(&from).await;
+    let (run, _) = commit(&from, three_pieces()).await;
     write(&to, &format!("{DATA}/00001.zst"), &three_pieces()).await.unwrap();
     let filled = fill(&from, &to).await;
     assert_eq!(filled.reason, Reason::Succeeded, "{}", filled.message);
@@ -124,4 +89,30 @@ async fn objects_that_lie_there_are_read_back_and_taken() {
     assert_eq!(filled.copied.unwrap().count(ReplicaState::Obstructed), 1);
     assert_eq!(read_all(&to, &format!("{DATA}/00001.zst")).await.unwrap(), pieces.concat());
     assert!(to.outcome(&run).await.unwrap().is_none());
+}
+
+/// F05: SIGTERM while a piece is on its way.
+#[tokio::test]
+async fn f05_who_is_asked_to_stop_leaves_no_upload_and_the_next_one_goes_on() {
+    let (near, far) = (Gateway::start(), Gateway::start());
+    let from = near.store();
+    let (run, _) = commit(&from, three_pieces()).await;
+    let cancel = CancellationToken::new();
+    let stop = cancel.clone();
+    let hangs = move |seen: &Seen| {
+        if !seen.is_piece() {
+            return Act::Pass;
+        }
+        stop.cancel();
+        Act::Delay(Duration::from_secs(60))
+    };
+    let (to, _proxy) = behind(&far, hangs).await;
+    let begun = Instant::now();
+    let stopped = fill_until(&from, &to, cancel).await;
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert_eq!((stopped.reason, stopped.copied.unwrap().complete), (Reason::Interrupted, false));
+    assert_eq!(uploads(&far).await, 0);
+    let to = far.store();
+    assert!(to.outcome(&run).await.unwrap().is_none());
+    assert_eq!(fill(&from, &to).await.copied.unwrap().count(ReplicaState::Copied), 1);
 }

@@ -88,7 +88,9 @@ impl<'a> Bringer<'a> {
 
     /// Brings one copy. `states` says how those stand that this pass has dealt with.
     pub async fn bring(&self, run: &Label, states: &HashMap<Label, ReplicaState>) -> Result<Brought, Hindered> {
-        let parents = self.sides.parents(run).unwrap_or_default();
+        let Some(parents) = self.sides.parents(run) else {
+            return Ok((parent_missing(), None));
+        };
         if !parents
             .iter()
             .all(|parent| states.get(parent).is_some_and(|state| state.is_there()))

@@ -2,6 +2,7 @@
 
 mod chains;
 mod faults;
+mod order;
 mod passes;
 mod refused;
 

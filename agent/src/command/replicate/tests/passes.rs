@@ -134,6 +134,7 @@ async fn what_no_rule_of_the_store_would_keep_is_not_brought() {
     let keeper = keep::Scene::new(scene.to.clone());
     let pass = keeper.pass_as("far", scene.to.clone(), &rules).await.unwrap();
     assert_eq!((pass.source().copies, pass.source().marked), (6, 0), "{:?}", pass.lines);
+    assert!(pass.findings().is_empty(), "{:?}", pass.findings());
     // Who names a run gets it.
     let said = scene.pass_with(|task| {
         task.schedules.clone_from(&rules.schedules);
