@@ -27,6 +27,8 @@ pub enum ConditionType {
     Kept,
     /// What keepers read in the stores is as it was written.
     Intact,
+    /// As many stores as are required have each copy.
+    Replicated,
 }
 
 impl ConditionType {
@@ -42,6 +44,7 @@ impl ConditionType {
             Self::Disposed => "Disposed",
             Self::Kept => "Kept",
             Self::Intact => "Intact",
+            Self::Replicated => "Replicated",
         }
     }
 }

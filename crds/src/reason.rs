@@ -83,6 +83,8 @@ reasons! {
     StoreKept = 0, Fine;
     /// The keeper found what was written, and nothing else.
     CatalogueIntact = 0, Fine;
+    /// As many stores as are required have the copy.
+    Replicated = 0, Fine;
     /// The protection of the source ended on purpose; the message says who ended it, and why.
     Retired = 0, Fine;
     /// Another person must approve first.
@@ -149,6 +151,8 @@ reasons! {
     TypeUnsupported = 21, Structural;
     /// The named ClusterBackupStore does not allow this namespace.
     StoreNotAllowed = 22, Structural;
+    /// Stores of one run or schedule are not encrypted in the same way, so that none could be filled from another.
+    StoresDisagree = 23, Structural;
 
     /// A Secret that the Job needs does not exist.
     SecretNotFound = 10, Structural;

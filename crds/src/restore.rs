@@ -114,6 +114,9 @@ pub struct RestoreFromRun {
     /// Name of the run.
     #[schemars(length(min = 1, max = 52))]
     pub name: String,
+    /// The store that is read. By default the run's primary store, or where that is not ready another that has the copy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store: Option<StoreReference>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

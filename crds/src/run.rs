@@ -7,8 +7,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::{
-    BackupSourceSpec, BackupStoreSpec, BackupType, Reason, Span, StoreKind, StoreReference,
+    BackupSourceSpec, BackupStoreSpec, BackupType, Reason, RunInStore, Span, StoreKind, StoreReference,
     rule::{Fixed, fixed, stays_cancelled},
+    schedule::required_copies,
 };
 
 /// One execution of a backup, by a schedule's tick or by hand. Its name is its identity: a second backup needs a second name.
@@ -30,7 +31,7 @@ use crate::{
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.reason"),
     printcolumn(name = "Size", type_ = "string", json_path = ".status.size"),
     printcolumn(name = "Duration", type_ = "string", json_path = ".status.duration"),
-    printcolumn(name = "Stores", type_ = "string", json_path = ".spec.stores[*].name"),
+    printcolumn(name = "Stores", type_ = "string", json_path = ".status.storesShown"),
     printcolumn(name = "Message", type_ = "string", json_path = ".status.message", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     validation = crate::rule::name(52, "it is the run's id in the store ")
@@ -44,10 +45,14 @@ pub struct BackupRunSpec {
     /// What kind of copy.
     #[serde(rename = "type", default)]
     pub type_: BackupType,
-    /// Where the copy goes. This version takes one store.
+    /// Where the copy goes. The run writes to the first that is not known to be down, and copy Jobs fill the others from it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(min = 1, max = 1), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name", "kind"]))]
+    #[schemars(length(min = 1, max = 4), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name", "kind"]))]
     pub stores: Vec<StoreReference>,
+    /// How many of them must have the copy for the run to be `Replicated`. By default all, and with `schedule` as many as that says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 4))]
+    pub required_copies: Option<i32>,
     /// *Run now*: a schedule whose stores, attempts and timeout are used, and by whose retention the copy is kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schedule: Option<ScheduleReference>,
@@ -74,6 +79,7 @@ fn rules() -> Vec<serde_json::Value> {
         Fixed::Text("source"),
         Fixed::Text("type"),
         Fixed::Structure("stores"),
+        Fixed::Number("requiredCopies", 4),
         Fixed::Structure("schedule"),
         Fixed::Text("keepFor"),
         Fixed::Number("attempts", 10),
@@ -88,6 +94,12 @@ fn rules() -> Vec<serde_json::Value> {
     rules.push(json!({
         "rule": "has(self.stores) != has(self.schedule)",
         "messageExpression": "'found ' + (has(self.stores) ? 'stores and schedule' : 'neither stores nor schedule') + '; name exactly one of them'",
+    }));
+    rules.push(required_copies());
+    rules.push(json!({
+        "rule": "!has(self.requiredCopies) || !has(self.schedule)",
+        "fieldPath": ".requiredCopies",
+        "messageExpression": "'found ' + ['1','2','3','4'][self.requiredCopies - 1] + ' on a run that names a schedule, which says it; remove requiredCopies, or name stores instead of schedule'",
     }));
     rules.push(json!({
         "rule": "!has(self.keepFor) || (!has(self.schedule) && !has(self.tick))",
@@ -195,10 +207,22 @@ pub struct BackupRunStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 2048))]
     pub message: Option<String>,
-    /// `Ready`: accepted and worked on. `Stalled`: failed for good.
+    /// `Ready`: accepted and worked on. `Stalled`: failed for good. `Replicated`, where there are several stores: as many as are required
+    /// have the copy.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
+    /// What each store has of it, from its first attempt on: the primary first. Stores that were added to its schedule later follow.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name", "kind"]))]
+    pub stores: Vec<RunInStore>,
+    /// The stores for people: `offsite,vault (1/2)`, the numbers being how many have the copy, of how many.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 2048))]
+    pub stores_shown: Option<String>,
+    /// How many stores must have the copy; absent: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub required_copies: Option<i32>,
     /// What the run works on, fixed with its first attempt. Names of Secrets are taken from the live objects.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub frozen: Option<FrozenRun>,

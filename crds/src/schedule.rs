@@ -36,9 +36,15 @@ use crate::{CatchUp, ConcurrencyPolicy, Exclusion, Reason, Retention, Span, Stor
 pub struct BackupScheduleSpec {
     /// Which sources of this namespace.
     pub sources: SourceSelection,
-    /// Where the copies go, and how long they stay there. This version takes one store.
-    #[schemars(length(min = 1, max = 1), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name", "kind"]))]
+    /// Where the copies go, and how long they stay there. A run writes to the first that is not known to be down, and copy Jobs fill the
+    /// others from it. They must be encrypted in one way: all to age recipients (each key is sealed to those of all), all with the same
+    /// passphrase, or none.
+    #[schemars(length(min = 1, max = 4), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name", "kind"]))]
     pub stores: Vec<ScheduleStore>,
+    /// How many stores must have a copy for its run to be `Replicated`. By default all that its type goes to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 4))]
+    pub required_copies: Option<i32>,
     /// When.
     #[schemars(length(min = 1, max = 8), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub triggers: Vec<Trigger>,
@@ -79,11 +85,32 @@ pub struct BackupScheduleSpec {
 }
 
 fn rules() -> Vec<serde_json::Value> {
-    vec![serde_json::json!({
-        "rule": "self.catchUp != 'All' || self.concurrencyPolicy != 'Replace'",
-        "fieldPath": ".catchUp",
-        "message": "found All with concurrencyPolicy Replace: each run would replace the one before it; use Latest, or another concurrencyPolicy",
-    })]
+    let mut rules = vec![
+        serde_json::json!({
+            "rule": "self.catchUp != 'All' || self.concurrencyPolicy != 'Replace'",
+            "fieldPath": ".catchUp",
+            "message": "found All with concurrencyPolicy Replace: each run would replace the one before it; use Latest, or another concurrencyPolicy",
+        }),
+        required_copies(),
+    ];
+    // Each store takes Full. A rule for each type: one that says which type it is by an expression costs too much.
+    rules.extend([BackupType::Differential, BackupType::Incremental, BackupType::Log].map(|type_| {
+        serde_json::json!({
+            "rule": format!("!self.triggers.exists(t, t.type == '{type_}') || self.stores.exists(s, !has(s.types) || '{type_}' in s.types)"),
+            "fieldPath": ".stores",
+            "message": format!("found a trigger of type {type_}, which no store takes; add {type_} to the types of a store, or leave types out"),
+        })
+    }));
+    rules
+}
+
+/// No more copies are demanded than there are stores. Counts are looked up: what `string(…)` of a number costs cannot be bounded.
+pub(crate) fn required_copies() -> serde_json::Value {
+    serde_json::json!({
+        "rule": "!has(self.requiredCopies) || !has(self.stores) || self.requiredCopies <= size(self.stores)",
+        "fieldPath": ".requiredCopies",
+        "messageExpression": "'found ' + ['1','2','3','4'][self.requiredCopies - 1] + ' with ' + ['0','1','2','3','4'][size(self.stores)] + ' stores, so that no copy could ever be replicated; lower it, or add stores'",
+    })
 }
 
 fn default_time_zone() -> String {
@@ -101,6 +128,16 @@ pub(crate) fn default_attempts() -> i32 {
 
 pub(crate) fn default_timeout() -> Span {
     TIMEOUT
+}
+
+impl BackupScheduleSpec {
+    /// The stores that copies of this type go to, in their order, and how many of them must have one.
+    pub fn stores_for(&self, type_: BackupType) -> (Vec<StoreReference>, Option<i32>) {
+        let stores = self.stores.iter().filter(|store| store.takes(type_)).map(ScheduleStore::reference);
+        let stores: Vec<_> = stores.collect();
+        let most = i32::try_from(stores.len()).unwrap_or(i32::MAX);
+        (stores, self.required_copies.map(|count| count.min(most)))
+    }
 }
 
 /// Sources by name or by labels: exactly one.
@@ -126,9 +163,21 @@ pub struct ScheduleStore {
     /// How long copies are kept. By default every copy is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retention: Option<Retention>,
+    /// Which types of copies go there. By default all. `Full` must be among them: the others are of no use without.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1, max = 4), extend("x-kubernetes-list-type" = "set", "x-kubernetes-validations" = [{
+        "rule": "'Full' in self",
+        "messageExpression": "'found ' + (size(self) > 0 ? self[0] : 'none') + (size(self) > 1 ? ' and others' : '') + ' without Full, of which the other types are of no use; add Full, or leave types out'",
+    }]))]
+    pub types: Vec<BackupType>,
 }
 
 impl ScheduleStore {
+    /// Whether copies of this type go there.
+    pub fn takes(&self, type_: BackupType) -> bool {
+        self.types.is_empty() || self.types.contains(&type_)
+    }
+
     /// The store as a run names it.
     pub fn reference(&self) -> StoreReference {
         StoreReference {
@@ -195,7 +244,7 @@ pub struct RunHistory {
     #[serde(default = "default_per_source")]
     #[schemars(range(min = 1, max = 100))]
     pub per_source: i32,
-    /// … and failed ones for so long.
+    /// … and failed ones, and those whose copy a store still lacks, for so long.
     #[serde(default = "default_failed_for")]
     pub failed_for: Span,
 }

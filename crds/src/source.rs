@@ -5,7 +5,9 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Acknowledgement, BackupType, CatalogueInStore, JobTemplate, Reason, Retirement, RunPhase, Span, StoreKind, rule::rule};
+use crate::{
+    Acknowledgement, BackupType, CatalogueInStore, JobTemplate, Reason, Replication, Retirement, RunPhase, Span, StoreKind, rule::rule,
+};
 
 /// A database that is protected. Its namespace and name are its identity in every store.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -218,6 +220,7 @@ pub struct BackupSourceStatus {
     pub observed_generation: Option<i64>,
     /// `Ready`: accepted. `Protected`: the newest copy is younger than the objective. `LastRunSucceeded`.
     /// `Intact`: what keepers read in the stores is as it was written.
+    /// `Replicated`, where there are several stores: each copy is in as many of them as is required.
     /// `Compliant`, where a CompliancePolicy selects the namespace: no floor is missed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
@@ -238,6 +241,13 @@ pub struct BackupSourceStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["store"]))]
     pub stores: Vec<CatalogueInStore>,
+    /// The copy Jobs that fill stores from one another, at most 16.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name", "kind"]))]
+    pub replication: Vec<Replication>,
+    /// How many copies stores lack that are to have them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub missing_copies: Option<i64>,
     /// The run that succeeded or failed last. One that was cancelled did neither.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_run: Option<RunReference>,

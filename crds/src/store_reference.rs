@@ -39,6 +39,16 @@ pub struct StoreReference {
     pub kind: StoreKind,
 }
 
+impl StoreReference {
+    /// A store of the namespace itself.
+    pub fn own(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            kind: StoreKind::BackupStore,
+        }
+    }
+}
+
 /// As in `BackupStore offsite`.
 impl std::fmt::Display for StoreReference {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

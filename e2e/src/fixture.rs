@@ -77,9 +77,20 @@ impl Sandbox {
     /// If it does not become ready.
     pub async fn s3(&self) -> Result<()> {
         self.secret("s3", "access_key_id: tester, secret_access_key: VALUE").await?;
-        self.apply(include_str!("../demo/s3.yaml")).await?;
-        self.until::<Pod>("s3", 120, "ready", ready).await?;
-        self.served("s3", 7070).await
+        self.s3_server("s3").await
+    }
+
+    /// Starts another as pod and service of this name, with the Secret of [`Sandbox::s3`].
+    ///
+    /// # Errors
+    /// If it does not become ready.
+    pub async fn s3_server(&self, name: &str) -> Result<()> {
+        let manifest = include_str!("../demo/s3.yaml")
+            .replace("metadata: {name: s3", &format!("metadata: {{name: {name}"))
+            .replace("app: s3}", &format!("app: {name}}}"));
+        self.apply(&manifest).await?;
+        self.until::<Pod>(name, 120, "ready", ready).await?;
+        self.served(name, 7070).await
     }
 
     /// Returns when a pod is reached under the name of its Service, which is some time after it is ready.

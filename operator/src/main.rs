@@ -9,7 +9,7 @@ use holdfast_operator::{
     clock::ServerClock,
     config::Config,
     context::{Context, chain},
-    controller::{cluster_schedule, compliance, disposal, hold, keep, restore, run as backup_run, schedule, source, store},
+    controller::{cluster_schedule, compliance, copy, disposal, hold, keep, restore, run as backup_run, schedule, source, store},
     lease::Election,
     metrics::{Metrics, Objects},
     queue::{self, Queue, Reconcile},
@@ -168,6 +168,8 @@ struct Controllers {
     stores: Queue,
     /// Absent where no keeper looks after the stores.
     keepers: Option<Queue>,
+    copies: Queue,
+    waiting: copy::Waiting,
     schedules: Queue,
     sources: Queue,
     cluster_schedules: Queue,
@@ -185,6 +187,8 @@ impl Controllers {
             restores: Queue::default(),
             stores: Queue::default(),
             keepers: keeper.then(Queue::default),
+            copies: Queue::default(),
+            waiting: copy::Waiting::default(),
             schedules: Queue::default(),
             sources: Queue::default(),
             cluster_schedules: Queue::default(),
@@ -199,6 +203,7 @@ impl Controllers {
         if let Some(keepers) = &controllers.keepers {
             keep::triggers(&context.caches, keepers);
         }
+        copy::triggers(&context.caches, &controllers.waiting, &controllers.copies);
         schedule::triggers(&context.caches, &controllers.schedules);
         source::triggers(&context.caches, &controllers.sources);
         cluster_schedule::triggers(&context.caches, &controllers.cluster_schedules);
@@ -214,8 +219,15 @@ impl Controllers {
         let mut running = JoinSet::new();
         spawn(
             &mut running,
-            backup_run::RunController::new(context.clone(), self.turns),
+            backup_run::RunController::new(context.clone(), self.turns.clone()),
             self.runs,
+            context,
+            stopped,
+        );
+        spawn(
+            &mut running,
+            copy::CopyController::new(context.clone(), self.turns, self.waiting),
+            self.copies,
             context,
             stopped,
         );

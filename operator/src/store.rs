@@ -218,6 +218,15 @@ impl Store {
         }
     }
 
+    /// The runs whose copies it got from another store.
+    pub fn runs_copied(&self, caches: &Caches) -> impl Iterator<Item = Arc<BackupRun>> + use<> {
+        let Key { namespace, name } = self.key();
+        match self {
+            Self::Own(_) => caches.runs.each_by(Caches::RUNS_COPIED_TO, &namespace, &name),
+            Self::Cluster(_) => caches.runs.each_by(Caches::RUNS_COPIED_TO_CLUSTER_STORE, "", &name),
+        }
+    }
+
     /// The schedules that name it.
     pub fn schedules(&self, caches: &Caches) -> Vec<Arc<BackupSchedule>> {
         caches.schedules_by_store(&self.key())

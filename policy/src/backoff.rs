@@ -22,6 +22,11 @@ impl Backoff {
         first: SignedDuration::from_mins(1),
         limit: SignedDuration::from_mins(30),
     };
+    /// Between the copy Jobs of one source and store.
+    pub const COPY: Self = Self {
+        first: SignedDuration::from_secs(30),
+        limit: SignedDuration::from_mins(30),
+    };
     /// Between the probes of a store.
     pub const PROBE: Self = Self {
         first: SignedDuration::from_secs(15),

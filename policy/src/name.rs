@@ -10,6 +10,7 @@ pub const JOB_NAME_LIMIT: usize = 58;
 const SOURCE_PART: usize = 17;
 const TRIGGER_PART: usize = 10;
 const HASH_PART: usize = 8;
+const COPY_PART: usize = 20;
 
 /// A DNS label (RFC 1123): the name of a namespace, source, store, schedule or trigger.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -99,6 +100,20 @@ pub fn run_name(namespace: &Label, schedule: &Label, trigger: &Label, source: &L
     )
 }
 
+/// What the copy Jobs of one source and target store are named after: `<source, 20>-<store, 20>-<8 of base32>`, at most 50 characters.
+/// The hash is over the uncut source, kind and name of the store.
+pub fn copy_name(source: &str, kind: &str, store: &str) -> String {
+    let cut = |text: &str| {
+        let mut end = text.len().min(COPY_PART);
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        text[..end].trim_end_matches(['-', '.']).to_owned()
+    };
+    let hash = base32(&["holdfast.dev copy name v1", source, kind, store]);
+    format!("{}-{}-{hash}", cut(source), cut(store))
+}
+
 /// What a Job is for; the letter in its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum JobPurpose {
@@ -116,6 +131,8 @@ pub enum JobPurpose {
     ClusterProbe,
     /// `-ck<n>`: a pass of the keeper of a store of the cluster.
     ClusterKeep,
+    /// `-c<n>`: copies of one source from store to store.
+    Copy,
 }
 
 impl JobPurpose {
@@ -128,6 +145,7 @@ impl JobPurpose {
             Self::Keep => "k",
             Self::ClusterProbe => "cp",
             Self::ClusterKeep => "ck",
+            Self::Copy => "c",
         }
     }
 }
@@ -244,6 +262,23 @@ mod tests {
         let cut = job_name(&long, JobPurpose::Backup, 1);
         assert_eq!((cut.len(), &cut[..47]), (58, &*format!("{}-", "a".repeat(46))));
         assert_ne!(cut, job_name(&format!("{}b", "a".repeat(55)), JobPurpose::Backup, 1));
+    }
+
+    #[test]
+    fn copy_jobs_of_two_pairs_never_share_a_name() {
+        let long = "x".repeat(40);
+        let mut names = BTreeSet::new();
+        for (source, kind, store) in [
+            ("a", "BackupStore", "b-c"),
+            ("a-b", "BackupStore", "c"),
+            ("a", "ClusterBackupStore", "b-c"),
+            (&*long, "BackupStore", &*long),
+            (&*long, "BackupStore", &*format!("{long}x")),
+        ] {
+            let name = job_name(&copy_name(source, kind, store), JobPurpose::Copy, 7);
+            assert!(name.ends_with("-c7") && Label::new(&name).is_ok(), "{name}");
+            assert!(names.insert(name), "{source} {kind} {store}");
+        }
     }
 
     proptest! {

@@ -3,7 +3,7 @@
 use std::{cmp::Reverse, collections::BTreeMap, fmt::Debug, sync::Arc, time::Duration};
 
 use futures::{StreamExt, stream};
-use holdfast_crds::{BackupRun, Reason, RunHistory, RunPhase};
+use holdfast_crds::{BackupRun, BackupRunStatus, Reason, ReplicaState, RunHistory, RunInStore, RunPhase};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::NamespaceResourceScope;
 use kube::{
@@ -39,8 +39,8 @@ impl History {
     }
 }
 
-/// Of each source the newest ended runs stay, the newest success among them or not, and failed ones for their time, as do those that
-/// `linger` names. A run in flight always stays.
+/// Of each source the newest ended runs stay, the newest success among them or not, and failed ones for their time, as do those whose
+/// copy a store still lacks, and those that `linger` names. A run in flight always stays.
 pub fn surplus(runs: &[Arc<BackupRun>], limits: &RunHistory, linger: impl Fn(&BackupRun) -> bool, now: Timestamp) -> History {
     let mut by_source: BTreeMap<&str, Vec<&Arc<BackupRun>>> = BTreeMap::new();
     for run in runs {
@@ -79,10 +79,17 @@ fn stays_until(run: &BackupRun, limits: &RunHistory, lingers: bool) -> Option<Ti
     let stay = match (status.phase, status.reason) {
         (RunPhase::Failed, Some(Reason::OutcomeUnknown)) => limits.failed_for.signed().max(SETTLED_FOR),
         (RunPhase::Failed, _) => limits.failed_for.signed(),
-        _ if lingers => limits.failed_for.signed(),
+        // What a store lacks is known from its object.
+        _ if lingers || lacking(status) => limits.failed_for.signed(),
         _ => return None,
     };
     ended.checked_add(stay).ok()
+}
+
+/// Whether a store is still to get the copy from another.
+fn lacking(status: &BackupRunStatus) -> bool {
+    let awaited = |place: &RunInStore| place.state == ReplicaState::Missing;
+    status.phase == RunPhase::Succeeded && status.stores.iter().any(awaited)
 }
 
 fn phase(run: &BackupRun) -> RunPhase {

@@ -3,13 +3,16 @@
 mod carry_out;
 pub mod cluster_schedule;
 pub mod compliance;
+pub mod copy;
 pub mod disposal;
 mod history;
 pub mod hold;
 mod jobs;
 pub mod keep;
+mod report_log;
 pub mod restore;
 pub mod run;
 pub mod schedule;
 pub mod source;
 pub mod store;
+mod stores;

@@ -109,6 +109,11 @@ const COPIES: Series = gauge(
     "Copies of the source in a store, by its keeper's last pass.",
     &["namespace", "source", "store"],
 );
+const MISSING: Series = gauge(
+    "holdfast_source_missing_copies",
+    "Copies that a store is to have and lacks, counted once for each store; absent where no copy goes to several stores.",
+    SOURCE,
+);
 const INTACT: Series = gauge(
     "holdfast_source_intact",
     "1 if keepers found what was written and nothing else (condition Intact), else 0; absent before a first pass.",
@@ -158,6 +163,7 @@ const ALL: &[&Series] = &[
     &STORE_KEPT,
     &STORE_FINDINGS,
     &COPIES,
+    &MISSING,
     &INTACT,
     &BLOCKED,
     &COMPLIANT,
@@ -351,6 +357,9 @@ fn add_source(families: &mut Families, source: &BackupSource, identity: &(String
     }
     if conditions.iter().any(|condition| condition.type_ == "Intact") {
         families.add(&INTACT, &labels, flag(holds_true(conditions, "Intact")));
+    }
+    if let Some(missing) = status.and_then(|status| status.missing_copies) {
+        families.add(&MISSING, &labels, count(missing));
     }
     for entry in status.map(|status| status.stores.as_slice()).unwrap_or_default() {
         let [namespace, name] = labels;

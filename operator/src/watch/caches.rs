@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt::Debug, future::Future, sync::Arc};
 use futures::{StreamExt, stream::FuturesUnordered};
 use holdfast_crds::{
     BackupRun, BackupSchedule, BackupSource, BackupStore, ClusterBackupSchedule, ClusterBackupStore, ClusterComplianceHold, ComplianceHold,
-    CompliancePolicy, DisposalRequest, RestoreRequest, ScheduleStore, SourceSelection, StoreKind, StoreReference,
+    CompliancePolicy, DisposalRequest, RestoreRequest, RunInStore, ScheduleStore, SourceSelection, StoreKind, StoreReference, StoreUse,
 };
 use k8s_openapi::{
     ClusterResourceScope, NamespaceResourceScope,
@@ -73,8 +73,12 @@ impl Caches {
     pub const SCHEDULES_BY_CLUSTER_STORE: &'static str = "cluster store";
     /// … and runs.
     pub const RUNS_BY_CLUSTER_STORE: &'static str = "cluster store";
-    /// Runs by the names of their namespace's stores.
+    /// Runs by the names of their namespace's stores: the primary, or before it is chosen each of them.
     pub const RUNS_BY_STORE: &'static str = "store";
+    /// Runs by the names of their namespace's stores that have a copy from another store.
+    pub const RUNS_COPIED_TO: &'static str = "copied to";
+    /// … and, of all namespaces, by the names of the cluster's stores.
+    pub const RUNS_COPIED_TO_CLUSTER_STORE: &'static str = "copied to cluster store";
     /// Jobs and pods by what they work for: `<label>=<name>` of a run, store or restore ([`Caches::owned_by`]).
     pub const BY_OWNER: &'static str = "owner";
     /// Pods by their Job.
@@ -126,10 +130,16 @@ impl Caches {
                     run.spec.schedule.iter().map(|schedule| schedule.name.clone()).collect()
                 })
                 .indexed(Self::RUNS_BY_STORE, |run: &BackupRun| {
-                    of_kind(StoreKind::BackupStore, run.store().into_iter())
+                    of_kind(StoreKind::BackupStore, written_to(run).into_iter())
                 })
                 .indexed_everywhere(Self::RUNS_BY_CLUSTER_STORE, |run: &BackupRun| {
-                    of_kind(StoreKind::ClusterBackupStore, run.store().into_iter())
+                    of_kind(StoreKind::ClusterBackupStore, written_to(run).into_iter())
+                })
+                .indexed(Self::RUNS_COPIED_TO, |run: &BackupRun| {
+                    of_kind(StoreKind::BackupStore, copied_to(run).into_iter())
+                })
+                .indexed_everywhere(Self::RUNS_COPIED_TO_CLUSTER_STORE, |run: &BackupRun| {
+                    of_kind(StoreKind::ClusterBackupStore, copied_to(run).into_iter())
                 }),
             restores: Cache::new(&scopes),
             jobs: Cache::new(&scopes).indexed(Self::BY_OWNER, |job: &Job| owners(job.labels())),
@@ -274,6 +284,21 @@ impl Caches {
         }
         watches.next().await;
     }
+}
+
+/// The store that a run writes to, or before it is chosen each of them.
+fn written_to(run: &BackupRun) -> Vec<StoreReference> {
+    match run.status.as_ref().and_then(|status| status.frozen.as_ref()) {
+        Some(frozen) => vec![frozen.store.reference()],
+        None => run.spec.stores.clone(),
+    }
+}
+
+/// The stores that got its copy from another.
+fn copied_to(run: &BackupRun) -> Vec<StoreReference> {
+    let places = run.status.iter().flat_map(|status| &status.stores);
+    let copied = places.filter(|place| place.role == StoreUse::Copy && place.state.is_there());
+    copied.map(RunInStore::reference).collect()
 }
 
 /// The names of those stores that are of this kind.

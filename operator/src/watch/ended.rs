@@ -1,8 +1,8 @@
 //! What is remembered of a run that has ended: fifty thousand of them are to fit beside everything else. Whoever needs more reads the object.
 
 use holdfast_crds::{
-    Attempt, BackupRun, BackupRunSpec, BackupRunStatus, BackupType, CopySummary, Reason, RunPhase, ScheduleReference, Span, StoreKind,
-    StoreReference, Tick,
+    Attempt, BackupRun, BackupRunSpec, BackupRunStatus, BackupType, Class, CopySummary, Reason, ReplicaState, RunInStore, RunPhase,
+    ScheduleReference, Span, StoreKind, StoreReference, StoreUse, Tick,
 };
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
@@ -65,6 +65,29 @@ struct Ended {
     attempts: Vec<EndedAttempt>,
     #[serde(rename = "x", default, skip_serializing_if = "Option::is_none")]
     copy: Option<EndedCopy>,
+    /// Where there are several.
+    #[serde(rename = "w", default, skip_serializing_if = "Vec::is_empty")]
+    stores: Vec<EndedStore>,
+    #[serde(rename = "q", default, skip_serializing_if = "Option::is_none")]
+    required_copies: Option<i32>,
+}
+
+/// What one of several stores has of it.
+#[derive(Serialize, Deserialize)]
+struct EndedStore {
+    #[serde(rename = "n")]
+    name: String,
+    #[serde(rename = "k", default, skip_serializing_if = "StoreKind::is_own")]
+    kind: StoreKind,
+    #[serde(rename = "s")]
+    state: ReplicaState,
+    #[serde(rename = "r", default, skip_serializing_if = "Option::is_none")]
+    reason: Option<Reason>,
+    /// Only of what a person has to look into.
+    #[serde(rename = "m", default, skip_serializing_if = "Option::is_none")]
+    message: Option<String>,
+    #[serde(rename = "t", default, skip_serializing_if = "Option::is_none")]
+    copied_at: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -134,8 +157,28 @@ fn pack(run: &BackupRun) -> Option<Vec<u8>> {
             stored_bytes: copy.stored_bytes,
             unproven: !copy.structure_checked,
         }),
+        stores: if status.stores.len() > 1 {
+            status.stores.iter().map(stored).collect()
+        } else {
+            Vec::new()
+        },
+        required_copies: status.required_copies,
     };
     serde_json::to_vec(&ended).ok()
+}
+
+fn stored(place: &RunInStore) -> EndedStore {
+    EndedStore {
+        name: place.name.clone(),
+        kind: place.kind,
+        state: place.state,
+        reason: place.reason,
+        message: place
+            .message
+            .clone()
+            .filter(|_| place.reason.is_some_and(|reason| reason.class() != Class::Fine)),
+        copied_at: place.copied_at.clone(),
+    }
 }
 
 fn unpack(key: &Key, bytes: &[u8]) -> BackupRun {
@@ -167,6 +210,17 @@ fn unpack(key: &Key, bytes: &[u8]) -> BackupRun {
         engine: None,
         notes: Vec::new(),
     });
+    let stores = ended.stores.into_iter().enumerate().map(|(place, store)| RunInStore {
+        name: store.name,
+        kind: store.kind,
+        role: if place == 0 { StoreUse::Primary } else { StoreUse::Copy },
+        state: store.state,
+        reason: store.reason,
+        message: store.message,
+        bytes: None,
+        copied_at: store.copied_at,
+        version_id: None,
+    });
     BackupRun {
         metadata: ObjectMeta {
             name: Some(key.name.clone()),
@@ -189,6 +243,7 @@ fn unpack(key: &Key, bytes: &[u8]) -> BackupRun {
                     kind: ended.store_kind,
                 })
                 .collect(),
+            required_copies: None,
             schedule: ended.schedule,
             keep_for: ended.keep_for,
             attempts: None,
@@ -204,6 +259,8 @@ fn unpack(key: &Key, bytes: &[u8]) -> BackupRun {
             completion_time: ended.completion_time,
             attempts: attempts.collect(),
             copy,
+            stores: stores.collect(),
+            required_copies: ended.required_copies,
             ..BackupRunStatus::default()
         }),
     }

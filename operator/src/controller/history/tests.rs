@@ -58,3 +58,26 @@ fn history_keeps_what_is_new_what_failed_lately_and_the_newest_success() {
         assert_eq!((names.as_str(), next), expected, "{runs:?}");
     }
 }
+
+#[test]
+fn the_object_of_a_run_whose_copy_a_store_lacks_stays_as_long_as_a_failed_one() {
+    let limits = RunHistory {
+        per_source: 1,
+        failed_for: Span::from_hours(48),
+    };
+    let now: Timestamp = "2026-03-01T00:00:00Z".parse().unwrap();
+    let mut runs = past(&[
+        ("Succeeded", "Succeeded", 1),
+        ("Succeeded", "Succeeded", 40),
+        ("Succeeded", "Succeeded", 41),
+        ("Succeeded", "Succeeded", 49),
+    ]);
+    for (run, state) in runs.iter_mut().zip(["Missing", "Missing", "Present", "Missing"]) {
+        let stores = json!([{"name": "offsite", "role": "Primary", "state": "Present"}, {"name": "vault", "role": "Copy", "state": state}]);
+        Arc::make_mut(run).status.as_mut().unwrap().stores = serde_json::from_value(stores).unwrap();
+    }
+    let history = super::surplus(&runs, &limits, |_| false, now);
+    let names: Vec<String> = history.surplus.iter().map(|run| run.name_any()).collect();
+    assert_eq!(names, ["r2", "r3"]);
+    assert_eq!(history.next.map(|next| next.duration_since(now).as_hours()), Some(8));
+}

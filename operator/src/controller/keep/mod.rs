@@ -3,20 +3,19 @@
 
 pub mod catalogue;
 mod decide;
-mod read;
 pub mod status;
 pub mod task;
 mod triggers;
 
 use std::sync::Arc;
 
-use holdfast_crds::{Class, Reason};
+use holdfast_crds::{Class, KEEP_LINE, Reason, StoreUse};
 use jiff::Timestamp;
 
 pub use triggers::triggers;
 
 use self::status::Phase;
-use super::{jobs, store::refusal};
+use super::{jobs, report_log, store::refusal};
 use crate::{
     context::{Context, Error},
     job::{End, Observation, Purpose},
@@ -102,11 +101,21 @@ impl KeepController {
 
     /// When the newest copy in this store was committed, by the runs that are objects.
     fn committed(&self, store: &Store) -> Option<Timestamp> {
-        let runs = store.runs(&self.context.caches);
+        let caches = &self.context.caches;
+        let runs = store.runs(caches).chain(store.runs_copied(caches));
+        let own = store.reference();
         let committed = runs.filter_map(|run| {
             let status = run.status.as_ref()?;
             status.copy.as_ref()?;
-            status.completion_time.as_ref()?.parse().ok()
+            let copied = status
+                .stores
+                .iter()
+                .find(|place| place.role == StoreUse::Copy && place.reference() == own);
+            let at = match copied {
+                Some(place) => place.copied_at.as_ref()?,
+                None => status.completion_time.as_ref()?,
+            };
+            at.parse().ok()
         });
         committed.max()
     }
@@ -145,7 +154,13 @@ impl KeepController {
             };
             return self.report(store, &Phase::Failed { reason, message }).await;
         };
-        match read::report(context, job, summary).await? {
+        let report = report_log::Report {
+            mark: KEEP_LINE,
+            lines: summary.lines,
+            sha256: &summary.sha256,
+            of: |result| result.kept.as_ref().map(|kept| (kept.lines, kept.sha256.as_str())),
+        };
+        match report_log::read(context, job, &report).await? {
             Ok(report) => {
                 // A pass that ended early says nothing of the sources that it did not come to.
                 let strays = if end.reason.class() == Class::Fine {

@@ -106,7 +106,8 @@ pub fn told(task: &KeepTask) -> String {
     Sha256::of(&serde_json::to_vec(&told).unwrap_or_default()).to_string()
 }
 
-fn keep_schedule(schedule: &BackupSchedule, store: &StoreReference, now: Timestamp) -> Option<KeepSchedule> {
+/// The rules of a schedule for one of its stores.
+pub fn keep_schedule(schedule: &BackupSchedule, store: &StoreReference, now: Timestamp) -> Option<KeepSchedule> {
     // One that cannot be read keeps the rules that lie with its copies.
     let timing = timing(schedule).ok()?;
     let retention = schedule

@@ -327,3 +327,33 @@ async fn who_retires_a_source_is_told_to_the_keeper_at_once_and_a_foreign_store_
     foreign.status.as_mut().unwrap().conditions[0].reason = "StoreForeign".to_owned();
     assert!(task::task(&world.context.caches, &foreign.into(), now).preview);
 }
+
+#[tokio::test(start_paused = true)]
+async fn each_of_several_stores_has_its_own_retention_and_a_pass_after_what_was_copied_to_it() {
+    let world = world();
+    let schedule = json!({"apiVersion": "holdfast.dev/v1alpha1", "kind": "BackupSchedule",
+        "metadata": {"name": "gold", "namespace": "shop", "uid": "uid-gold"},
+        "spec": {"sources": {"names": ["a"]}, "triggers": [{"name": "nightly", "cron": "0 2 * * *"}],
+            "stores": [{"name": "near", "retention": {"keepLast": 7}}, {"name": "offsite", "types": ["Full"], "retention": {"monthly": 12}}]}});
+    world.context.caches.schedules.watched(serde_json::from_value(schedule).unwrap());
+    let store = (*world.context.caches.stores.get(&Key::new("shop", "offsite")).unwrap()).clone();
+    let told = task::task(&world.context.caches, &store, world.context.clock.now());
+    let retention = &told.schedules[0].retention;
+    assert_eq!((told.schedules.len(), retention.monthly, retention.keep_last), (1, Some(12), None));
+
+    let run = json!({"apiVersion": "holdfast.dev/v1alpha1", "kind": "BackupRun",
+        "metadata": {"name": "r", "namespace": "shop", "uid": "uid-r", "creationTimestamp": "2026-02-28T00:00:00Z"},
+        "spec": {"source": "a", "stores": [{"name": "near"}, {"name": "offsite"}]},
+        "status": {"phase": "Succeeded", "reason": "Succeeded", "completionTime": "2026-02-28T02:00:00Z",
+            "stores": [{"name": "near", "role": "Primary", "state": "Present"},
+                {"name": "offsite", "role": "Copy", "state": "Present", "copiedAt": "2026-02-28T05:00:00Z"}],
+            "copy": {"path": "shop/a/r", "recoveryPoint": "2026-02-28T02:00:00Z", "rawBytes": 1, "storedBytes": 1, "parts": 1, "databases": 1,
+                "tables": 1, "structureChecked": true, "manifestDigest": "d"}}});
+    world.context.caches.runs.watched(serde_json::from_value(run).unwrap());
+    let committed = world.controller.committed(&store).unwrap();
+    assert_eq!(
+        committed.to_string(),
+        "2026-02-28T05:00:00Z",
+        "when it came there, not when it was made"
+    );
+}

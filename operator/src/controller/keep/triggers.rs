@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use holdfast_crds::BackupRun;
+use holdfast_crds::{BackupRun, RunInStore, StoreReference, StoreUse};
 use kube::Resource;
 
 use crate::{
@@ -35,6 +35,10 @@ pub fn triggers(caches: &Arc<Caches>, queue: &Queue) {
             if let (Some(store), true) = (store, copy(&change.before) != copy(&change.after)) {
                 queue.add_after(key_of(&change.key().namespace, &store), COLLECT);
             }
+            let (before, after) = (copied(change.before.as_ref()), copied(change.after.as_ref()));
+            for store in after.into_iter().filter(|store| !before.contains(store)) {
+                queue.add_after(key_of(&change.key().namespace, &store), COLLECT);
+            }
         }
     });
     told(caches, queue, &caches.schedules);
@@ -56,6 +60,16 @@ pub fn triggers(caches: &Arc<Caches>, queue: &Queue) {
             }
         }
     });
+}
+
+/// The stores that got the run's copy from another.
+fn copied(run: Option<&Arc<BackupRun>>) -> Vec<StoreReference> {
+    let places = run
+        .and_then(|run| run.status.as_ref())
+        .into_iter()
+        .flat_map(|status| &status.stores);
+    let copied = places.filter(|place| place.role == StoreUse::Copy && place.state.is_there());
+    copied.map(RunInStore::reference).collect()
 }
 
 fn ready(store: Option<&Store>) -> Option<String> {

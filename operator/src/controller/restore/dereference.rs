@@ -1,11 +1,17 @@
 //! What a restore works on: frozen with its first attempt, but for the names of Secrets.
 
 use holdfast_crds::{
-    AgeEncryption, BackupRun, Encryption, FrozenRestore, FrozenStore, PassphraseEncryption, Reason, RestoreFrom, RestoreRequest,
+    AgeEncryption, BackupRun, Encryption, FrozenRestore, FrozenStore, PassphraseEncryption, Reason, ReplicaState, RestoreFrom,
+    RestoreRequest, RunInStore, StoreReference,
 };
 use kube::ResourceExt;
 
-use crate::{attempt::Obstacle, controller::run::store_secrets, store::Unusable, watch::Caches};
+use crate::{
+    attempt::Obstacle,
+    controller::{run::store_secrets, store::down},
+    store::Unusable,
+    watch::Caches,
+};
 
 /// What a restore works on, and how its copy is opened now.
 pub struct Known {
@@ -90,12 +96,12 @@ fn freeze(caches: &Caches, namespace: &str, from: &RestoreFrom, run: Option<&Bac
                     ),
                 )
             })?;
-            of_run(run)
+            of_run(caches, run, from.store.as_ref())
         }
     }
 }
 
-fn of_run(run: &BackupRun) -> Result<FrozenRestore, Obstacle> {
+fn of_run(caches: &Caches, run: &BackupRun, wanted: Option<&StoreReference>) -> Result<FrozenRestore, Obstacle> {
     let name = run.name_any();
     let status = run.status.clone().unwrap_or_default();
     let (Some(copy), Some(frozen)) = (status.copy, status.frozen) else {
@@ -114,10 +120,56 @@ fn of_run(run: &BackupRun) -> Result<FrozenRestore, Obstacle> {
             )
         });
     };
-    Ok(FrozenRestore {
+    let namespace = run.namespace().unwrap_or_default();
+    let primary = frozen.store.reference();
+    let chosen = match wanted {
+        Some(wanted) => wanted.clone(),
+        None => readable(caches, &namespace, &primary, &status.stores),
+    };
+    let pinned = FrozenRestore {
         store: frozen.store,
         path: copy.path,
         manifest_digest: Some(copy.manifest_digest),
         version_id: copy.version_id,
+    };
+    if chosen == primary {
+        return Ok(pinned);
+    }
+    let place = status.stores.iter().find(|place| place.reference() == chosen);
+    let Some(place) = place.filter(|place| place.state.is_there()) else {
+        let have = status
+            .stores
+            .iter()
+            .filter(|place| place.state.is_there())
+            .map(|place| place.reference().to_string());
+        let have: Vec<_> = have.collect();
+        let message = format!(
+            "spec.from.run.store: found {chosen}, which does not have the copy of the BackupRun {name}; it is in {}",
+            if have.is_empty() { primary.to_string() } else { have.join(", ") }
+        );
+        // It may still be copied there.
+        let comes = place.is_some_and(|place| place.state == ReplicaState::Missing);
+        return Err(if comes {
+            Obstacle::passing(Reason::RunHasNoCopy, message)
+        } else {
+            Obstacle::hopeless(Reason::RunHasNoCopy, message)
+        });
+    };
+    let store = caches.store(&namespace, &chosen);
+    let store = store.map_err(|Unusable { reason, message }| Obstacle::passing(reason, format!("spec.from.run.store: {message}")))?;
+    Ok(FrozenRestore {
+        store: store.frozen(),
+        version_id: place.version_id.clone(),
+        ..pinned
     })
+}
+
+/// The store that a run's copy is read from: the primary, or where that is gone or not ready another that has it and is.
+fn readable(caches: &Caches, namespace: &str, primary: &StoreReference, places: &[RunInStore]) -> StoreReference {
+    let ready = |store: &StoreReference| caches.store(namespace, store).is_ok_and(|store| down(&store).is_none());
+    if ready(primary) {
+        return primary.clone();
+    }
+    let mut others = places.iter().filter(|place| place.state.is_there()).map(RunInStore::reference);
+    others.find(ready).unwrap_or_else(|| primary.clone())
 }

@@ -4,15 +4,14 @@ use std::sync::Arc;
 
 use holdfast_crds::{
     BackupRun, BackupSchedule, BackupSource, BackupSourceSpec, BackupStoreSpec, Encryption, FrozenRun, FrozenSchedule, Reason,
-    ScheduleStore,
+    StoreReference,
 };
 use kube::ResourceExt;
 
 use super::adopt;
 use crate::{
     attempt::Obstacle,
-    controller::store::refusal,
-    store::Unusable,
+    controller::stores::choose,
     watch::{Caches, Key},
 };
 
@@ -20,6 +19,10 @@ use crate::{
 pub struct Known {
     pub frozen: FrozenRun,
     pub live: FrozenRun,
+    /// The stores that the copy goes to, the primary first.
+    pub stores: Vec<StoreReference>,
+    /// How many of them must have it; none: all.
+    pub required_copies: Option<i32>,
 }
 
 /// What a run works on, or what is in the way.
@@ -41,7 +44,26 @@ pub fn known(caches: &Caches, run: &BackupRun) -> Result<Known, Obstacle> {
     if let Some(store) = store.filter(|store| store.uid() == Some(frozen.store.uid.as_str())) {
         store_secrets(&mut live.store.spec, &store.frozen().spec);
     }
-    Ok(Known { frozen, live })
+    let schedule = run.spec.schedule.as_ref();
+    let schedule = schedule.and_then(|named| caches.schedules.get(&Key::new(namespace, named.name.as_str())));
+    let (mut stores, required_copies) = places(run, schedule.as_deref());
+    let primary = frozen.store.reference();
+    stores.retain(|store| *store != primary);
+    stores.insert(0, primary);
+    Ok(Known {
+        frozen,
+        live,
+        stores,
+        required_copies,
+    })
+}
+
+/// The stores that a run names, itself or by its schedule, and how many of them must have its copy.
+pub fn places(run: &BackupRun, schedule: Option<&BackupSchedule>) -> (Vec<StoreReference>, Option<i32>) {
+    match schedule {
+        Some(schedule) => schedule.spec.stores_for(run.spec.type_),
+        None => (run.spec.stores.clone(), run.spec.required_copies),
+    }
 }
 
 fn freeze(caches: &Caches, namespace: &str, run: &BackupRun, source: Option<&BackupSource>) -> Result<FrozenRun, Obstacle> {
@@ -49,30 +71,30 @@ fn freeze(caches: &Caches, namespace: &str, run: &BackupRun, source: Option<&Bac
         Some(named) => Some(schedule(caches, namespace, &named.name)?),
         None => None,
     };
-    let reference = match &schedule {
-        Some(schedule) => schedule.spec.stores.first().map(ScheduleStore::reference),
-        None => run.spec.stores.first().cloned(),
-    };
-    let reference = reference.ok_or_else(|| Obstacle::hopeless(Reason::InvalidSpec, "spec.stores: found none; name one".to_owned()))?;
-    let store = caches.store(namespace, &reference);
     let name = &run.spec.source;
     let source = source.ok_or_else(|| {
         let message = format!("spec.source: there is no BackupSource {name} in this namespace; create it, or delete this run");
         Obstacle::passing(Reason::SourceNotFound, message)
     })?;
-    let store =
-        store.map_err(|Unusable { reason, message }| Obstacle::passing(reason, format!("spec.stores: {message}, or delete this run")))?;
     if let Some(why) = source.spec.lacks(run.spec.type_) {
         let message = format!("spec.type: {why}; make a run of that type, with another name");
         return Err(Obstacle::hopeless(Reason::TypeUnsupported, message));
     }
-    if let Some((reason, message)) = refusal(&store) {
-        return Err(Obstacle::passing(reason, message));
+    let (stores, _) = places(run, schedule.as_deref());
+    if let (Some(schedule), true) = (&schedule, stores.is_empty()) {
+        let message = format!(
+            "spec.type: found {}, which no store of the schedule {} takes (spec.stores[].types); make a run of another type, or name stores",
+            run.spec.type_,
+            schedule.name_any()
+        );
+        return Err(Obstacle::hopeless(Reason::InvalidSpec, message));
     }
+    let store = choose(caches, namespace, &stores)
+        .map_err(|(reason, message)| Obstacle::passing(reason, format!("spec.stores: {message}, or delete this run")))?;
     Ok(FrozenRun {
         source_uid: source.uid().unwrap_or_default(),
         source: source.spec.clone(),
-        store: store.frozen(),
+        store,
         schedule: schedule.map(|schedule| FrozenSchedule {
             name: schedule.name_any(),
             generation: schedule.metadata.generation.unwrap_or_default(),

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use holdfast_crds::{BackupRun, Reason, ScheduleStore, StoreKind, StoreReference};
+use holdfast_crds::{BackupRun, Reason, StoreKind, StoreReference};
 use holdfast_policy::{
     protection::{Evidence, Protection},
     turn::{Claim, Turn, turns},
@@ -14,10 +14,13 @@ use holdfast_policy::{
 use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
 
-use super::turn::{self, Exclusions};
+use super::{
+    dereference,
+    turn::{self, Exclusions},
+};
 use crate::{
     attempt::Obstacle,
-    controller::carry_out::created,
+    controller::{carry_out::created, stores::choose},
     queue::Next,
     watch::{Caches, Key},
 };
@@ -79,6 +82,14 @@ impl Turns {
         }
         granted.insert(key);
         Ok(())
+    }
+
+    /// Whether something that passes behind backups may use a store of the namespace now: so many are at it already.
+    pub fn room(&self, caches: &Caches, namespace: &str, store: &StoreReference, others: usize, now: Timestamp) -> bool {
+        let mut line = self.line(caches, namespace, &self.granted(), None, now);
+        let pool = line.pool(caches, namespace, store.clone());
+        let waiting = line.claims.iter().filter(|claim| claim.pools.contains(&pool)).count();
+        line.pools[pool].at_work + waiting + others < line.pools[pool].limit
     }
 
     /// A run that does not begin after all.
@@ -208,15 +219,19 @@ fn free(caches: &Caches, run: &BackupRun, exclusions: &mut Exclusions, now: Time
     turn::queued(caches, run).is_none() && turn::replaced(caches, run).is_none() && exclusions.of(caches, run, now).is_none()
 }
 
+/// The store that a run writes to, or would if it began now.
 fn store(caches: &Caches, run: &BackupRun) -> Option<StoreReference> {
-    if let Some(store) = run.store() {
-        return Some(store);
+    if let Some(frozen) = run.status.as_ref().and_then(|status| status.frozen.as_ref()) {
+        return Some(frozen.store.reference());
     }
-    let schedule = run.spec.schedule.as_ref().and_then(|schedule| {
-        let namespace = run.namespace().unwrap_or_default();
-        caches.schedules.get(&Key::new(namespace, schedule.name.as_str()))
-    });
-    schedule.and_then(|schedule| schedule.spec.stores.first().map(ScheduleStore::reference))
+    let namespace = run.namespace().unwrap_or_default();
+    let schedule = run.spec.schedule.as_ref();
+    let schedule = schedule.and_then(|named| caches.schedules.get(&Key::new(namespace.as_str(), named.name.as_str())));
+    let (stores, _) = dereference::places(run, schedule.as_deref());
+    match stores.as_slice() {
+        [one] => Some(one.clone()),
+        several => choose(caches, &namespace, several).ok().map(|chosen| chosen.reference()),
+    }
 }
 
 /// When the newest copy of its source becomes too old.

@@ -15,7 +15,11 @@ use k8s_openapi::api::batch::v1::Job;
 use kube::{Api, ResourceExt};
 
 use self::dereference::Known;
-pub use self::{dereference::store_secrets, limits::Turns};
+pub use self::{
+    dereference::store_secrets,
+    limits::{Turns, counts},
+    status::with_stores,
+};
 use crate::{
     attempt::{Course, Kind, Obstacle, Plan, Rules},
     context::{Context, Error},

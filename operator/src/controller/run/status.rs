@@ -1,6 +1,9 @@
 //! What a run's status says.
 
-use holdfast_crds::{BackupRun, BackupRunStatus, MESSAGE_LIMIT, conditions, shortened};
+use holdfast_crds::{
+    BackupRun, BackupRunStatus, ConditionType, MESSAGE_LIMIT, ReplicaState, RunInStore, RunPhase, StoreReference, StoreUse, conditions,
+    replicated, shortened, stores_column,
+};
 use jiff::Timestamp;
 
 use super::dereference::Known;
@@ -27,14 +30,28 @@ pub fn course(run: &BackupRun) -> Course {
 pub fn status(run: &BackupRun, known: Option<&Known>, plan: &Plan, now: Timestamp) -> BackupRunStatus {
     let before = run.status.clone().unwrap_or_default();
     let course = plan.course.clone();
-    let frozen = before.frozen.or_else(|| {
-        known
-            .filter(|_| !course.attempts.is_empty() || course.settle.is_some())
-            .map(|known| known.frozen.clone())
-    });
-    let copy = plan.found.as_ref().and_then(|result| result.copy.clone()).or(before.copy);
+    let begun = known.filter(|_| !course.attempts.is_empty() || course.settle.is_some());
+    let frozen = before.frozen.clone().or_else(|| begun.map(|known| known.frozen.clone()));
+    let copy = plan.found.as_ref().and_then(|result| result.copy.clone()).or(before.copy.clone());
     let findings = findings(course.phase, course.reason, course.message.as_deref());
-    BackupRunStatus {
+    let (mut stores, required_copies) = match begun {
+        Some(known) if before.stores.is_empty() => (awaited(&known.stores), known.required_copies),
+        _ => (before.stores.clone(), before.required_copies),
+    };
+    if let (Some(copy), Some(primary)) = (&copy, stores.first_mut().filter(|_| course.phase == RunPhase::Succeeded))
+        && !primary.state.is_there()
+    {
+        *primary = RunInStore {
+            state: ReplicaState::Present,
+            reason: None,
+            message: None,
+            bytes: Some(copy.stored_bytes),
+            copied_at: course.completion_time.clone(),
+            version_id: copy.version_id.clone(),
+            ..primary.clone()
+        };
+    }
+    let status = BackupRunStatus {
         observed_generation: run.metadata.generation,
         phase: course.phase,
         reason: course.reason,
@@ -48,6 +65,36 @@ pub fn status(run: &BackupRun, known: Option<&Known>, plan: &Plan, now: Timestam
         start_time: course.start_time,
         completion_time: course.completion_time,
         copy,
+        required_copies,
+        ..BackupRunStatus::default()
+    };
+    with_stores(&before, status, stores, run.metadata.generation, now)
+}
+
+/// What the stores have of a run before it has a copy.
+fn awaited(stores: &[StoreReference]) -> Vec<RunInStore> {
+    let role = |place| if place == 0 { StoreUse::Primary } else { StoreUse::Copy };
+    let each = stores.iter().enumerate();
+    each.map(|(place, store)| RunInStore::awaited(store, role(place))).collect()
+}
+
+/// The status that says what each store has of the run.
+pub fn with_stores(
+    before: &BackupRunStatus,
+    status: BackupRunStatus,
+    stores: Vec<RunInStore>,
+    generation: Option<i64>,
+    now: Timestamp,
+) -> BackupRunStatus {
+    let said: Vec<_> = replicated(&stores, status.required_copies, status.phase).into_iter().collect();
+    let mut all = status.conditions;
+    all.retain(|condition| condition.type_ != ConditionType::Replicated.as_str());
+    all.extend(conditions(&before.conditions, &said, generation, now));
+    BackupRunStatus {
+        conditions: all,
+        stores_shown: (!stores.is_empty()).then(|| stores_column(&stores)),
+        stores,
+        ..status
     }
 }
 

@@ -3,6 +3,8 @@
 use holdfast_crds::Reason;
 use serde_json::{Value, json};
 
+mod stores;
+
 use super::*;
 use crate::controller::carry_out::tests::world::{Kind, OURS, World};
 

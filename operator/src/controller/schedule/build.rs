@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use holdfast_crds::{BackupRun, BackupRunSpec, BackupSchedule, BackupType, ConcurrencyPolicy, ScheduleStore, Tick};
+use holdfast_crds::{BackupRun, BackupRunSpec, BackupSchedule, BackupType, ConcurrencyPolicy, Tick};
 use holdfast_policy::tick::Firing;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt;
@@ -16,6 +16,7 @@ pub const SCHEDULE_LABEL: &str = "holdfast.dev/schedule";
 /// The run that a tick makes. It has no owner: it outlives its schedule, as its copy does.
 pub fn run(schedule: &BackupSchedule, firing: &Firing<'_, BackupType>) -> BackupRun {
     let source = firing.source.name.to_string();
+    let (stores, required_copies) = schedule.spec.stores_for(firing.trigger.kind);
     BackupRun {
         metadata: ObjectMeta {
             name: Some(firing.run.clone()),
@@ -30,7 +31,8 @@ pub fn run(schedule: &BackupSchedule, firing: &Firing<'_, BackupType>) -> Backup
         spec: BackupRunSpec {
             source,
             type_: firing.trigger.kind,
-            stores: schedule.spec.stores.iter().map(ScheduleStore::reference).collect(),
+            stores,
+            required_copies,
             schedule: None,
             keep_for: None,
             attempts: Some(schedule.spec.attempts),

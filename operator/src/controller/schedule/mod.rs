@@ -18,9 +18,11 @@ pub use validate::{Plan, Timing, created, plan, timing};
 
 use crate::{
     context::{Context, Error},
-    controller::history,
+    controller::{
+        history,
+        stores::{choose, unusable},
+    },
     queue::{Next, Reconcile},
-    store::{Store, Unusable},
     watch::{Caches, Key},
 };
 
@@ -34,8 +36,10 @@ struct References {
     sources: Vec<Arc<BackupSource>>,
     /// Names that it lists and that do not exist.
     missing: Vec<String>,
-    /// The first store, or why it cannot be used.
-    store: Result<Store, Unusable>,
+    /// Whether runs have a store to write to, or why they have none.
+    writable: Result<(), (Reason, String)>,
+    /// A store that cannot be written to while another can.
+    without: Option<(Reason, String)>,
     /// Runs of its ticks.
     runs: Vec<Arc<BackupRun>>,
 }
@@ -49,18 +53,12 @@ impl ScheduleController {
         let caches = &self.context.caches;
         let namespace = schedule.namespace().unwrap_or_default();
         let (sources, missing) = caches.selected(schedule);
-        let reference = schedule.spec.stores.first().map(ScheduleStore::reference);
-        let none = || Unusable {
-            reason: Reason::StoreNotFound,
-            message: "found none; name one".to_owned(),
-        };
-        let store = reference
-            .ok_or_else(none)
-            .and_then(|reference| caches.store(&namespace, &reference));
+        let stores: Vec<_> = schedule.spec.stores.iter().map(ScheduleStore::reference).collect();
         References {
             sources,
             missing,
-            store,
+            writable: choose(caches, &namespace, &stores).map(|_| ()),
+            without: stores.iter().find_map(|store| unusable(caches, &namespace, store)),
             runs: caches.runs.by(Caches::RUNS_BY_SCHEDULE, &namespace, &schedule.name_any()),
         }
     }
@@ -78,7 +76,7 @@ impl Reconcile for ScheduleController {
         let now = context.clock.now();
 
         let plan = plan(&schedule, &references.sources, &references.runs);
-        let obstacle = status::obstacle(&plan, &references.store);
+        let obstacle = status::obstacle(&plan, &references.writable);
         let (decision, made) = match &plan {
             Ok(plan) => {
                 let progress = status::progress(schedule.status.as_ref());
@@ -101,6 +99,7 @@ impl Reconcile for ScheduleController {
         let found = status::Found {
             sources: &references.sources,
             missing: &references.missing,
+            without: references.without.as_ref(),
             runs: &runs,
             obstacle: obstacle.as_ref(),
             decision: decision.as_ref(),

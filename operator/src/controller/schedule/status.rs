@@ -16,10 +16,7 @@ use super::{
     shown,
     validate::{Invalid, Plan},
 };
-use crate::{
-    controller::{history::time, store},
-    store::{Store, Unusable},
-};
+use crate::controller::history::time;
 
 /// How many failing sources are listed.
 const FAILING_LIMIT: usize = 10;
@@ -37,30 +34,26 @@ pub struct Obstacle {
 pub struct Found<'a> {
     pub sources: &'a [Arc<BackupSource>],
     pub missing: &'a [String],
+    pub without: Option<&'a (Reason, String)>,
     pub runs: &'a [Arc<BackupRun>],
     pub obstacle: Option<&'a Obstacle>,
     pub decision: Option<&'a Decision<'a, BackupType>>,
     pub made: &'a Made,
 }
 
-/// What stands in the way of every run: an invalid specification, or a store that must not be written to.
-pub fn obstacle(plan: &Result<Plan, Invalid>, store: &Result<Store, Unusable>) -> Option<Obstacle> {
+/// What stands in the way of every run: an invalid specification, or that no store may be written to.
+pub fn obstacle(plan: &Result<Plan, Invalid>, writable: &Result<(), (Reason, String)>) -> Option<Obstacle> {
     if let Err(invalid) = plan {
         return Some(Obstacle {
             reason: Reason::InvalidSpec,
             message: invalid.to_string(),
         });
     }
-    let store = match store {
-        Ok(store) => store,
-        Err(Unusable { reason, message }) => {
-            return Some(Obstacle {
-                reason: *reason,
-                message: format!("spec.stores: {message}"),
-            });
-        }
-    };
-    store::refusal(store).map(|(reason, message)| Obstacle { reason, message })
+    let (reason, message) = writable.as_ref().err()?;
+    Some(Obstacle {
+        reason: *reason,
+        message: format!("spec.stores: {message}"),
+    })
 }
 
 /// What the status remembers, as `decide` takes it. A watermark that cannot be read begins anew.
@@ -167,6 +160,10 @@ fn ready(schedule: &BackupSchedule, found: &Found<'_>, before: &BackupScheduleSt
         let message =
             "spec.sources: no source of this namespace has these labels, so that nothing is protected; label one, or correct the labels";
         return say(false, Reason::NoSources, message.to_owned());
+    }
+    if let Some((reason, message)) = found.without {
+        let message = format!("spec.stores: {message}. Runs write to the others meanwhile, and this one lacks their copies");
+        return say(false, *reason, message);
     }
     if let Some(message) = lacking(schedule, found.sources) {
         return say(false, Reason::TypeUnsupported, message);

@@ -1,3 +1,5 @@
+mod stores;
+
 use std::time::Duration;
 
 use holdfast_crds::{BackupRun, BackupSchedule, BackupScheduleStatus, BackupSource, BackupStore};

@@ -2,6 +2,7 @@
 
 mod catalogue;
 mod objective;
+mod replicated;
 mod status;
 mod triggers;
 

@@ -10,7 +10,7 @@ use holdfast_policy::protection::{Evidence, Protection, plausible};
 use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
 
-use super::{catalogue, objective};
+use super::{catalogue, objective, replicated};
 use crate::controller::{
     compliance::judge as compliance,
     schedule::{created, shown},
@@ -79,6 +79,9 @@ pub fn judge(source: &BackupSource, known: &Known, now: Timestamp) -> Judged {
         last_run_succeeded(last_run.as_ref()),
     ];
     findings.extend(catalogue::intact(&before));
+    let replicated = replicated::judge(&before, schedules, runs);
+    let missing_copies = replicated.as_ref().map(|(_, missing)| *missing);
+    findings.extend(replicated.map(|(finding, _)| finding));
     findings.extend(compliance::finding(&known.policies, &floors_missed));
     let status = BackupSourceStatus {
         observed_generation: source.metadata.generation,
@@ -88,6 +91,8 @@ pub fn judge(source: &BackupSource, known: &Known, now: Timestamp) -> Judged {
         unproven_copy: unproven,
         copies: (!before.stores.is_empty()).then(|| before.stores.iter().map(|entry| entry.copies).sum()),
         stores: before.stores,
+        replication: before.replication,
+        missing_copies,
         last_run,
         next_tick: next_ticks.iter().filter_map(|ticks| ticks.at.first()).min().cloned(),
         next_ticks,

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use holdfast_crds::{BackupRun, BackupSource, CatalogueInStore, CompliancePolicy};
+use holdfast_crds::{BackupRun, BackupSource, CatalogueInStore, CompliancePolicy, Replication};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::ResourceExt;
 
@@ -19,13 +19,19 @@ fn catalogue(source: Option<&Arc<BackupSource>>) -> &[CatalogueInStore] {
     status.map(|status| status.stores.as_slice()).unwrap_or_default()
 }
 
+fn replication(source: Option<&Arc<BackupSource>>) -> &[Replication] {
+    let status = source.and_then(|source| source.status.as_ref());
+    status.map(|status| status.replication.as_slice()).unwrap_or_default()
+}
+
 /// Connects the caches with the queue of sources.
 pub fn triggers(caches: &Arc<Caches>, queue: &Queue) {
     caches.sources.listen({
         let queue = queue.clone();
         move |change| {
-            // Also when a keeper has said something.
-            if change.beyond_status() || catalogue(change.before.as_ref()) != catalogue(change.after.as_ref()) {
+            // Also when a keeper or a copy Job has said something.
+            let (before, after) = (change.before.as_ref(), change.after.as_ref());
+            if change.beyond_status() || catalogue(before) != catalogue(after) || replication(before) != replication(after) {
                 queue.add(change.key());
             }
         }
@@ -93,7 +99,12 @@ pub fn triggers(caches: &Arc<Caches>, queue: &Queue) {
         move |change| {
             let end = |run: &Option<Arc<BackupRun>>| {
                 let status = run.as_ref()?.status.as_ref().filter(|status| status.phase.ended())?;
-                Some((status.phase, status.reason, status.copy.clone()))
+                let stores: Vec<_> = status
+                    .stores
+                    .iter()
+                    .map(|place| (place.reference(), place.state, place.reason))
+                    .collect();
+                Some((status.phase, status.reason, status.copy.clone(), stores))
             };
             let after = end(&change.after);
             if after.is_some() && after != end(&change.before) {

@@ -83,6 +83,14 @@ pub fn refusal(store: &Store) -> Option<(Reason, String)> {
     ))
 }
 
+/// Why a store is known to be out of reach, or not to work, now.
+pub fn down(store: &Store) -> Option<(Reason, String)> {
+    let ready = store.conditions().iter().find(|condition| condition.type_ == "Ready")?;
+    let reason = Reason::ALL.iter().copied().find(|reason| reason.as_str() == ready.reason);
+    let reason = reason.unwrap_or(Reason::StoreFailed);
+    (ready.status == "False").then(|| (reason, format!("the {} is not ready: {}", store.reference(), ready.message)))
+}
+
 /// Whether the probe came as far as to show that the store creates only what is absent.
 fn proven(report: &ProbeReport) -> bool {
     report.checks.iter().any(|check| check.name == CREATE_IF_ABSENT && check.passed)

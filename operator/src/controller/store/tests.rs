@@ -41,7 +41,7 @@ fn check(name: &str, passed: bool) -> Value {
 
 impl World {
     async fn reconcile(&self) -> Next {
-        self.controller.reconcile(&Key::new("shop", "offsite")).await.unwrap()
+        Box::pin(self.controller.reconcile(&Key::new("shop", "offsite"))).await.unwrap()
     }
 
     fn status(&self) -> BackupStoreStatus {

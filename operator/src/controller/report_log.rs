@@ -1,12 +1,13 @@
-//! Reads the report of a pass from its pod's log: exactly the lines that the termination message counts and digests, or none.
+//! Reads the report of an agent from its pod's log: exactly the lines that the termination message counts and digests, or none.
 
 use std::sync::Arc;
 
 use futures::{AsyncBufReadExt, AsyncReadExt};
-use holdfast_crds::{AgentResult, KEEP_LINE, KeepLine, KeepSummary, document::Sha256};
+use holdfast_crds::{AgentResult, document::Sha256};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{ContainerStateTerminated, Pod};
 use kube::{Api, ResourceExt, api::LogParams};
+use serde::de::DeserializeOwned;
 
 use crate::{
     context::{Context, Error, chain},
@@ -19,17 +20,30 @@ const LOG_LIMIT: u64 = 16 << 20;
 /// For so long after the container's end a log that cannot be read is asked for again.
 const PATIENCE: SignedDuration = SignedDuration::from_mins(10);
 
-/// The lines of a report, or why there are none.
-pub type Read = Result<Vec<KeepLine>, String>;
+/// Which lines of a log are a report.
+#[derive(Clone, Copy, Debug)]
+pub struct Report<'a> {
+    /// What each of them begins with.
+    pub mark: &'static str,
+    /// How many they are.
+    pub lines: u64,
+    /// SHA-256 of them, each with its line feed.
+    pub sha256: &'a str,
+    /// The same of the result that a pod left, as `(lines, sha256)`.
+    pub of: fn(&AgentResult) -> Option<(u64, &str)>,
+}
 
-/// The report that `summary` is of, from the log of that pod of the Job that ended with it.
-pub async fn report(context: &Context, job: &Key, summary: &KeepSummary) -> Result<Read, Error> {
+/// The lines of a report, or why there are none.
+pub type Read<T> = Result<Vec<T>, String>;
+
+/// The report from the log of that pod of the Job that ended with it.
+pub async fn read<T: DeserializeOwned>(context: &Context, job: &Key, report: &Report<'_>) -> Result<Read<T>, Error> {
     let pods = context.caches.pods_of(job);
-    let Some((pod, ended)) = pods.iter().find_map(|pod| Some((pod, ended_with(pod, summary)?))) else {
+    let Some((pod, ended)) = pods.iter().find_map(|pod| Some((pod, ended_with(pod, report)?))) else {
         return Ok(Err("its pod is gone, and its log with it".to_owned()));
     };
-    match read(context, job, pod).await {
-        Ok(text) => Ok(lines(&text, summary)),
+    match text(context, job, pod, report.mark).await {
+        Ok(text) => Ok(lines(&text, report)),
         // The log is gone for good, or we may not read it: another pass tells the same.
         Err(error) if matches!(error.status().map(|status| status.code), Some(400..500)) => Ok(Err(chain(&error))),
         Err(error) if context.clock.now().duration_since(ended) > PATIENCE => Ok(Err(chain(&error))),
@@ -37,19 +51,18 @@ pub async fn report(context: &Context, job: &Key, summary: &KeepSummary) -> Resu
     }
 }
 
-/// When the pod ended, if it left this summary.
-fn ended_with(pod: &Pod, summary: &KeepSummary) -> Option<Timestamp> {
+/// When the pod ended, if it left the summary of this report.
+fn ended_with(pod: &Pod, report: &Report<'_>) -> Option<Timestamp> {
     let statuses = pod.status.as_ref()?.container_statuses.as_ref()?;
     let main = statuses.iter().find(|status| status.name == MAIN_CONTAINER)?;
     let ended: &ContainerStateTerminated = main.state.as_ref()?.terminated.as_ref()?;
     let result: AgentResult = serde_json::from_str(ended.message.as_deref()?.trim()).ok()?;
-    let kept = result.kept?;
-    (kept.sha256 == summary.sha256 && kept.lines == summary.lines)
+    ((report.of)(&result) == Some((report.lines, report.sha256)))
         .then(|| ended.finished_at.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0))
 }
 
 /// The lines of the report in the log, each with its line feed.
-async fn read(context: &Context, job: &Key, pod: &Arc<Pod>) -> Result<String, Error> {
+async fn text(context: &Context, job: &Key, pod: &Arc<Pod>, mark: &str) -> Result<String, Error> {
     let api: Api<Pod> = Api::namespaced(context.client.clone(), &job.namespace);
     let parameters = LogParams {
         container: Some(MAIN_CONTAINER.to_owned()),
@@ -74,7 +87,7 @@ async fn read(context: &Context, job: &Key, pod: &Arc<Pod>) -> Result<String, Er
             return Ok(text);
         }
         if let Ok(line) = std::str::from_utf8(&line)
-            && line.starts_with(KEEP_LINE)
+            && line.starts_with(mark)
         {
             text.push_str(line);
         }
@@ -82,23 +95,23 @@ async fn read(context: &Context, job: &Key, pod: &Arc<Pod>) -> Result<String, Er
 }
 
 /// The lines of a report, if they are the ones that the summary is of.
-fn lines(text: &str, summary: &KeepSummary) -> Read {
+fn lines<T: DeserializeOwned>(text: &str, report: &Report<'_>) -> Read<T> {
     let found = text.lines().count();
-    if u64::try_from(found).unwrap_or(u64::MAX) != summary.lines {
+    if u64::try_from(found).unwrap_or(u64::MAX) != report.lines {
         return Err(format!(
             "its log has {found} lines of the report, expected {}: the kubelet may have dropped the beginning of a long log",
-            summary.lines
+            report.lines
         ));
     }
     let digest = Sha256::of(text.as_bytes()).to_string();
-    if digest != summary.sha256 {
+    if digest != report.sha256 {
         return Err(format!(
-            "the lines of the report in its log have the SHA-256 {digest}, expected {}: they are not what the keeper wrote",
-            summary.sha256
+            "the lines of the report in its log have the SHA-256 {digest}, expected {}: they are not what the agent wrote",
+            report.sha256
         ));
     }
     let parse = |line: &str| {
-        serde_json::from_str(line.strip_prefix(KEEP_LINE).unwrap_or(line))
+        serde_json::from_str(line.strip_prefix(report.mark).unwrap_or(line))
             .map_err(|error| format!("a line of the report cannot be read ({error}); operator and agent must be of one release"))
     };
     text.lines().map(parse).collect()
@@ -106,9 +119,18 @@ fn lines(text: &str, summary: &KeepSummary) -> Read {
 
 #[cfg(test)]
 mod tests {
-    use holdfast_crds::SourceReport;
+    use holdfast_crds::{KEEP_LINE, KeepLine, SourceReport};
 
     use super::*;
+
+    fn report(lines: u64, sha256: &str) -> Report<'_> {
+        Report {
+            mark: KEEP_LINE,
+            lines,
+            sha256,
+            of: |_| None,
+        }
+    }
 
     #[test]
     fn only_the_lines_that_the_summary_is_of_are_believed() {
@@ -120,27 +142,23 @@ mod tests {
             format!("{KEEP_LINE}{}\n", serde_json::to_string(&line).unwrap())
         };
         let text = line(1) + &line(2);
-        let summary = KeepSummary {
-            lines: 2,
-            sha256: Sha256::of(text.as_bytes()).to_string(),
-            ..KeepSummary::default()
-        };
-        assert_eq!(lines(&text, &summary).unwrap().len(), 2);
+        let digest = Sha256::of(text.as_bytes()).to_string();
+        assert_eq!(lines::<KeepLine>(&text, &report(2, &digest)).unwrap().len(), 2);
         for (wrong, says) in [
             (line(1), "1 lines"),
             (line(1) + &line(3), "SHA-256"),
             (line(2) + &line(1), "SHA-256"),
             (line(1) + &line(2) + &line(2), "3 lines"),
         ] {
-            let refused = lines(&wrong, &summary).unwrap_err();
+            let refused = lines::<KeepLine>(&wrong, &report(2, &digest)).unwrap_err();
             assert!(refused.contains(says), "{refused}");
         }
         let unknown = format!("{KEEP_LINE}{{\"more\":{{}}}}\n");
-        let summary = KeepSummary {
-            lines: 1,
-            sha256: Sha256::of(unknown.as_bytes()).to_string(),
-            ..KeepSummary::default()
-        };
-        assert!(lines(&unknown, &summary).unwrap_err().contains("one release"));
+        let digest = Sha256::of(unknown.as_bytes()).to_string();
+        assert!(
+            lines::<KeepLine>(&unknown, &report(1, &digest))
+                .unwrap_err()
+                .contains("one release")
+        );
     }
 }
