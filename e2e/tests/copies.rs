@@ -99,9 +99,17 @@ fn a_copy_goes_to_each_store_and_is_restored_from_the_second_when_the_first_is_g
         // The first store is lost with all that is in it; what the second has is whole.
         sandbox.kubectl(&["delete", "pod", "s3", "--force", "--grace-period=0"]).await?;
         sandbox
-            .apply(&format!(
-                "apiVersion: holdfast.dev/v1alpha1\nkind: RestoreRequest\nmetadata: {{name: back}}\nspec: {{from: {{run: {{name: new, store: {{name: vault}}}}}}, to: {{postgresql: {{hosts: ['shop:5432'], version: 15, credentials: {{secretName: shop}}, tls: {{mode: Disable}}}}}}, select: {{rename: {{shop: again}}}}}}\n"
-            ))
+            .apply(
+                r"
+apiVersion: holdfast.dev/v1alpha1
+kind: RestoreRequest
+metadata: {name: back}
+spec:
+  from: {run: {name: new, store: {name: vault}}}
+  to: {postgresql: {hosts: ['shop:5432'], version: 15, credentials: {secretName: shop}, tls: {mode: Disable}}}
+  select: {rename: {shop: again}}
+",
+            )
             .await?;
         let restored = sandbox.restore_succeeded("back", 120).await?;
         ensure!(

@@ -106,7 +106,12 @@ fn complaint(row: &Refusal, answer: Answer) -> Option<String> {
     }
 }
 
-const CLUSTER_SCOPED: [&str; 4] = ["compliancepolicies", "clustercomplianceholds", "clusterbackupschedules", "clusterbackupstores"];
+const CLUSTER_SCOPED: [&str; 4] = [
+    "compliancepolicies",
+    "clustercomplianceholds",
+    "clusterbackupschedules",
+    "clusterbackupstores",
+];
 
 async fn tried(plural: &str, table: &str) -> Result<()> {
     let table: Value = serde_yaml::from_str(table)?;
@@ -243,7 +248,9 @@ fn short_names_category_and_explanations_work() {
         "--output=name",
     ]);
     assert_eq!(kinds.lines().count(), 11, "{kinds}");
-    for short in ["hsrc", "hstore", "hcstore", "hsched", "hrun", "hrestore", "hcpol", "hhold", "hchold", "hdisp"] {
+    for short in [
+        "hsrc", "hstore", "hcstore", "hsched", "hrun", "hrestore", "hcpol", "hhold", "hchold", "hdisp",
+    ] {
         ask(&["get", short, "--namespace=default"]);
     }
     let explained = ask(&["explain", "backupstore.spec.encryption"]);

@@ -155,7 +155,12 @@ fn the_operator_may_do_this_and_no_more() {
     add("coordination.k8s.io", &["leases"], &["create", "get", "update"]);
     let served = render("holdfast", "hf", &["--set=namespaces={a,b}", "--set=clusterId=x"]).unwrap();
     assert_eq!(operator_rights(&served), expected);
-    let cluster_kinds = ["compliancepolicies", "clustercomplianceholds", "clusterbackupschedules", "clusterbackupstores"];
+    let cluster_kinds = [
+        "compliancepolicies",
+        "clustercomplianceholds",
+        "clusterbackupschedules",
+        "clusterbackupstores",
+    ];
     let guards = ["validatingadmissionpolicies", "validatingadmissionpolicybindings"];
     for verb in ["list", "watch"] {
         expected.extend(cluster_kinds.map(|kind| Right::new("holdfast.dev", kind, verb)));

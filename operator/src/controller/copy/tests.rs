@@ -3,8 +3,8 @@
 use std::fmt::Write;
 
 use holdfast_crds::{
-    Action, AgentResult, BackupRun, BackupSchedule, BackupSourceStatus, CopySummary, ReplicaState, TASK_VERSION, Task, document::Sha256,
-    layout,
+    Action, AgentResult, BackupRun, BackupSchedule, BackupSourceStatus, BackupStore, CopySummary, ReplicaState, TASK_VERSION, Task,
+    document::Sha256, layout,
 };
 use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
 use serde_json::{Value, json};

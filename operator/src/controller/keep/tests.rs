@@ -336,7 +336,7 @@ async fn each_of_several_stores_has_its_own_retention_and_a_pass_after_what_was_
         "spec": {"sources": {"names": ["a"]}, "triggers": [{"name": "nightly", "cron": "0 2 * * *"}],
             "stores": [{"name": "near", "retention": {"keepLast": 7}}, {"name": "offsite", "types": ["Full"], "retention": {"monthly": 12}}]}});
     world.context.caches.schedules.watched(serde_json::from_value(schedule).unwrap());
-    let store = (*world.context.caches.stores.get(&Key::new("shop", "offsite")).unwrap()).clone();
+    let store = world.context.caches.store_at(&Key::new("shop", "offsite")).unwrap();
     let told = task::task(&world.context.caches, &store, world.context.clock.now());
     let retention = &told.schedules[0].retention;
     assert_eq!((told.schedules.len(), retention.monthly, retention.keep_last), (1, Some(12), None));
