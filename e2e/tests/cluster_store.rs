@@ -85,22 +85,22 @@ spec:
 #[test]
 fn tenants_share_a_place_and_reach_only_what_is_theirs() {
     sandbox::run("cluster-store", |main| async move {
-        let (shop, mail, stranger) = tokio::try_join!(
+        let (shop, news, stranger) = tokio::try_join!(
             Sandbox::new("cluster-shop"),
-            Sandbox::new("cluster-mail"),
+            Sandbox::new("cluster-news"),
             Sandbox::new("cluster-not")
         )?;
-        let outcome = shared(&main, &shop, &mail, &stranger).await;
+        let outcome = shared(&main, &shop, &news, &stranger).await;
         main.kubectl(&["delete", "clusterbackupstore", &main.namespace, "--ignore-not-found"])
             .await?;
-        for tenant in [&shop, &mail, &stranger] {
+        for tenant in [&shop, &news, &stranger] {
             tenant.delete().await;
         }
         outcome
     });
 }
 
-async fn shared(main: &Sandbox, shop: &Sandbox, mail: &Sandbox, stranger: &Sandbox) -> Result<()> {
+async fn shared(main: &Sandbox, shop: &Sandbox, news: &Sandbox, stranger: &Sandbox) -> Result<()> {
     let (database, served) = tokio::join!(main.postgres("shop"), main.s3());
     served?;
     let database = database?;
@@ -118,13 +118,13 @@ spec:
   maintenance: {{namespace: {vault}, credentials: {{secretName: s3}}}}
   encryption: {{none: {{}}}}
 ",
-        shop.namespace, mail.namespace
+        shop.namespace, news.namespace
     ))
     .await?;
     // The runs wait for the probe.
-    tokio::try_join!(tenant(main, shop), tenant(main, mail), tenant(main, stranger))?;
+    tokio::try_join!(tenant(main, shop), tenant(main, news), tenant(main, stranger))?;
     until(main, vault, "Ready", |store| says(store, "Ready").as_deref() == Some("True")).await?;
-    tokio::try_join!(shop.run_succeeded("first", 120), mail.run_succeeded("first", 120))?;
+    tokio::try_join!(shop.run_succeeded("first", 120), news.run_succeeded("first", 120))?;
 
     // Who is not allowed waits, and is told why.
     let waits = |run: &BackupRun| {
@@ -164,7 +164,7 @@ spec: {{sources: {{names: [shop]}}, stores: [{{name: {vault}, kind: ClusterBacku
         (entry.store.as_str(), entry.store_kind) == (vault, StoreKind::ClusterBackupStore),
         "{entry:?}"
     );
-    for tenant in [shop, mail] {
+    for tenant in [shop, news] {
         let jobs = tenant.api::<Job>().list(&ListParams::default()).await?.items;
         ensure!(jobs.iter().all(|job| job.labels()["holdfast.dev/purpose"] != "keep"), "{jobs:?}");
     }
@@ -177,7 +177,7 @@ spec: {{sources: {{names: [shop]}}, stores: [{{name: {vault}, kind: ClusterBacku
     ensure!(pass.summary.copies == 2, "it looks after the copies of both: {pass:?}");
 
     // A tenant restores its own copy, and not another's.
-    let (own, theirs) = (format!("{}/shop/first", shop.namespace), format!("{}/shop/first", mail.namespace));
+    let (own, theirs) = (format!("{}/shop/first", shop.namespace), format!("{}/shop/first", news.namespace));
     restore(main, shop, "own", &own).await?;
     restore(main, shop, "theirs", &theirs).await?;
     shop.restore_failed("theirs", 30, Reason::InvalidSpec).await?;

@@ -45,6 +45,9 @@ async fn everywhere(admin: &Client, user: &str, secrets: &[&str]) {
     }
 }
 
+/// What the user may read in all namespaces, in the tenant's, in that of maintenance; what of the store is changed; the refusal.
+type Row<'a> = (&'a [&'a str], &'a [&'a str], &'a [&'a str], Edits, Option<&'a str>);
+
 #[tokio::test]
 async fn who_writes_a_store_of_the_cluster_must_be_allowed_to_read_what_it_names() {
     let admin = SERVER.client().await.unwrap();
@@ -86,8 +89,6 @@ async fn who_writes_a_store_of_the_cluster_must_be_allowed_to_read_what_it_names
     let token = Edits::from([("/spec/credentials/writer".to_owned(), json!({"webIdentity": {"roleArn": "arn"}}))]);
     let keeper = ["get secrets keeper"];
     let four = ["get secrets a", "get secrets b", "get secrets c", "get secrets d"];
-    // What the user may read in all namespaces, in the tenant's, in that of maintenance; what of the store is changed; the refusal.
-    type Row<'a> = (&'a [&'a str], &'a [&'a str], &'a [&'a str], Edits, Option<&'a str>);
     let rows: [Row<'_>; 9] = [
         (
             &[],
