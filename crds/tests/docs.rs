@@ -9,8 +9,8 @@ use std::{
 };
 
 use holdfast_crds::{
-    BackupRun, BackupSchedule, BackupSource, BackupStore, ClusterBackupSchedule, ClusterComplianceHold, ComplianceHold, CompliancePolicy,
-    DisposalRequest, Reason, RestoreRequest, defaults,
+    BackupRun, BackupSchedule, BackupSource, BackupStore, ClusterBackupSchedule, ClusterBackupStore, ClusterComplianceHold, ComplianceHold,
+    CompliancePolicy, DisposalRequest, Reason, RestoreRequest, defaults,
     document::{Decision, IndexLine, ObjectPath, Outcome, Owner, RunPath},
 };
 use serde_json::Value;
@@ -303,6 +303,7 @@ fn the_objects_in_the_manual_are_understood() {
         let known = match kind {
             "BackupSource" => again::<BackupSource>(&object),
             "BackupStore" => again::<BackupStore>(&object),
+            "ClusterBackupStore" => again::<ClusterBackupStore>(&object),
             "BackupSchedule" => again::<BackupSchedule>(&object),
             "BackupRun" => again::<BackupRun>(&object),
             "RestoreRequest" => again::<RestoreRequest>(&object),
