@@ -17,7 +17,7 @@ fn rare() -> BTreeSet<Right> {
         Right::new("holdfast.dev", "backupruns", "delete"),
         // … and those of finished restores after 90 days.
         Right::new("holdfast.dev", "restorerequests", "delete"),
-        // Made once, by the first replica that ever starts, perhaps before the moment from which requests are counted.
+        // The chart makes it; whoever leads makes it again if somebody deletes it.
         Right::new("coordination.k8s.io", "leases", "create"),
         // No test of this cluster holds, disposes or has a policy; the scenarios of their controllers do.
         Right::new("holdfast.dev", "complianceholds/status", "patch"),

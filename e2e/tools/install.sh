@@ -8,5 +8,5 @@ cache=${HOLDFAST_CACHE:-$HOME/.cache/holdfast}
 image=${HOLDFAST_IMAGE:-docker.io/library/holdfast:dev}
 # The tag stays the same from build to build; the digest makes the operator's pods new.
 digest=$(cat "$cache/images/product.tar.digest" 2> /dev/null || echo none)
-"$cache/bin/helm" upgrade --install holdfast charts/holdfast --namespace holdfast-system --create-namespace --wait --timeout 3m \
+"$cache/bin/helm" upgrade --install holdfast charts/holdfast --namespace holdfast-system --create-namespace --take-ownership --wait --timeout 3m \
   --set "image.repository=${image%:*}" --set "image.tag=${image##*:}" --set-string "podAnnotations.holdfast\.dev/build=$digest" "$@"

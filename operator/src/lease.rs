@@ -191,18 +191,23 @@ impl Election {
     }
 
     async fn hand_over(&mut self) -> Result<bool, LeaseError> {
-        let current = match self.lease.take() {
-            Some(lease) => Some(lease),
-            // A renewal was under way when we were asked to stop.
-            None => bounded(self.api.get_opt(&self.name)).await?,
-        };
         let holder = |lease: &Lease| lease.spec.as_ref().and_then(|spec| spec.holder_identity.clone());
-        let Some(lease) = current.filter(|lease| holder(lease).as_deref() == Some(&self.me)) else {
-            return Ok(false);
-        };
-        let free = claimed(lease, "", self.clock.now());
-        bounded(self.api.replace(&self.name, &PostParams::default(), &free)).await?;
-        Ok(true)
+        loop {
+            let current = match self.lease.take() {
+                Some(lease) => Some(lease),
+                // A claim or a renewal was under way when we were asked to stop.
+                None => bounded(self.api.get_opt(&self.name)).await?,
+            };
+            let Some(lease) = current.filter(|lease| holder(lease).as_deref() == Some(&self.me)) else {
+                return Ok(false);
+            };
+            let free = claimed(lease, "", self.clock.now());
+            match bounded(self.api.replace(&self.name, &PostParams::default(), &free)).await {
+                // It arrived only now, or somebody labelled the Lease.
+                Err(LeaseError::Call(error)) if is_conflict(&error) => {}
+                answer => return answer.map(|_| true),
+            }
+        }
     }
 
     /// Leadership counts from before the call that won it.
@@ -251,7 +256,7 @@ impl Election {
                 Ok(true)
             }
             // Somebody wrote in between: look again at once, and believe what is there.
-            Err(LeaseError::Call(error)) if matches!(&*error, kube::Error::Api(status) if status.code == 409) => {
+            Err(LeaseError::Call(error)) if is_conflict(&error) => {
                 let current = bounded(self.api.get_opt(&self.name)).await?;
                 let before = self.seen.take();
                 let seen = self.seen.insert(observe(before, current.as_ref(), Instant::now()));
@@ -263,6 +268,10 @@ impl Election {
             Err(error) => Err(error),
         }
     }
+}
+
+fn is_conflict(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 409)
 }
 
 async fn bounded<T>(call: impl Future<Output = kube::Result<T>>) -> Result<T, LeaseError> {

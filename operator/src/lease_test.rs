@@ -206,6 +206,41 @@ async fn a_lease_is_handed_over_also_when_a_renewal_was_under_way() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_lease_is_handed_over_also_when_a_renewal_arrives_at_that_moment() {
+    let (mut election, _, _, mut server) = election();
+    let script = tokio::spawn(async move {
+        server.expect("GET", PATH).await.answer(200, &lease("me", 3));
+        server.expect("PUT", PATH).await.refuse(409, "Conflict", "modified");
+        server.expect("GET", PATH).await.answer(200, &lease("me", 4));
+        let free = server.expect("PUT", PATH).await;
+        assert_eq!(free.body["spec"]["holderIdentity"], "");
+        assert_eq!(free.body["metadata"]["resourceVersion"], "4");
+        free.answer(200, &lease("", 5));
+    });
+    election.release().await;
+    script.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_is_won_at_the_moment_of_the_stop_is_handed_over() {
+    let (mut election, fence, _, mut server) = election();
+    let script = tokio::spawn(async move {
+        server.expect("GET", PATH).await.answer(200, &lease("", 1));
+        // The claim arrives, but its answer is not waited for.
+        let claim = server.expect("PUT", PATH).await;
+        server.expect("GET", PATH).await.answer(200, &lease("me", 2));
+        let free = server.expect("PUT", PATH).await;
+        assert_eq!(free.body["spec"]["holderIdentity"], "");
+        free.answer(200, &lease("", 3));
+        drop(claim);
+    });
+    assert!(timeout(Duration::from_millis(100), election.acquire()).await.is_err());
+    election.release().await;
+    assert!(!fence.is_open());
+    script.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_another_holds_is_not_handed_over() {
     let (mut election, _, _, mut server) = election();
     let script = tokio::spawn(async move {

@@ -135,7 +135,11 @@ async fn run(config: Config) -> Result<(), Fatal> {
     tokio::select! {
         () = async { caches.wait_ready().await; election.acquire().await } => {}
         _ = &mut watches => return Err(Fatal::Ended("a watch")),
-        () = &mut stop => return Ok(()),
+        () = &mut stop => {
+            // It may have been won at this very moment.
+            election.release().await;
+            return Ok(());
+        }
     }
 
     let (stopping, stopped) = watch::channel(false);

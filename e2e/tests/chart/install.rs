@@ -14,7 +14,7 @@ use holdfast_e2e::{
 use http::Method;
 use serde_json::{Value, json};
 
-const DEFINITIONS: usize = 10;
+const DEFINITIONS: usize = 11;
 const POLICIES: usize = 16;
 
 struct Cluster(ApiServer);
@@ -95,8 +95,17 @@ async fn objects_outlive_upgrade_uninstall_and_install_again() {
             .clone()
     };
 
+    // The Lease of the leader outlives an upgrade, with who holds it; it does not outlive the release, of which nobody could hand it over.
+    let lease = "/apis/coordination.k8s.io/v1/namespaces/holdfast-system/leases/holdfast";
+    let held = json!({"spec": {"holderIdentity": "a-pod"}});
+    ask(&client, Method::PATCH, lease, &held).await.unwrap().accepted().unwrap();
+    let holder = async || {
+        let lease = ask(&client, Method::GET, lease, &Value::Null).await.unwrap().accepted();
+        lease.unwrap()["spec"]["holderIdentity"].clone()
+    };
+
     cluster.done(&["upgrade", "holdfast", place[0], "--set=replicas=3"]).unwrap();
-    assert_eq!(kept().await, made["metadata"]["uid"]);
+    assert_eq!((kept().await, holder().await), (made["metadata"]["uid"].clone(), json!("a-pod")));
 
     // Taken out of the release, the definitions stay as well.
     cluster
@@ -118,8 +127,10 @@ async fn objects_outlive_upgrade_uninstall_and_install_again() {
     assert_eq!(cluster.count("crd").unwrap(), DEFINITIONS);
     assert_eq!(kept().await, made["metadata"]["uid"]);
 
+    ask(&client, Method::GET, lease, &Value::Null).await.unwrap().refused().unwrap();
+
     cluster.done(&["install", "holdfast", place[0]]).unwrap();
-    assert_eq!(kept().await, made["metadata"]["uid"]);
+    assert_eq!((kept().await, holder().await), (made["metadata"]["uid"].clone(), Value::Null));
     cluster.done(&["uninstall", "holdfast", place[0]]).unwrap();
 
     // Under another name the kept definitions belong to somebody else, until that is said to be over.
