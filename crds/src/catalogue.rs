@@ -24,7 +24,8 @@ pub struct CatalogueInStore {
     pub store: String,
     #[serde(default, skip_serializing_if = "StoreKind::is_own")]
     pub store_kind: StoreKind,
-    /// The store's time (RFC 3339, UTC) when the pass began that read this.
+    /// The store's time (RFC 3339, UTC) when the pass began that read this. Later passes that found the same leave it; the store's status
+    /// says when the last one was.
     pub as_of: String,
     /// Committed copies that are not removed.
     pub copies: i64,

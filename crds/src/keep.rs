@@ -201,6 +201,9 @@ pub struct KeepSummary {
     pub started_at: String,
     /// Epoch of the store's owner that it worked in.
     pub epoch: i64,
+    /// When (RFC 3339, UTC) another pass can do what this one could not: the end of a lock, of a hold, or at once where its time was over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub again_at: Option<String>,
     /// What could not be done at all, such as setting legal holds; at most 4.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
@@ -283,7 +286,7 @@ pub struct CopyReport {
     pub recovery_point: String,
     pub bytes: i64,
     pub state: CopyState,
-    /// Kept at least until then (RFC 3339, UTC), where a time can be told.
+    /// Kept at least until then (RFC 3339, UTC), where a rule, a floor or a lock says so; `why` has what may keep it for longer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kept_until: Option<String>,
     /// The store itself refuses to delete it until then.

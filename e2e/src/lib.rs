@@ -4,5 +4,6 @@
 pub mod api;
 pub mod fixture;
 pub mod helm;
+pub mod keeper;
 pub mod operator;
 pub mod sandbox;

@@ -98,6 +98,16 @@ impl Operator {
         Ok(())
     }
 
+    /// What the leader serves to Prometheus.
+    ///
+    /// # Errors
+    /// If there is no leader, or it does not answer.
+    pub async fn metrics(&self) -> Result<String> {
+        let path = format!("/api/v1/namespaces/{NAMESPACE}/pods/{}:8080/proxy/metrics", self.leader().await?);
+        let request = http::Request::get(path).body(Vec::new())?;
+        Ok(self.client.request_text(request).await?)
+    }
+
     /// Sets how many replicas there are and waits until all of them are ready, or gone.
     ///
     /// # Errors

@@ -184,6 +184,11 @@ fn an_idle_operator_is_silent() {
                 source.status.as_ref().is_some_and(|status| status.newest_copy.is_some())
             })
             .await?;
+        // The pass after the commit was made, and its Job is gone.
+        sandbox
+            .catalogue("shop", "offsite", 150, "looked after", |entry| entry.copies == 1)
+            .await?;
+        sandbox.until_list::<Job>("", 60, "empty", <[Job]>::is_empty).await?;
         let directory = std::env::var("HOLDFAST_CLUSTER_DIR").unwrap_or_else(|_| "/var/tmp/holdfast-cluster".to_owned());
         let log = std::path::Path::new(&directory).join("logs/audit.log");
         // What is seen is time in which nothing happens: it passes by the clock. Other namespaces may still be going for a moment.

@@ -20,10 +20,6 @@ pub struct Config {
     #[arg(long, env = "HOLDFAST_RUNS_PER_NAMESPACE", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub runs_per_namespace: Option<u32>,
 
-    /// Whether keeper Jobs look after the stores: retention, holds in the store, disposals, the catalogue in the sources' status.
-    #[arg(long, env = "HOLDFAST_KEEPER")]
-    pub keeper: bool,
-
     /// Identity of this cluster in the stores. By default the UID of the namespace kube-system; required with --namespaces.
     #[arg(long, env = "HOLDFAST_CLUSTER_ID", value_parser = cluster_id)]
     pub cluster_id: Option<String>,

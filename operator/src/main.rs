@@ -126,7 +126,7 @@ async fn run(config: Config) -> Result<(), Fatal> {
         report: Report::new(clients.call.clone(), clock, &config.pod_name),
         metrics,
     });
-    let controllers = Controllers::connect(&context, backup_run::Turns::new(config.runs_per_namespace), config.keeper);
+    let controllers = Controllers::connect(&context, backup_run::Turns::new(config.runs_per_namespace));
     // A leader knows the cluster's objects before it takes over.
     let mut watches = tokio::spawn({
         let (caches, client, namespaces) = (caches.clone(), clients.watch.clone(), config.namespaces.clone());
@@ -170,8 +170,7 @@ struct Controllers {
     runs: Queue,
     restores: Queue,
     stores: Queue,
-    /// Absent where no keeper looks after the stores.
-    keepers: Option<Queue>,
+    keepers: Queue,
     copies: Queue,
     waiting: copy::Waiting,
     schedules: Queue,
@@ -184,13 +183,13 @@ struct Controllers {
 }
 
 impl Controllers {
-    fn connect(context: &Context, turns: backup_run::Turns, keeper: bool) -> Self {
+    fn connect(context: &Context, turns: backup_run::Turns) -> Self {
         let controllers = Self {
             turns,
             runs: Queue::default(),
             restores: Queue::default(),
             stores: Queue::default(),
-            keepers: keeper.then(Queue::default),
+            keepers: Queue::default(),
             copies: Queue::default(),
             waiting: copy::Waiting::default(),
             schedules: Queue::default(),
@@ -204,9 +203,7 @@ impl Controllers {
         backup_run::triggers(context, &controllers.turns, &controllers.runs);
         restore::triggers(&context.caches, &controllers.restores);
         store::triggers(&context.caches, &controllers.stores);
-        if let Some(keepers) = &controllers.keepers {
-            keep::triggers(&context.caches, keepers);
-        }
+        keep::triggers(&context.caches, &controllers.keepers);
         copy::triggers(&context.caches, &controllers.waiting, &controllers.copies);
         schedule::triggers(&context.caches, &controllers.schedules);
         source::triggers(&context.caches, &controllers.sources);
@@ -249,9 +246,13 @@ impl Controllers {
             context,
             stopped,
         );
-        if let Some(keepers) = self.keepers {
-            spawn(&mut running, keep::KeepController::new(context.clone()), keepers, context, stopped);
-        }
+        spawn(
+            &mut running,
+            keep::KeepController::new(context.clone()),
+            self.keepers,
+            context,
+            stopped,
+        );
         spawn(
             &mut running,
             schedule::ScheduleController::new(context.clone()),

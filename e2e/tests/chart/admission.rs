@@ -359,14 +359,14 @@ async fn two_releases_leave_each_others_namespaces_alone() {
 }
 
 #[tokio::test]
-async fn the_operator_has_no_way_to_secrets_pods_and_logs() {
+async fn the_operator_has_no_way_to_secrets_and_into_pods() {
     let release = Release::install("rights").await.unwrap();
     let namespace = &release.served;
     let tries = [
         (Method::GET, format!("/api/v1/namespaces/{namespace}/secrets")),
         (Method::GET, format!("/api/v1/namespaces/{namespace}/secrets/s3")),
         (Method::GET, format!("/api/v1/namespaces/{namespace}/configmaps")),
-        (Method::GET, format!("/api/v1/namespaces/{namespace}/pods/a/log")),
+        (Method::GET, "/api/v1/namespaces/default/pods/a/log".to_owned()),
         (Method::GET, format!("/api/v1/namespaces/{namespace}/pods/a/exec?command=sh")),
         (Method::POST, format!("/api/v1/namespaces/{namespace}/pods/a/exec?command=sh")),
         (Method::DELETE, format!("/api/v1/namespaces/{namespace}/pods/a")),
@@ -392,6 +392,14 @@ async fn the_operator_has_no_way_to_secrets_pods_and_logs() {
     .await
     .unwrap();
     pods.accepted().unwrap();
+    // A keeper's report is in its pod's log.
+    let log = format!("/api/v1/namespaces/{namespace}/pods/a/log");
+    let said = ask(&release.operator, Method::GET, &log, &Value::Null)
+        .await
+        .unwrap()
+        .refused()
+        .unwrap();
+    assert!(said.contains("not found"), "{said}");
 }
 
 #[tokio::test]

@@ -150,6 +150,7 @@ fn the_operator_may_do_this_and_no_more() {
     add("holdfast.dev", &["restorerequests"], &["delete"]);
     add("batch", &["jobs"], &["get", "list", "watch", "create", "delete"]);
     add("", &["pods"], &["list", "watch"]);
+    add("", &["pods/log"], &["get"]);
     add("", &["events"], &["list"]);
     add("events.k8s.io", &["events"], &["create"]);
     add("coordination.k8s.io", &["leases"], &["create", "get", "update"]);

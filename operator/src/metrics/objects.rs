@@ -36,6 +36,9 @@ const SOURCE: &[&str] = &["namespace", "source"];
 const SCHEDULE: &[&str] = &["namespace", "schedule"];
 const STORE: &[&str] = &["namespace", "store"];
 
+/// Passes are made daily: after so many seconds one is missing.
+const PASS_OVERDUE: f64 = 26.0 * 3_600.0;
+
 const NEWEST_COPY: Series = gauge(
     "holdfast_source_newest_copy_timestamp_seconds",
     "Recovery point of the newest copy; 0 if there is none.",
@@ -96,7 +99,7 @@ const STORE_PASS: Series = gauge(
 );
 const STORE_KEPT: Series = gauge(
     "holdfast_store_kept",
-    "1 if the keeper's last pass ended well (condition Kept), else 0.",
+    "1 if the keeper's last pass ended well (condition Kept) at most 26 hours ago, else 0.",
     STORE,
 );
 const STORE_FINDINGS: Series = gauge(
@@ -233,7 +236,9 @@ impl Objects {
             let pass = keeper.and_then(|keeper| keeper.last_pass.as_ref());
             let ended = seconds(pass.map(|pass| pass.finished_at.as_str()));
             families.add(&STORE_PASS, &[&namespace, &name], ended);
-            families.add(&STORE_KEPT, &[&namespace, &name], flag(holds_true(conditions, "Kept")));
+            // Judged now and not when the status was written: also of passes that nobody makes any more.
+            let overdue = count(self.clock.now().as_second()) - ended > PASS_OVERDUE;
+            families.add(&STORE_KEPT, &[&namespace, &name], flag(holds_true(conditions, "Kept") && !overdue));
             let found = pass.map_or(0, |pass| pass.summary.findings);
             families.add(&STORE_FINDINGS, &[&namespace, &name], count(found));
         }

@@ -139,6 +139,31 @@ async fn schedules_and_stores_have_theirs() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_store_whose_last_pass_is_more_than_a_day_old_is_not_kept() {
+    let caches = Arc::new(Caches::new(&Namespaces::default()));
+    let clock = ServerClock::default();
+    clock.observe("2026-03-02T01:00:00Z".parse().unwrap());
+    let objects = Objects::new(caches.clone(), clock.clone());
+    ready(&caches);
+    let kept =
+        json!({"type": "Kept", "status": "True", "reason": "StoreKept", "message": "", "lastTransitionTime": "2026-03-01T00:00:00Z"});
+    let pass = json!({"finishedAt": "2026-03-01T00:00:00Z", "reason": "Succeeded", "summary": {"lines": 0, "sha256": "", "sources": 0,
+        "copies": 0, "bytes": 0, "marked": 0, "removed": 0, "held": 0, "blocked": 0, "findings": 2, "startedAt": "2026-03-01T00:00:00Z", "epoch": 1}});
+    caches.stores.watched(
+        serde_json::from_value::<BackupStore>(json!({
+            "apiVersion": "holdfast.dev/v1alpha1", "kind": "BackupStore", "metadata": meta("s"),
+            "spec": {"s3": {"bucket": "backups"}, "credentials": {"secretName": "s3"}, "encryption": {"none": {}}},
+            "status": {"conditions": [kept], "keeper": {"number": 1, "lastPass": pass}},
+        }))
+        .unwrap(),
+    );
+    assert!(text(&objects).contains(r#"holdfast_store_kept{namespace="shop",store="s"} 1"#));
+    assert!(text(&objects).contains(r#"holdfast_store_findings{namespace="shop",store="s"} 2"#));
+    clock.observe("2026-03-02T02:00:01Z".parse().unwrap());
+    assert!(text(&objects).contains(r#"holdfast_store_kept{namespace="shop",store="s"} 0"#));
+}
+
+#[tokio::test(start_paused = true)]
 async fn compliance_holds_and_guards_have_theirs() {
     let caches = Arc::new(Caches::new(&Namespaces::default()).guarded_by("hf.system"));
     let objects = Objects::new(caches.clone(), ServerClock::default());

@@ -60,6 +60,15 @@ impl Verdict {
             .filter(|until| *until > Timestamp::MIN)
     }
 
+    /// Until when it stays at least, whatever else may keep it: the latest time that a reason names.
+    pub fn at_least_until(&self) -> Option<Timestamp> {
+        let ends = self.kept.iter().filter_map(|why| match why {
+            Why::Until { until, .. } | Why::Locked(until) | Why::Reading(until) => Some(*until),
+            _ => None,
+        });
+        ends.max()
+    }
+
     /// Why, for an auditor: the strongest reasons first, at most three.
     pub fn why(&self) -> String {
         if self.kept.is_empty() {

@@ -426,7 +426,7 @@ fn copy_report(copy: &CopyFacts, verdict: &Verdict) -> CopyReport {
         recovery_point: copy.recovery_point.to_string(),
         bytes: count(copy.bytes),
         state,
-        kept_until: verdict.until().map(|until| until.to_string()),
+        kept_until: verdict.at_least_until().map(|until| until.to_string()),
         locked_until: copy.locked_until.map(|until| until.to_string()),
         why: shorten(&verdict.why(), 256),
         manifest_digest: Some(copy.manifest.to_string()),

@@ -4,8 +4,9 @@
 use std::collections::{BTreeSet, HashMap};
 
 use holdfast_crds::{
-    BackupSource, CATALOGUES, CatalogueInStore, KeepLine, KeepSummary, KeeperStatus, Reason, SOURCE_FINDINGS, SourceReport, StoreFinding,
-    StoreKind, StoreReference, UNKNOWN_SOURCES, UnknownSource, VANISHED_NAMESPACES, VanishedNamespace, shortened, whole_seconds,
+    BackupSource, BackupSourceStatus, CATALOGUES, CatalogueInStore, KeepLine, KeepSummary, KeeperStatus, Reason, SOURCE_FINDINGS,
+    SourceReport, StoreFinding, StoreKind, StoreReference, UNKNOWN_SOURCES, UnknownSource, VANISHED_NAMESPACES, VanishedNamespace,
+    shortened, whole_seconds,
 };
 use jiff::Timestamp;
 
@@ -138,7 +139,7 @@ fn with(
     found: Option<&SourceReport>,
     findings: Vec<StoreFinding>,
     now: Timestamp,
-) -> Option<holdfast_crds::BackupSourceStatus> {
+) -> Option<BackupSourceStatus> {
     let mut status = source.status.clone().unwrap_or_default();
     let place = status
         .stores
@@ -150,7 +151,14 @@ fn with(
         return None;
     }
     let before = place.map(|place| status.stores[place].clone());
-    let entry = entry(store, summary, found, findings, before.as_ref(), now);
+    let mut entry = entry(store, summary, found, findings, before.as_ref(), now);
+    // What was found again is not written again, unless it is news that a copy since then was not found.
+    if let Some(before) = before.filter(|before| !committed_since(&status, before)) {
+        let as_of = std::mem::replace(&mut entry.as_of, before.as_of.clone());
+        if entry != before {
+            entry.as_of = as_of;
+        }
+    }
     match place {
         Some(place) => status.stores[place] = entry,
         None if status.stores.len() < CATALOGUES => status.stores.push(entry),
@@ -161,6 +169,17 @@ fn with(
         .sort_by(|a, b| (a.store_kind, &a.store).cmp(&(b.store_kind, &b.store)));
     status.copies = Some(status.stores.iter().map(|entry| entry.copies).sum());
     Some(status)
+}
+
+/// Whether the newest copy that is known came to this store after that was read.
+fn committed_since(status: &BackupSourceStatus, entry: &CatalogueInStore) -> bool {
+    let time = |text: &str| text.parse::<Timestamp>().ok();
+    let newest = status
+        .newest_copy
+        .as_ref()
+        .filter(|copy| copy.store == entry.store && copy.store_kind == entry.store_kind);
+    let committed = newest.map(|copy| copy.committed_at.as_deref().unwrap_or(&copy.recovery_point));
+    committed.and_then(time) >= time(&entry.as_of) && committed.is_some()
 }
 
 fn entry(

@@ -8,8 +8,10 @@ use jiff::{SignedDuration, Timestamp};
 const AFTER_CHANGE: SignedDuration = SignedDuration::from_secs(5);
 /// A pass follows a commit so long after it: commits come in bursts.
 const AFTER_COMMIT: SignedDuration = SignedDuration::from_mins(1);
-/// … and so long after the pass before.
-const BETWEEN: SignedDuration = SignedDuration::from_mins(5);
+/// … and so many times as long after the pass before as that took, so that keepers take no more than a tenth of the time.
+const REST: i32 = 10;
+/// … but not longer than this.
+const LONGEST_REST: SignedDuration = SignedDuration::from_hours(1);
 /// Without news a pass is made after this, less up to a quarter, so that not all stores are looked after at once.
 const DAILY: Backoff = Backoff {
     first: SignedDuration::from_hours(24),
@@ -17,7 +19,7 @@ const DAILY: Backoff = Backoff {
 };
 
 /// When the next pass is due after one that ended, or at once where there was none. `told` is the digest of what it would be told,
-/// `committed` when the newest copy was.
+/// `committed` when the newest copy was. A pass that could not do something yet has said when it can.
 pub fn next_pass(keeper: &KeeperStatus, name: &str, told: &str, committed: Option<Timestamp>) -> Timestamp {
     let time = |text: &Option<String>| text.as_deref().and_then(|text| text.parse::<Timestamp>().ok());
     let (Some(started), Some(finished)) = (time(&keeper.started_at), time(&keeper.finished_at)) else {
@@ -30,15 +32,23 @@ pub fn next_pass(keeper: &KeeperStatus, name: &str, told: &str, committed: Optio
     if keeper.told != told {
         return after(finished, AFTER_CHANGE);
     }
-    let daily = after(started, DAILY.delay(1, name));
-    match committed {
-        Some(committed) if committed >= started => daily.min(after(committed, AFTER_COMMIT).max(after(finished, BETWEEN))),
-        _ => daily,
-    }
+    let took = finished.duration_since(started);
+    let rested = after(finished, took.saturating_mul(REST).clamp(AFTER_COMMIT, LONGEST_REST));
+    let again = time(&keeper.last_pass.as_ref().and_then(|pass| pass.summary.again_at.clone()));
+    let news = committed
+        .filter(|committed| *committed >= started)
+        .map(|committed| after(committed, AFTER_COMMIT));
+    let soon = news.into_iter().chain(again).min().map(|due| due.max(rested));
+    soon.into_iter()
+        .chain([after(started, DAILY.delay(1, name))])
+        .min()
+        .unwrap_or(Timestamp::MAX)
 }
 
 #[cfg(test)]
 mod tests {
+    use holdfast_crds::{KeepSummary, PassStatus, Reason};
+
     use super::*;
 
     fn at(text: &str) -> Timestamp {
@@ -66,8 +76,8 @@ mod tests {
         );
         assert_eq!(
             next(&keeper(0, "a"), Some("2026-03-01T00:01:00Z")),
-            at("2026-03-01T00:07:00Z"),
-            "not too soon"
+            at("2026-03-01T00:22:00Z"),
+            "ten times the two minutes that the pass took"
         );
         assert_eq!(next(&keeper(0, "a"), Some("2026-03-01T09:00:00Z")), at("2026-03-01T09:01:00Z"));
         assert_eq!(
@@ -75,6 +85,23 @@ mod tests {
             at("2026-03-01T00:02:05Z"),
             "it is to be told something else"
         );
+        let mut waits = keeper(0, "a");
+        let again = |at: &str| {
+            Some(PassStatus {
+                finished_at: "2026-03-01T00:02:00Z".to_owned(),
+                reason: Reason::Succeeded,
+                summary: KeepSummary {
+                    again_at: Some(at.to_owned()),
+                    ..KeepSummary::default()
+                },
+            })
+        };
+        waits.last_pass = again("2026-03-01T07:00:00Z");
+        assert_eq!(next(&waits, None), at("2026-03-01T07:00:00Z"), "when it can go on");
+        waits.last_pass = again("2026-03-01T00:03:00Z");
+        assert_eq!(next(&waits, None), at("2026-03-01T00:22:00Z"));
+        waits.last_pass = again("2026-04-01T00:00:00Z");
+        assert_eq!(next(&waits, None), daily);
         let failed = next(&keeper(1, "b"), None);
         assert!(
             failed > at("2026-03-01T00:02:40Z") && failed <= at("2026-03-01T00:03:00Z"),

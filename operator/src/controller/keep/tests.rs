@@ -91,6 +91,11 @@ impl World {
 
     /// The container of a pass ends with this, and its log has that.
     fn ends(&self, job: &str, reason: Reason, lines: &[KeepLine], log: &str) {
+        self.ends_at(job, reason, lines, log, "2026-03-01T00:00:10Z");
+    }
+
+    /// … of a pass that began then.
+    fn ends_at(&self, job: &str, reason: Reason, lines: &[KeepLine], log: &str, began: &str) {
         let summary = KeepSummary {
             lines: lines.len() as u64,
             sha256: Sha256::of(text(lines).as_bytes()).to_string(),
@@ -98,7 +103,7 @@ impl World {
             copies: 3,
             blocked: 1,
             findings: 1,
-            started_at: "2026-03-01T00:00:10Z".to_owned(),
+            started_at: began.to_owned(),
             epoch: 1,
             ..KeepSummary::default()
         };
@@ -247,6 +252,37 @@ async fn a_task_has_room_for_each_of_its_lists() {
     assert_eq!(task.holds.len(), 1, "the others stay pending, and in force by their records");
     assert_eq!(task.holds[0].name, "h00");
     task::job(&world.context, &store, "offsite-k1", task).unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pass_that_finds_the_same_writes_no_source_until_a_copy_is_missed() {
+    let world = world();
+    let lines = [source_line("shop", "a")];
+    let pass = async |number: u32, at: &str| {
+        world.context.clock.observe(at.parse().unwrap());
+        world.reconcile().await;
+        let job = format!("offsite-k{number}");
+        world.ends_at(&job, Reason::Succeeded, &lines, &text(&lines), at);
+        world.reconcile().await;
+        world.fake.calls()
+    };
+    let wrote = |calls: &[String]| calls.iter().any(|call| call.contains("backupsources"));
+    assert!(wrote(&pass(1, "2026-03-01T00:00:10Z").await));
+    assert_eq!(world.source().stores[0].as_of, "2026-03-01T00:00:10Z");
+    assert!(!wrote(&pass(2, "2026-03-02T00:00:10Z").await), "nothing is new");
+    assert_eq!(
+        world.status().keeper.unwrap().last_pass.unwrap().summary.started_at,
+        "2026-03-02T00:00:10Z"
+    );
+
+    let path = format!("{API}/backupsources/a");
+    let mut source = world.fake.get(&path).unwrap();
+    source["status"]["newestCopy"] = json!({"run": "b", "store": "offsite", "path": "shop/a/b", "recoveryPoint": "2026-03-02T09:00:00Z",
+        "storedBytes": 1, "committedAt": "2026-03-02T09:00:00Z"});
+    let source = world.fake.put::<BackupSource>(&path, source);
+    world.context.caches.sources.watched(source);
+    assert!(wrote(&pass(3, "2026-03-03T00:00:10Z").await), "the pass did not find the new copy");
+    assert_eq!(world.source().stores[0].as_of, "2026-03-03T00:00:10Z");
 }
 
 #[tokio::test(start_paused = true)]
