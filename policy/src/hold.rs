@@ -70,6 +70,11 @@ pub fn released_at(records: &[HoldRecord]) -> Option<Timestamp> {
     Placed::of(records).released
 }
 
+/// When the hold of these records ends or ended, by its release or by itself; none where only a release can end it.
+pub fn ends_at(records: &[HoldRecord]) -> Option<Timestamp> {
+    Placed::of(records).ends()
+}
+
 /// Whether the hold of these records is in force at `now`: placed, not past every `until` it was placed with, and not released for good.
 pub fn in_force(records: &[HoldRecord], now: Timestamp) -> bool {
     let placed = Placed::of(records);

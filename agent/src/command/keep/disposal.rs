@@ -6,6 +6,7 @@ use holdfast_crds::document::{Fact, Label, Sha256};
 use holdfast_crds::{DisposalReport, KeepDisposal, Reason};
 use holdfast_policy::hold::{self, Candidate};
 use holdfast_policy::retention::{CopyFacts, SourceFacts};
+use jiff::SignedDuration;
 
 use super::Pass;
 use super::act::ActError;
@@ -13,6 +14,8 @@ use super::inventory::SourceFolder;
 use super::read::{Run, State};
 use crate::result::{Failure, shorten};
 
+/// A copy that is in use is looked at again after this.
+const IN_USE: SignedDuration = SignedDuration::from_hours(1);
 /// How a record of a removal begins that a disposal asked for.
 const BY_DISPOSAL: &str = "disposal ";
 
@@ -105,6 +108,14 @@ impl Pass<'_> {
                 let shredded = run.records.iter().any(|record| matches!(record.fact, Fact::Shredded { .. }));
                 let problem = facts.problems.first().cloned().or_else(|| deferred(known, facts, &going));
                 if let Some(problem) = problem {
+                    // Not before each lock that is known has ended, and not at once where somebody reads.
+                    let reading = known.reading_until.or_else(|| known.in_use.then(|| facts.now + IN_USE));
+                    if known.holds.is_empty()
+                        && let Some(at) = known.locked_until.into_iter().chain(reading).max().filter(|at| *at >= facts.now)
+                    {
+                        // At the very moment of its end a lock still holds.
+                        self.report.again(at + SignedDuration::from_secs(1));
+                    }
                     report.left += 1;
                     report.deferred += 1;
                     report.shredded += i64::from(shredded);
@@ -119,6 +130,7 @@ impl Pass<'_> {
                     Ok(false) => report.left += 1,
                     Err(ActError::TooLate { .. }) => {
                         report.left += 1;
+                        self.report.again(self.now);
                         self.report
                             .note("the time in which a pass may delete was over; the next pass goes on");
                     }

@@ -109,6 +109,10 @@ impl Holds {
             let (namespace, name) = named.unwrap_or((None, id.to_string()));
             let held = counts.get(id).cloned().unwrap_or_default();
             let released_at = hold::released_at(records);
+            // Then what it held can be let go of.
+            if let Some(ends) = hold::ends_at(records).filter(|ends| now < *ends && held.copies > 0) {
+                report.again(ends);
+            }
             let problem = (released_at.is_none_or(|at| now < at) && held.legal_holds < held.copies)
                 .then(|| held.problem.clone())
                 .flatten();

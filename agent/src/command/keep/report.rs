@@ -2,6 +2,7 @@
 
 use holdfast_crds::{HoldReport, Reason, SourceReport};
 use holdfast_crds::{KEEP_LINE, KeepLine, KeepSummary, StoreFinding};
+use jiff::Timestamp;
 
 use crate::command::lines::{Lines, Sink};
 
@@ -14,6 +15,7 @@ const FINDINGS: i64 = 200;
 pub struct Report {
     lines: Lines,
     pub summary: KeepSummary,
+    again: Option<Timestamp>,
 }
 
 impl Report {
@@ -21,6 +23,7 @@ impl Report {
         Self {
             lines: Lines::new(KEEP_LINE, sink),
             summary: KeepSummary::default(),
+            again: None,
         }
     }
 
@@ -69,11 +72,17 @@ impl Report {
         }
     }
 
+    /// What could not be done now can be done then.
+    pub fn again(&mut self, at: Timestamp) {
+        self.again = self.again.into_iter().chain([at]).min();
+    }
+
     pub fn finish(self) -> KeepSummary {
         let (lines, sha256) = self.lines.finish();
         KeepSummary {
             lines,
             sha256,
+            again_at: self.again.map(|at| at.to_string()),
             ..self.summary
         }
     }

@@ -52,7 +52,7 @@ impl Pass<'_> {
         let mut plan = plan(&facts);
         let mut removed = 0;
         if self.acts {
-            self.record(&folder, &documents, &facts, &plan).await?;
+            self.record(&folder, &documents, &facts, &plan, &disposed).await?;
             if !plan.remove.is_empty() && self.holds.refresh(self.store).await? {
                 // Somebody placed a hold meanwhile: decided again.
                 let locked: BTreeMap<_, _> = facts
@@ -196,6 +196,7 @@ impl Pass<'_> {
         documents: &Documents,
         facts: &SourceFacts,
         plan: &SourcePlan,
+        disposed: &HashSet<Label>,
     ) -> Result<(), Failure> {
         let Some(hand) = self.hand.clone() else { return Ok(()) };
         let gathered = self.gathered(folder, documents);
@@ -242,7 +243,7 @@ impl Pass<'_> {
             for verdict in &plan.verdicts {
                 let (copy, run) = (copies[&verdict.run], runs[&verdict.run]);
                 if let Some(lying) = folder.runs.get(&verdict.run)
-                    && let Err(error) = lock(self.store, &hand, lying, run, copy, verdict, plan, self.now).await
+                    && let Err(error) = lock(self.store, &hand, lying, run, copy, verdict, plan, (self.now, disposed)).await
                 {
                     match error {
                         ActError::Store(error) => self.report.note(format!("locks and legal holds cannot be set: {error}")),
@@ -275,6 +276,7 @@ impl Pass<'_> {
             match hand.may_delete().await {
                 Ok(()) => {}
                 Err(ActError::TooLate { .. }) => {
+                    self.report.again(self.now);
                     self.report
                         .note("the time in which a pass may delete was over; the next pass goes on");
                     break;
@@ -303,6 +305,7 @@ impl Pass<'_> {
                 Ok(())
             }
             Err(ActError::TooLate { .. }) => {
+                self.report.again(self.now);
                 self.report
                     .note("the time in which a pass may delete was over; the next pass goes on");
                 Ok(())
@@ -464,7 +467,7 @@ async fn lock(
     copy: &CopyFacts,
     verdict: &Verdict,
     plan: &SourcePlan,
-    now: Timestamp,
+    (now, disposed): (Timestamp, &HashSet<Label>),
 ) -> Result<(), ActError> {
     let outcome = lying
         .outcome
@@ -491,6 +494,8 @@ async fn lock(
             wanted = wanted.max(now.checked_add(length).ok());
         }
     }
+    // What is to be disposed of waits for the locks that it has, and gets no longer ones.
+    let wanted = wanted.filter(|_| !disposed.contains(&copy.run));
     if let Some(until) = wanted.filter(|until| store.backend().write_lock().is_some() && known.is_none_or(|known| known < *until)) {
         each(store, &objects, Set::Lock(until)).await?;
         hand.record(&run.path, Some(copy.manifest), Fact::Locked { until }).await?;

@@ -1,5 +1,6 @@
 //! Passes over a store in memory, with a clock of its own.
 
+mod disposals;
 mod passes;
 mod unread;
 mod year;

@@ -4,7 +4,7 @@ use holdfast_crds::{CopyState, KeepHold, KeepRelease, KeepSource, LockMode, Reas
 use super::*;
 use crate::store::faulty::{Call, CallKind, Fault, Faulty};
 
-fn hold(edit: impl FnOnce(&mut KeepHold)) -> KeepHold {
+pub fn hold(edit: impl FnOnce(&mut KeepHold)) -> KeepHold {
     let mut hold = KeepHold {
         id: hold_id(Some("shop"), "tax"),
         namespace: Some("shop".into()),
@@ -448,60 +448,4 @@ async fn the_rules_of_a_schedule_that_is_gone_go_on() {
     let never = Scene::new(Memory::new());
     days(&never, "2026-03-01T02:00:00Z", 5).await;
     assert_eq!(never.pass(&KeepTask::default()).await.source().marked, 0);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_disposal_destroys_what_it_names_once_holds_let_go() {
-    let scene = Scene::new(Memory::new());
-    let runs = days(&scene, "2026-03-01T02:00:00Z", 3).await;
-    let key = format!("catalog/{}/key-pod-1-1.age", runs[0]);
-    scene.memory.plant(&key, "sealed");
-    let disposal = holdfast_crds::KeepDisposal {
-        namespace: "shop".into(),
-        name: "erase-7".into(),
-        scope: HoldScope {
-            runs: Some(vec![runs[0].to_string(), runs[1].to_string()]),
-            ..HoldScope::default()
-        },
-        basis: "GDPR Art. 17".into(),
-        requested_by: "ann".into(),
-        approved_by: "bob".into(),
-    };
-    let mut wanted = KeepTask {
-        disposals: vec![disposal],
-        ..KeepTask::default()
-    };
-    wanted.holds = vec![hold(|hold| hold.scope.runs = Some(vec![runs[0].to_string()]))];
-    let told = |said: &Said| match said.lines.last() {
-        Some(KeepLine::Disposal(report)) => report.clone(),
-        other => panic!("{other:?}"),
-    };
-    let waits = scene.pass(&wanted).await;
-    let report = told(&waits);
-    assert_eq!((report.left, report.deferred, report.removed), (1, 1, 1), "{report:?}");
-    assert!(report.problem.unwrap().contains("held by"));
-    assert_eq!(waits.source().copies, 2);
-    assert!(scene.memory.objects().contains_key(&key));
-    wanted.holds = vec![hold(|hold| {
-        hold.scope.runs = Some(vec![runs[0].to_string()]);
-        hold.release = Some(KeepRelease {
-            released_by: "bob".into(),
-            reason: "closed".into(),
-            effective_at: scene.now(),
-        });
-    })];
-    scene.memory.advance(SignedDuration::from_mins(1));
-    scene.pass(&wanted).await;
-    let done = told(&scene.pass(&wanted).await);
-    assert_eq!((done.left, done.removed), (0, 2), "{done:?}");
-    assert!(!scene.memory.objects().contains_key(&key));
-    assert_eq!(scene.with_data(), BTreeSet::from([runs[2].run.to_string()]));
-    let facts = scene.facts(&runs[1]);
-    let Some(Fact::Shredded { disposal, basis }) = facts.iter().find(|fact| fact.what() == "shredded") else {
-        panic!("{facts:?}")
-    };
-    assert_eq!(
-        (disposal.as_str(), basis.as_str()),
-        ("shop/erase-7", "GDPR Art. 17; requested by ann, approved by bob")
-    );
 }

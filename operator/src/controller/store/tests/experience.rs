@@ -41,7 +41,7 @@ impl World {
 
 #[tokio::test(start_paused = true)]
 async fn what_a_run_meets_reaches_the_conditions_and_starts_a_probe() {
-    let world = ready().await;
+    let world = Box::pin(ready()).await;
     world.at("2026-03-01T02:00:10Z");
     // What is wrong with the database says nothing about the store.
     world.met("a", "2026-03-01T02:00:00Z", "2026-03-01T02:00:05Z", Reason::LockTimeout);
@@ -80,7 +80,7 @@ async fn what_a_run_meets_reaches_the_conditions_and_starts_a_probe() {
 
 #[tokio::test(start_paused = true)]
 async fn a_probe_that_fails_too_takes_over_until_a_later_run_or_probe_succeeds() {
-    let world = ready().await;
+    let world = Box::pin(ready()).await;
     world.at("2026-03-01T02:00:10Z");
     world.met("a", "2026-03-01T02:00:00Z", "2026-03-01T02:00:08Z", Reason::StoreUnreachable);
     world.reconcile().await;
@@ -109,7 +109,7 @@ async fn a_probe_that_fails_too_takes_over_until_a_later_run_or_probe_succeeds()
 
 #[tokio::test(start_paused = true)]
 async fn probes_that_pass_while_runs_go_on_failing_become_seldom() {
-    let world = ready().await;
+    let world = Box::pin(ready()).await;
     let start: jiff::Timestamp = "2026-03-01T02:00:00Z".parse().unwrap();
     let mut last = 0;
     // For two hours a run fails every 30 seconds, because the store is too full for a copy and not for a probe.
@@ -131,7 +131,7 @@ async fn probes_that_pass_while_runs_go_on_failing_become_seldom() {
 
 #[tokio::test(start_paused = true)]
 async fn a_run_that_meets_an_unsafe_store_stops_the_next_until_it_is_tried() {
-    let world = ready().await;
+    let world = Box::pin(ready()).await;
     world.at("2026-03-01T02:00:10Z");
     world.met("a", "2026-03-01T02:00:00Z", "2026-03-01T02:00:08Z", Reason::StoreUnsafe);
     world.reconcile().await;
