@@ -154,9 +154,10 @@ fn with(
     let mut entry = entry(store, summary, found, findings, before.as_ref(), now);
     // What was found again is not written again, unless it is news that a copy since then was not found.
     if let Some(before) = before.filter(|before| !committed_since(&status, before)) {
-        let as_of = std::mem::replace(&mut entry.as_of, before.as_of.clone());
+        let found = entry.clone();
+        (entry.as_of, entry.expected_as_of) = (before.as_of.clone(), before.expected_as_of.clone());
         if entry != before {
-            entry.as_of = as_of;
+            entry = found;
         }
     }
     match place {
