@@ -6,11 +6,13 @@
 //! objects at rest, of which it is to write none. By the environment: `HOLDFAST_OPERATOR` (the binary), `BENCH_SOURCES` (10000; each with a schedule and 5 ended runs), `BENCH_ROUNDS` (3),
 //! `BENCH_IDLE` (seconds of the last round's rest, 120), `BENCH_JSON` (where the numbers go).
 
+mod process;
+
 use std::{
     collections::BTreeMap,
     env, fs,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::Command,
     time::{Duration, Instant},
 };
 
@@ -24,7 +26,9 @@ use http::{Method, Request};
 use jiff::{SignedDuration, Timestamp};
 use kube::Client;
 use serde_json::{Value, json};
-use tokio::{io::AsyncReadExt, io::AsyncWriteExt, net::TcpStream, time::sleep};
+use tokio::time::sleep;
+
+use process::{LIMIT, Operator, binary, calls, free_address, get, memory, number, processor};
 
 /// Sources of one namespace.
 const PER_NAMESPACE: usize = 1_000;
@@ -32,18 +36,9 @@ const PER_NAMESPACE: usize = 1_000;
 const RUNS: usize = 5;
 /// Calls at once while objects are made.
 const AT_ONCE: usize = 48;
-/// The longest that one phase may take.
-const LIMIT: Duration = Duration::from_secs(900);
 /// The operator is at rest once it has used less than this much of a processor's time in [`WINDOW`].
 const QUIET: Duration = Duration::from_millis(150);
 const WINDOW: Duration = Duration::from_secs(5);
-
-fn number(name: &str, otherwise: u64) -> Result<u64> {
-    match env::var(name) {
-        Ok(text) => text.parse().with_context(|| format!("{name}: found {text:?}, expected a number")),
-        Err(_) => Ok(otherwise),
-    }
-}
 
 fn main() -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
@@ -72,23 +67,6 @@ async fn bench() -> Result<()> {
     report(sources, &settling, &measured)
 }
 
-fn binary() -> Result<PathBuf> {
-    let beside = env::current_exe()?
-        .parent()
-        .and_then(Path::parent)
-        .map(|folder| folder.join("holdfast-operator"));
-    let binary = env::var_os("HOLDFAST_OPERATOR")
-        .map(PathBuf::from)
-        .or(beside)
-        .context("no folder of this program")?;
-    ensure!(
-        binary.exists(),
-        "{}: not found; build it with cargo build --release -p holdfast-operator, or set HOLDFAST_OPERATOR",
-        binary.display()
-    );
-    Ok(binary)
-}
-
 /// What one start of the operator showed.
 struct Round {
     /// Seconds until it is ready, and until it has looked at everything.
@@ -109,45 +87,11 @@ struct Round {
     idle_cpu: f64,
 }
 
-struct Operator(Child);
-
-impl Drop for Operator {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 async fn round(binary: &Path, server: &ApiServer, idle: Duration) -> Result<Round> {
     let address = free_address().await?;
     let began = Instant::now();
-    let mut operator = Operator(
-        Command::new(binary)
-            .args([
-                "--image=holdfast:bench",
-                "--pod-name=bench",
-                "--cluster-id=bench",
-                "--lease-namespace=default",
-            ])
-            .arg(format!("--admin-addr={address}"))
-            .env("KUBECONFIG", server.kubeconfig())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .spawn()?,
-    );
+    let mut operator = Operator::start(binary, server, &address).await?;
     let pid = operator.0.id();
-    loop {
-        ensure!(operator.0.try_wait()?.is_none(), "the operator ended");
-        ensure!(began.elapsed() < LIMIT, "the operator does not get ready");
-        if get(&address, "/readyz")
-            .await
-            .is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
-        {
-            break;
-        }
-        sleep(Duration::from_millis(20)).await;
-    }
     let ready = began.elapsed().as_secs_f64();
     let (rest, cpu) = quiet(pid, began).await?;
     let peak = memory(pid, "VmHWM")?;
@@ -210,57 +154,6 @@ async fn quiet(pid: u32, began: Instant) -> Result<(f64, f64)> {
             return Ok(((at - began).as_secs_f64(), now.1.as_secs_f64()));
         }
     }
-}
-
-/// Processor time of a process.
-fn processor(pid: u32) -> Result<Duration> {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let fields: Vec<&str> = text.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-    let ticks = |index: usize| {
-        fields
-            .get(index)
-            .and_then(|field| field.parse::<u64>().ok())
-            .context("/proc/…/stat")
-    };
-    // utime and stime, in ticks of 10 ms on every Linux of ours.
-    Ok(Duration::from_millis(10 * (ticks(11)? + ticks(12)?)))
-}
-
-/// A line of a process's status, in MiB.
-fn memory(pid: u32, line: &str) -> Result<f64> {
-    let text = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let found = text
-        .lines()
-        .find_map(|held| held.strip_prefix(line)?.trim_start_matches(':').trim().strip_suffix(" kB"));
-    Ok(found.context("no such line")?.trim().parse::<f64>()? / 1024.0)
-}
-
-async fn free_address() -> Result<String> {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
-    Ok(listener.local_addr()?.to_string())
-}
-
-async fn get(address: &str, path: &str) -> Result<String> {
-    let mut stream = TcpStream::connect(address).await?;
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await?;
-    Ok(answer)
-}
-
-/// Calls to the API server by verb and resource.
-fn calls(metrics: &str) -> BTreeMap<String, u64> {
-    let mut calls = BTreeMap::new();
-    for line in metrics.lines().filter_map(|line| line.strip_prefix("holdfast_api_calls_total{")) {
-        let Some((labels, count)) = line.rsplit_once("} ") else { continue };
-        let label = |name: &str| {
-            let value = labels.split(&format!("{name}=\"")).nth(1).and_then(|rest| rest.split('"').next());
-            value.unwrap_or_default().to_owned()
-        };
-        *calls.entry(format!("{} {}", label("verb"), label("resource"))).or_insert(0) += count.parse().unwrap_or(0);
-    }
-    calls
 }
 
 /// The definitions as they are, or so that objects are taken with their status in one call and unchecked: a fleet is made in minutes.
