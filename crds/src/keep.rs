@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Reason, Retention,
-    document::{Acceptance, HoldScope, Label, RunPath, ScheduleName, Sha256},
+    document::{Acceptance, HoldScope, Label, RunPath, ScheduleName, Sha256, canonical_bytes},
 };
 
 /// The most schedules, sources and holds that one keeper is told of.
@@ -139,6 +139,13 @@ pub struct KeepDisposal {
     pub basis: String,
     pub requested_by: String,
     pub approved_by: String,
+}
+
+impl KeepDisposal {
+    /// SHA-256 of all of it: tells it from another request of the same name.
+    pub fn digest(&self) -> Sha256 {
+        Sha256::of(&canonical_bytes(self))
+    }
 }
 
 /// The release of a hold.
@@ -346,7 +353,11 @@ pub struct HoldReport {
 pub struct DisposalReport {
     pub namespace: String,
     pub name: String,
-    /// Copies of its scope whose data is still here.
+    /// SHA-256 of the request as the keeper was told of it: a request of the same name with another scope is another.
+    #[serde(default)]
+    #[schemars(length(max = 64))]
+    pub request: String,
+    /// Copies of its scope whose data is still here, and what of it cannot be read.
     pub left: i64,
     /// … whose keys were destroyed, so that nobody can read them any more.
     pub shredded: i64,

@@ -43,7 +43,7 @@ pub use reason::{Class, Reason};
 pub use replica::*;
 pub use restore::*;
 pub use result::{AgentResult, RESULT_LIMIT};
-pub use retention::Retention;
+pub use retention::{Retention, SHORTEST_DELETION_DELAY};
 pub use run::*;
 pub use schedule::*;
 pub use schedule_cluster::*;

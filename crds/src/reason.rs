@@ -126,6 +126,8 @@ reasons! {
     ForeignObject = 0, Structural;
     /// The store refuses to delete what nothing keeps; the next pass tries again.
     DeleteRefused = 0, Structural;
+    /// The store refuses to set locks or legal holds; only Holdfast keeps these copies from being deleted.
+    LockRefused = 0, Structural;
     /// More would be removed at once than was foreseen; it waits for a person's approval.
     RemovalNeedsApproval = 0, Structural;
 
@@ -258,6 +260,8 @@ reasons! {
     KeyMissing = 84, Terminal;
     /// Two stores hold different manifests under one run's name: neither is a second copy of the other.
     Divergent = 85, Structural;
+    /// The store had this run's copy, and it was removed since: its name is used up.
+    CopyRemoved = 86, Terminal;
 
     /// The target database exists and holds objects of a user.
     TargetNotEmpty = 90, Terminal;

@@ -5,6 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::Span;
 
+/// A copy is marked at least so long before it is removed.
+pub const SHORTEST_DELETION_DELAY: Span = Span::from_hours(24);
+
 /// How long copies are kept in one store. The rules are a union: a copy stays while any of them keeps it. Without a rule every copy stays.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -44,7 +47,7 @@ pub struct Retention {
     #[serde(default = "default_min_good")]
     #[schemars(range(min = 1, max = 1_000))]
     pub min_good: i32,
-    /// How long a copy that nothing keeps any more is marked before it is removed. At least the timeout of a run and a day.
+    /// How long a copy that nothing keeps any more is marked before it is removed: time for holds, restores and people. At least 24h.
     #[serde(default = "default_deletion_delay")]
     pub deletion_delay: Span,
 }

@@ -6,8 +6,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
-use crate::{CatchUp, ConcurrencyPolicy, Exclusion, Reason, Retention, Span, StoreKind, StoreReference};
+use crate::{CatchUp, ConcurrencyPolicy, Exclusion, Reason, Retention, SHORTEST_DELETION_DELAY, Span, StoreKind, StoreReference};
 
 /// When copies of which sources are made, and where they go.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -153,6 +154,7 @@ pub enum SourceSelection {
 /// A store, and how long this schedule's copies are kept in it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = store_rules()))]
 pub struct ScheduleStore {
     /// Name of the store.
     #[schemars(length(min = 1, max = 63))]
@@ -170,6 +172,17 @@ pub struct ScheduleStore {
         "messageExpression": "'found ' + (size(self) > 0 ? self[0] : 'none') + (size(self) > 1 ? ' and others' : '') + ' without Full, of which the other types are of no use; add Full, or leave types out'",
     }]))]
     pub types: Vec<BackupType>,
+}
+
+fn store_rules() -> Vec<Value> {
+    let delay = crate::compliance::span_seconds("self.retention.deletionDelay");
+    vec![json!({
+        "rule": format!("!has(self.retention) || !has(self.retention.deletionDelay) || {delay} >= {}", SHORTEST_DELETION_DELAY.seconds()),
+        "fieldPath": ".retention.deletionDelay",
+        "messageExpression": format!(
+            "\"found '\" + self.retention.deletionDelay + \"', expected at least {SHORTEST_DELETION_DELAY}: that long people, holds and restores have before a copy is removed\""
+        ),
+    })]
 }
 
 impl ScheduleStore {

@@ -88,6 +88,7 @@ fn outcome(backups: &str, rules: &str, zone: &str, on: &str) -> [String; 3] {
         zone: Zone::named(zone).unwrap(),
         since: facts.now - SignedDuration::from_hours(48),
         interval: Some(SignedDuration::from_hours(if backups.starts_with("Sunday") { 169 } else { 25 })),
+        gone: false,
     };
     facts.rules.insert(schedule(), rules);
     while day <= last {

@@ -64,6 +64,7 @@ fn source(copies: i64) -> SourceFacts {
         zone: Zone::named("Europe/Paris").unwrap(),
         since: begin,
         interval: Some(SignedDuration::from_hours(24)),
+        gone: false,
     };
     SourceFacts {
         now: begin + SignedDuration::from_hours(copies),

@@ -17,7 +17,7 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::key::{self, SealedKey};
-use super::{history, place};
+use super::{history, place, removed};
 use crate::config::{Invocation, Places, random_hex, read_document, read_task};
 use crate::engine::postgresql::source::Source;
 use crate::engine::streaming::{Aborted, Finished, Found, Streaming, Wanted};
@@ -204,7 +204,7 @@ impl Job<'_> {
         let progress = &self.invocation.progress;
         progress.enter("register", &self.run.to_string());
         if let Some(decided) = self.store.outcome(&self.run).await? {
-            return self.adopt(decided);
+            return self.adopt(decided).await;
         }
         progress.enter("preflight", &self.task.source);
         match &self.task.spec.postgresql {
@@ -401,7 +401,7 @@ impl Job<'_> {
         };
         let decided = self.store.commit(&outcome, pinned, self.not_after).await?;
         if !decided.ours {
-            return self.adopt(decided);
+            return self.adopt(decided).await;
         }
         let Some(copy) = decided.outcome.committed() else {
             return Err(Failure::new(Reason::InternalError, "the register holds our bytes, but no copy"));
@@ -415,10 +415,11 @@ impl Job<'_> {
     }
 
     /// What the register already says is what this run is.
-    fn adopt(&self, decided: Decided) -> Result<AgentResult, Failure> {
+    async fn adopt(&self, decided: Decided) -> Result<AgentResult, Failure> {
         let decided = decided.adopt(self.tick)?;
         match &decided.outcome.decision {
             Decision::Committed(copy) => {
+                removed::refuse(self.store, &self.run).await?;
                 let message = format!(
                     "the store has this run's copy, committed by pod {} at {}",
                     decided.outcome.by, decided.outcome.at
@@ -453,7 +454,7 @@ impl Job<'_> {
         };
         let given_up = self.store.abandon(&self.run, &self.invocation.pod, abandonment, pinned);
         match tokio::time::timeout(ABANDON_WITHIN, given_up).await {
-            Ok(Ok(decided)) if decided.outcome.committed().is_some() => self.adopt(decided),
+            Ok(Ok(decided)) if decided.outcome.committed().is_some() => self.adopt(decided).await,
             Ok(Ok(_)) => Err(Failure { closed: true, ..failure }),
             Ok(Err(error)) => {
                 tracing::warn!(%error, "the run could not be given up in the register; a settle Job will");

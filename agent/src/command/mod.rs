@@ -10,6 +10,7 @@ pub mod key;
 pub mod lines;
 pub mod place;
 pub mod probe;
+mod removed;
 pub mod replicate;
 pub mod restore;
 pub mod settle;

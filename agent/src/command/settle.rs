@@ -6,7 +6,7 @@ use clap::Args;
 use holdfast_crds::document::{Abandonment, Decision, RunPath};
 use holdfast_crds::{AgentResult, Reason, SettleTask};
 
-use super::place;
+use super::{place, removed};
 use crate::config::{Invocation, Places};
 use crate::result::{Failure, plain, summarise};
 use crate::store::{Decided, Patience, Settled, Store, StorePath};
@@ -38,7 +38,7 @@ pub async fn run_with(invocation: &Invocation, task: &SettleTask, store: &Store)
     let run = path.map_err(|error| Failure::new(Reason::InvalidSpec, error.to_string()))?;
     // Reading needs no right to write: the owner is asked only where something is to be written.
     if let Settled::Decided(decided) = store.settle(&run, None).await? {
-        return Ok(told(store, &run, &decided).await);
+        return told(store, &run, &decided).await;
     }
     if !task.gives_up {
         let message = format!("the register of {run} is empty: no copy was committed, and none is ruled out");
@@ -54,29 +54,32 @@ pub async fn run_with(invocation: &Invocation, task: &SettleTask, store: &Store)
         message: crate::result::shorten(&task.message, 1024),
     };
     match store.settle(&run, Some((&invocation.pod, abandonment, &pinned))).await? {
-        Settled::Decided(decided) => Ok(told(store, &run, &decided).await),
+        Settled::Decided(decided) => told(store, &run, &decided).await,
         Settled::Open => Err(Failure::new(Reason::InternalError, "the register is still empty")),
     }
 }
 
-async fn told(store: &Store, run: &RunPath, decided: &Decided) -> AgentResult {
+async fn told(store: &Store, run: &RunPath, decided: &Decided) -> Result<AgentResult, Failure> {
     let outcome = &decided.outcome;
     match &outcome.decision {
-        Decision::Committed(copy) => AgentResult {
-            closed: true,
-            copy: Some(summarise(copy, decided.version.clone(), &[])),
-            ..plain(
-                Reason::AlreadyDone,
-                format!("the copy was committed by pod {} at {}", outcome.by, outcome.at),
-            )
-        },
+        Decision::Committed(copy) => {
+            removed::refuse(store, run).await?;
+            Ok(AgentResult {
+                closed: true,
+                copy: Some(summarise(copy, decided.version.clone(), &[])),
+                ..plain(
+                    Reason::AlreadyDone,
+                    format!("the copy was committed by pod {} at {}", outcome.by, outcome.at),
+                )
+            })
+        }
         Decision::Abandoned(Abandonment { reason, message }) => {
             clear(store, run).await;
             let message = format!("the run was given up by pod {} at {}: {reason}: {message}", outcome.by, outcome.at);
-            AgentResult {
+            Ok(AgentResult {
                 closed: true,
                 ..plain(Reason::Abandoned, message)
-            }
+            })
         }
     }
 }

@@ -232,6 +232,15 @@ async fn what_somebody_does_with_the_writers_keys_is_refused_or_seen() {
     // A create does not replace.
     assert!(matches!(writer.create(&register, "forged".into()).await, Ok(Created::Theirs(_))));
     assert_eq!(alterations(&versions(keeper, "catalog").await).len(), 0);
+    // Nor does the writer speak for the keeper.
+    for record in [
+        "catalog/shop/db/run-1/01ARZ3NDEKTSV4RRFFQ69G5FAW-removed.json",
+        "catalog/shop/db/01ARZ3NDEKTSV4RRFFQ69G5FAW-retired.json",
+        "holds/htax-1/01ARZ3NDEKTSV4RRFFQ69G5FAW-release.json",
+        "owner/2.json",
+    ] {
+        denied(record, writer.create(&path(record), "forged".into()).await);
+    }
     // A plain put does: nobody believes it, and what was first is still there.
     let forged = decide("forged", "forger", Timestamp::now());
     assert_eq!(
@@ -240,7 +249,8 @@ async fn what_somebody_does_with_the_writers_keys_is_refused_or_seen() {
             .await,
         200
     );
-    assert_eq!(place.overwrite("writer", record, "forged").await, 200);
+    assert_eq!(place.overwrite("writer", record, "forged").await, 403);
+    assert_eq!(place.overwrite("keeper", record, "forged").await, 200);
     assert_eq!(place.overwrite("writer", part.path.as_str(), "forged").await, 200);
     for (role, store) in [("reader", reader), ("writer", writer), ("keeper", keeper)] {
         let read = store.outcome(&run).await.unwrap_err();

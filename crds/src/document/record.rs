@@ -158,6 +158,9 @@ pub enum SourceFact {
         schedule: ScheduleName,
         time_zone: String,
         retention: Retention,
+        /// The longest time between two of its full copies, in seconds: without new ones nothing is removed, also when the schedule is gone.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        interval_seconds: Option<u64>,
     },
     /// A person accepts that something is as it is.
     #[serde(rename_all = "camelCase")]

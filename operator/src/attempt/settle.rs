@@ -158,11 +158,14 @@ fn answered(mut course: Course, rules: &Rules<'_>, sight: &Sight, mut settle: Se
     if closed {
         settle.finished_at = Some(written(now));
         settle.failures = 0;
-        let reason = settle.otherwise.unwrap_or(Reason::Abandoned);
+        let mut reason = settle.otherwise.unwrap_or(Reason::Abandoned);
         let mut message = settle.otherwise_message.clone().unwrap_or_default();
-        if rules.kind == super::Kind::Restore {
+        match (rules.kind, result.reason) {
             // What the target holds of it: nothing, or a database beside that could not be dropped.
-            message = format!("{message}; {}", result.message);
+            (super::Kind::Restore, _) => message = format!("{message}; {}", result.message),
+            // Whatever happened to the attempt, only another name helps.
+            (super::Kind::Run, Reason::CopyRemoved) => (reason, message) = (result.reason, result.message),
+            (super::Kind::Run, _) => {}
         }
         course.settle = Some(settle);
         return end(course, reason, &message, now);

@@ -7,6 +7,8 @@ use holdfast_crds::{
     document::{Acceptance, ScheduleName, Sha256},
 };
 
+use jiff::{SignedDuration, Timestamp};
+
 use super::{
     facts::{CopyFacts, SourceFacts},
     keep::{good_fulls, plausible},
@@ -20,6 +22,10 @@ const MEDIAN_OF: usize = 7;
 const CHAINS: usize = 5;
 /// … or more than one of so many.
 const SHARE: usize = 10;
+/// The marks of one pass follow each other more closely than this, and passes do not.
+const SAME_PASS: SignedDuration = SignedDuration::from_mins(5);
+/// A copy that was marked so soon after the end that was promised for it went for its age, as everybody could foresee.
+const AGED: SignedDuration = SignedDuration::from_hours(48);
 
 fn blocked(reason: Reason, message: impl Into<String>) -> Blocked {
     let message: String = message.into();
@@ -83,18 +89,30 @@ pub fn unreliable(facts: &SourceFacts, chains: &Chains) -> Option<Blocked> {
     }
 }
 
+/// How often a full copy of the source is to come. Schedules that made copies of it say so; where all of them are gone, as they were
+/// recorded, for that no copy comes any more is no reason to remove those that are there. Other schedules of the namespace count only where
+/// nothing else tells a pace: one of them may have taken the place of one that was never recorded.
+fn pace(facts: &SourceFacts) -> Option<SignedDuration> {
+    let made = |schedule: &ScheduleName| facts.copies.iter().any(|copy| copy.schedule.as_ref() == Some(schedule));
+    let shortest = |own: bool, gone: bool| {
+        let rules = facts
+            .rules
+            .iter()
+            .filter(|(schedule, rules)| rules.gone == gone && made(schedule) == own);
+        rules.filter_map(|(_, rules)| rules.interval).min()
+    };
+    shortest(true, false)
+        .or_else(|| shortest(true, true))
+        .or_else(|| shortest(false, false))
+}
+
 /// A source that does not do well: copies may be marked, none is removed.
 pub fn unhealthy(facts: &SourceFacts) -> Option<Blocked> {
     if facts.retired.is_some() {
         return None;
     }
     let good = good_fulls(&facts.copies, facts.now);
-    // Other schedules of the namespace say nothing about this source, unless all that made copies of it are gone: one of them may have
-    // taken their place, and may have made none yet.
-    let made = |schedule: &ScheduleName| facts.copies.iter().any(|copy| copy.schedule.as_ref() == Some(schedule));
-    let own = facts.rules.iter().filter(|(schedule, _)| made(schedule));
-    let any = || facts.rules.values().filter_map(|rules| rules.interval).min();
-    let interval = own.filter_map(|(_, rules)| rules.interval).min().or_else(any);
+    let interval = pace(facts);
     if let (Some(interval), Some(newest)) = (interval, good.first()) {
         let newest = &facts.copies[*newest];
         let age = facts.now.duration_since(newest.order().0);
@@ -138,7 +156,8 @@ pub fn unhealthy(facts: &SourceFacts) -> Option<Blocked> {
 /// What of `due` (positions of copies that would be removed) nobody foresaw and is too much to go without a person's approval: these stay,
 /// and the digest of the set is what an approval names.
 ///
-/// Foreseen is what was marked under rules that had been in force for a day: time alone made it go.
+/// Foreseen is what was marked under rules that had been in force for a day, a few in each pass: time alone made it go. What one pass marked
+/// in a mass was not, whatever it was that ended: a hold, a floor, or days in which nothing could be marked.
 pub fn unforeseen(facts: &SourceFacts, chains: &Chains, due: &[usize]) -> Option<(HashSet<usize>, Blocked)> {
     let new_rules = |copy: &CopyFacts| {
         let rules = copy.schedule.as_ref().and_then(|schedule| facts.rules.get(schedule));
@@ -147,11 +166,15 @@ pub fn unforeseen(facts: &SourceFacts, chains: &Chains, due: &[usize]) -> Option
             _ => false,
         }
     };
-    let surprise: HashSet<usize> = due.iter().copied().filter(|&position| new_rules(&facts.copies[position])).collect();
+    let roots = chains.roots();
+    let mass = marked_in_a_mass(facts, &roots);
+    let surprise = due.iter().copied();
+    let surprise: HashSet<usize> = surprise
+        .filter(|&position| new_rules(&facts.copies[position]) || mass.contains(&position))
+        .collect();
     if surprise.is_empty() || facts.retired.is_some() {
         return None;
     }
-    let roots = chains.roots();
     let chains = |positions: &mut dyn Iterator<Item = usize>| positions.map(|position| roots[position]).collect::<HashSet<_>>().len();
     let gone = chains(&mut surprise.iter().copied());
     let all = chains(&mut (0..facts.copies.len()));
@@ -171,10 +194,29 @@ pub fn unforeseen(facts: &SourceFacts, chains: &Chains, due: &[usize]) -> Option
     let block = blocked(
         Reason::RemovalNeedsApproval,
         format!(
-            "new rules would remove {gone} of {all} chains ({going} of {total} bytes) at once; look at the preview, then approve exactly these with spec.accept: [{{removal: {{set: {set}}}}}]"
+            "{gone} of {all} chains ({going} of {total} bytes) would go at once, by new rules or after one pass marked many; look at the preview, then approve exactly these with spec.accept: [{{removal: {{set: {set}}}}}]"
         ),
     );
     Some((surprise, block))
+}
+
+/// The copies, by position, that a pass marked together with more chains than a brake lets go, and not for their age.
+fn marked_in_a_mass(facts: &SourceFacts, roots: &[usize]) -> HashSet<usize> {
+    let aged = |copy: &CopyFacts, at: Timestamp| {
+        let promised = copy.retain_until().filter(|until| *until <= at);
+        promised.is_some_and(|until| at.duration_since(until) <= AGED)
+    };
+    let marks = facts.copies.iter().enumerate().filter_map(|(position, copy)| {
+        let at = copy.mark.as_ref()?.at;
+        (!aged(copy, at)).then_some((at, position))
+    });
+    let mut marks: Vec<_> = marks.collect();
+    marks.sort_unstable();
+    let all: HashSet<_> = roots.iter().collect();
+    let limit = CHAINS.max(all.len() / SHARE);
+    let passes = marks.chunk_by(|a, b| b.0.duration_since(a.0) <= SAME_PASS);
+    let masses = passes.filter(|pass| pass.iter().map(|(_, position)| roots[*position]).collect::<HashSet<_>>().len() > limit);
+    masses.flatten().map(|(_, position)| *position).collect()
 }
 
 /// SHA-256 over the lines `<run> <outcome digest>`, sorted: what an approval of a removal names.

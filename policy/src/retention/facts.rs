@@ -110,8 +110,10 @@ pub struct Rules {
     pub zone: Zone,
     /// Since when these rules are recorded in the store; `now` where they were not yet.
     pub since: Timestamp,
-    /// The longest time between two of its full copies; absent where the schedule is gone.
+    /// The longest time between two of its full copies; absent where it is not recorded.
     pub interval: Option<SignedDuration>,
+    /// The schedule is gone, or does not name this store any more: this is what was recorded of it.
+    pub gone: bool,
 }
 
 /// A floor of a compliance policy.

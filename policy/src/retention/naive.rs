@@ -396,9 +396,21 @@ impl Model<'_> {
             return None;
         }
         let good: Vec<_> = self.copies.iter().filter(|copy| self.good_full(copy)).collect();
-        let mine = self.copies.iter().filter_map(|copy| self.rules(copy)?.interval);
-        let all = self.facts.rules.values().filter_map(|rules| rules.interval);
-        if let Some(interval) = mine.min().or(all.min()) {
+        let mine = |gone| {
+            let rules = self
+                .copies
+                .iter()
+                .filter_map(|copy| self.rules(copy))
+                .filter(move |rules| rules.gone == gone);
+            rules.filter_map(|rules| rules.interval).min()
+        };
+        let all = self
+            .facts
+            .rules
+            .values()
+            .filter(|rules| !rules.gone)
+            .filter_map(|rules| rules.interval);
+        if let Some(interval) = mine(false).or(mine(true)).or(all.min()) {
             match good.last() {
                 Some(newest) if apart(self.now, time_of(newest)) > interval + interval => return Some(Reason::CopyTooOld),
                 None if !self.copies.is_empty() => return Some(Reason::CopyTooOld),
@@ -416,14 +428,7 @@ impl Model<'_> {
 
     /// R7: what rules that were new when it was marked would take, if that is much.
     fn waits_for_approval(&self, due: &[&CopyFacts]) -> BTreeSet<Label> {
-        let new: Vec<_> = due
-            .iter()
-            .filter(|copy| match (&copy.mark, self.rules(copy)) {
-                (Some(mark), Some(rules)) => mark.at < rules.since + DAY,
-                _ => false,
-            })
-            .collect();
-        if new.is_empty() || self.facts.retired.is_some() {
+        if self.facts.retired.is_some() {
             return BTreeSet::new();
         }
         let chain = |copy: &CopyFacts| {
@@ -435,6 +440,44 @@ impl Model<'_> {
         };
         let chains = |copies: &mut dyn Iterator<Item = &CopyFacts>| copies.map(chain).collect::<BTreeSet<_>>().len();
         let bytes = |copies: &mut dyn Iterator<Item = &CopyFacts>| copies.map(|copy| copy.bytes).sum::<u64>();
+        // Marks that no promise's end explains, and those of the same pass: within minutes of each other, from one to the next.
+        let unexplained: Vec<&CopyFacts> = self
+            .copies
+            .iter()
+            .copied()
+            .filter(|copy| {
+                let end = copy.retained.iter().map(|(_, until)| *until).max();
+                copy.mark
+                    .as_ref()
+                    .is_some_and(|mark| !end.is_some_and(|end| end <= mark.at && apart(mark.at, end) <= DAY + DAY))
+            })
+            .collect();
+        let marked_at = |copy: &CopyFacts| copy.mark.as_ref().unwrap().at;
+        let same_pass = |copy: &CopyFacts| {
+            let mut pass = vec![copy];
+            let mut next = 0;
+            while let Some(of) = pass.get(next).copied() {
+                for other in &unexplained {
+                    if apart(marked_at(of), marked_at(other)).abs() <= MINUTES && !pass.iter().any(|known| known.run == other.run) {
+                        pass.push(*other);
+                    }
+                }
+                next += 1;
+            }
+            chains(&mut pass.into_iter())
+        };
+        let many = 5.max(chains(&mut self.copies.iter().copied()) / 10);
+        let new: Vec<_> = due
+            .iter()
+            .filter(|copy| {
+                let by_rules = self.rules(copy).is_some_and(|rules| marked_at(copy) < rules.since + DAY);
+                let unexplained = unexplained.iter().any(|other| other.run == copy.run);
+                by_rules || (unexplained && same_pass(copy) > many)
+            })
+            .collect();
+        if new.is_empty() {
+            return BTreeSet::new();
+        }
         let (gone, all) = (chains(&mut new.iter().map(|copy| **copy)), chains(&mut self.copies.iter().copied()));
         let good: Vec<_> = self.copies.iter().filter(|copy| self.good_full(copy)).collect();
         let last = !good.is_empty() && good.iter().all(|copy| due.iter().any(|other| other.run == copy.run));

@@ -80,6 +80,7 @@ fn rules(now: Timestamp) -> impl Strategy<Value = BTreeMap<ScheduleName, Rules>>
                 zone: Zone::named(ZONES[zone]).unwrap(),
                 since: now - SignedDuration::from_hours(since),
                 interval: interval.map(SignedDuration::from_hours),
+                gone: since % 3 == 0,
             };
             (name(which), rules)
         });

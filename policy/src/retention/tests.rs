@@ -63,6 +63,7 @@ pub(super) fn facts(now: &str, retention: Retention, copies: Vec<CopyFacts>) -> 
         zone: Zone::utc(),
         since: at("2020-01-01T00:00:00Z"),
         interval: Some(SignedDuration::from_hours(24)),
+        gone: false,
     };
     SourceFacts {
         now: at(now),
@@ -395,6 +396,7 @@ fn new_rules_that_would_take_much_at_once_wait_for_an_approval_of_exactly_that_s
     let mut copies = days(60, "2026-11-20T02:00:00Z");
     for copy in &mut copies[..50] {
         *copy = marked(copy.clone(), "2026-11-17T08:00:00Z");
+        copy.retained = vec![("keepWithin".into(), at("2026-11-17T02:00:00Z"))];
     }
     let mut source = facts("2026-11-20T08:00:00Z", rules(|r| r.keep_last = Some(10)), copies.clone());
     assert_eq!(plan(&source).remove.len(), 50, "rules of old: time alone made them go");
@@ -416,6 +418,55 @@ fn new_rules_that_would_take_much_at_once_wait_for_an_approval_of_exactly_that_s
     few.rules.get_mut(&schedule()).unwrap().since = at("2026-11-17T07:00:00Z");
     few.copies[0].mark = None;
     assert_eq!(plan(&few).remove.len(), 4);
+}
+
+#[test]
+fn what_one_pass_marked_in_a_mass_waits_for_an_approval_whatever_ended() {
+    let mut copies = days(60, "2026-11-20T02:00:00Z");
+    for (copy, seconds) in copies[..50].iter_mut().zip(0..) {
+        *copy = marked(copy.clone(), "2026-11-17T08:00:00Z");
+        // A hold that was released long after their time, or rules that could not be applied for weeks.
+        copy.retained = vec![("keepWithin".into(), at("2026-11-01T02:00:00Z"))];
+        copy.mark.as_mut().unwrap().at += SignedDuration::from_secs(seconds);
+    }
+    let mut source = facts("2026-11-20T08:00:00Z", rules(|r| r.keep_last = Some(10)), copies.clone());
+    let braked = plan(&source);
+    assert!(braked.remove.is_empty());
+    assert_eq!(braked.blocked.unwrap().reason, Reason::RemovalNeedsApproval);
+    let set = block::set_digest(copies[..50].iter());
+    source.accepted = vec![Acceptance::Removal { set }];
+    assert_eq!(plan(&source).remove.len(), 50);
+    // As many, in passes an hour apart.
+    source.accepted.clear();
+    for (copy, hour) in source.copies[..50].iter_mut().zip(0..) {
+        copy.mark.as_mut().unwrap().at -= SignedDuration::from_hours(hour);
+    }
+    assert_eq!(plan(&source).remove.len(), 50);
+}
+
+#[test]
+fn a_schedule_that_is_gone_still_asks_for_copies() {
+    let mut copies = days(9, "2026-11-20T02:00:00Z");
+    copies[0] = marked(copies[0].clone(), "2026-11-13T08:00:00Z");
+    let mut source = facts("2026-11-23T02:00:00Z", rules(|r| r.keep_last = Some(1)), copies);
+    source.rules.get_mut(&schedule()).unwrap().gone = true;
+    assert_eq!(plan(&source).blocked.unwrap().reason, Reason::CopyTooOld);
+    let mut retired = source.clone();
+    retired.retired = Some("ann: the shop is closed".into());
+    assert_eq!(plan(&retired).remove.len(), 1);
+    // Another took its place, and made a copy: its own pace counts.
+    let weekly = ScheduleName {
+        name: "weekly".into(),
+        ..schedule()
+    };
+    let rules = Rules {
+        interval: Some(SignedDuration::from_hours(7 * 24)),
+        gone: false,
+        ..source.rules[&schedule()].clone()
+    };
+    source.rules.insert(weekly.clone(), rules);
+    source.copies[8].schedule = Some(weekly);
+    assert_eq!(plan(&source).blocked, None);
 }
 
 #[test]

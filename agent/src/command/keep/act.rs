@@ -169,19 +169,25 @@ impl Hand {
         Ok(swept)
     }
 
-    /// Deletes the register and records of a run that was removed or abandoned long ago. The register goes before the record of its removal,
-    /// so that a crash in between leaves nothing that looks like a copy.
+    /// Deletes the register and records of a run that was removed or abandoned long ago. The register goes before the record of its removal
+    /// and those that it builds on, so that a crash in between leaves nothing that looks like a copy.
     pub async fn forget(&self, run: &RunPath, folder: &RunFolder) -> Result<Swept, ActError> {
         self.may_delete().await?;
         let mut swept = Swept::default();
-        let is_removal = |path: &str| path.ends_with("-removed.json");
-        for (path, (_, versions)) in folder.catalog.iter().filter(|(path, _)| !is_removal(path)) {
-            self.delete(path, versions, &mut swept).await?;
-        }
-        self.delete(&run.outcome().to_string(), &folder.outcome, &mut swept).await?;
-        if swept.complete() {
-            for (path, (_, versions)) in folder.catalog.iter().filter(|(path, _)| is_removal(path)) {
+        let later = |path: &str| match path {
+            path if path.ends_with("-removed.json") => 2,
+            path if path.ends_with("-mark.json") || path.ends_with("-shredded.json") => 1,
+            _ => 0,
+        };
+        for turn in 0..3 {
+            if !swept.complete() {
+                break;
+            }
+            for (path, (_, versions)) in folder.catalog.iter().filter(|(path, _)| later(path) == turn) {
                 self.delete(path, versions, &mut swept).await?;
+            }
+            if turn == 0 {
+                self.delete(&run.outcome().to_string(), &folder.outcome, &mut swept).await?;
             }
         }
         Ok(swept)

@@ -3,36 +3,34 @@
 use std::collections::{BTreeMap, HashSet};
 
 use holdfast_crds::document::{Fact, Label, Sha256};
-use holdfast_crds::{DisposalReport, KeepDisposal, Reason};
+use holdfast_crds::{DisposalReport, KeepDisposal, KeepTask, Reason};
 use holdfast_policy::hold::{self, Candidate};
 use holdfast_policy::retention::{CopyFacts, SourceFacts};
 use jiff::SignedDuration;
 
 use super::Pass;
-use super::act::ActError;
-use super::inventory::SourceFolder;
+use super::act::{ActError, Swept};
+use super::inventory::{RunFolder, SourceFolder};
 use super::read::{Run, State};
+use super::removal;
 use crate::result::{Failure, shorten};
 
 /// A copy that is in use is looked at again after this.
 const IN_USE: SignedDuration = SignedDuration::from_hours(1);
-/// How a record of a removal begins that a disposal asked for.
-const BY_DISPOSAL: &str = "disposal ";
+
+/// The reason in the record of a removal that a disposal, `<namespace>/<name>`, asked for.
+pub fn removal_reason(disposal: &str) -> String {
+    format!("disposal {disposal}")
+}
 
 /// `<namespace>/<name>` of the request.
-fn name_of(disposal: &KeepDisposal) -> String {
+pub fn name_of(disposal: &KeepDisposal) -> String {
     format!("{}/{}", disposal.namespace, disposal.name)
 }
 
 /// Whether the request, which reaches no further than its namespace, names the copy.
-pub fn names(disposal: &KeepDisposal, folder: &SourceFolder, run: &str, copy: &super::read::Copy) -> bool {
-    let candidate = Candidate {
-        namespace: folder.namespace.as_str(),
-        source: folder.source.as_str(),
-        run,
-        recovery_point: copy.recovery_point,
-    };
-    disposal.namespace == folder.namespace.as_str() && hold::names(&disposal.scope, &candidate)
+pub fn names(disposal: &KeepDisposal, copy: &Candidate<'_>) -> bool {
+    disposal.namespace == copy.namespace && hold::names(&disposal.scope, copy)
 }
 
 /// Why the copy cannot go yet.
@@ -58,26 +56,51 @@ fn deferred(copy: &CopyFacts, facts: &SourceFacts, going: &HashSet<Sha256>) -> O
 
 impl Pass<'_> {
     /// The copies of the source that a disposal names: their locks must be known.
-    pub(super) fn disposed(&self, folder: &SourceFolder, runs: &[Run]) -> HashSet<Label> {
+    pub(super) fn disposed(&self, runs: &[Run]) -> HashSet<Label> {
         let named = runs.iter().filter(|run| match &run.state {
-            State::Copy(copy) => self
-                .task
-                .disposals
-                .iter()
-                .any(|disposal| names(disposal, folder, &run.path.to_string(), copy)),
+            State::Copy(copy) => {
+                let place = run.path.to_string();
+                let candidate = removal::candidate(&run.path, &place, copy);
+                self.task.disposals.iter().any(|disposal| names(disposal, &candidate))
+            }
             _ => false,
         });
         named.map(|run| run.path.run.clone()).collect()
     }
 
-    /// Carries out what disposals say about the source, and counts what is left of it.
+    /// The reports of all requests that the keeper was told of, before any source is looked at.
+    pub(super) fn unstarted(task: &KeepTask) -> BTreeMap<String, DisposalReport> {
+        let reports = task.disposals.iter().map(|disposal| {
+            let report = DisposalReport {
+                namespace: disposal.namespace.clone(),
+                name: disposal.name.clone(),
+                request: disposal.digest().to_string(),
+                ..DisposalReport::default()
+            };
+            (name_of(disposal), report)
+        });
+        reports.collect()
+    }
+
+    /// A source that cannot be read may have copies that disposals name.
+    pub(super) fn unread(&mut self, folder: &SourceFolder, problem: &str) {
+        for disposal in self.task.disposals.iter().filter(|disposal| may_name(disposal, folder, None)) {
+            let report = self.disposals.entry(name_of(disposal)).or_default();
+            report.left += 1;
+            report
+                .problem
+                .get_or_insert(shorten(&format!("{} cannot be read: {problem}", folder.name()), 256));
+        }
+    }
+
+    /// Carries out what disposals say about the source, and counts what is left of it. The runs that are no copies any more.
     pub(super) async fn dispose(&mut self, folder: &SourceFolder, runs: &[Run], facts: &SourceFacts) -> Result<HashSet<Label>, Failure> {
         let mut gone = HashSet::new();
         if self.task.disposals.is_empty() {
             return Ok(gone);
         }
         let copies: BTreeMap<_, _> = facts.copies.iter().map(|copy| (&copy.run, copy)).collect();
-        let named = self.disposed(folder, runs);
+        let named = self.disposed(runs);
         let going: HashSet<Sha256> = facts
             .copies
             .iter()
@@ -86,61 +109,62 @@ impl Pass<'_> {
             .collect();
         for disposal in &self.task.disposals {
             let name = name_of(disposal);
-            let mut report = self.disposals.remove(&name).unwrap_or_else(|| DisposalReport {
-                namespace: disposal.namespace.clone(),
-                name: disposal.name.clone(),
-                left: 0,
-                shredded: 0,
-                removed: 0,
-                deferred: 0,
-                problem: None,
-            });
+            let mut report = self.disposals.remove(&name).unwrap_or_default();
             for run in runs {
-                let State::Copy(copy) = &run.state else { continue };
-                if !names(disposal, folder, &run.path.to_string(), copy) {
+                let copy = match &run.state {
+                    State::Copy(copy) => copy,
+                    State::Unreadable { problem, .. } if may_name(disposal, folder, Some(run)) => {
+                        report.left += 1;
+                        report.problem.get_or_insert(shorten(problem, 256));
+                        continue;
+                    }
+                    _ => continue,
+                };
+                let place = run.path.to_string();
+                if !names(disposal, &removal::candidate(&run.path, &place, copy)) {
                     continue;
                 }
-                if run.removed().is_some() || gone.contains(&run.path.run) {
-                    report.removed += 1;
-                    continue;
-                }
-                let Some(known) = copies.get(&run.path.run) else { continue };
                 let shredded = run.records.iter().any(|record| matches!(record.fact, Fact::Shredded { .. }));
-                let problem = facts.problems.first().cloned().or_else(|| deferred(known, facts, &going));
-                if let Some(problem) = problem {
-                    // Not before each lock that is known has ended, and not at once where somebody reads.
-                    let reading = known.reading_until.or_else(|| known.in_use.then(|| facts.now + IN_USE));
-                    if known.holds.is_empty()
-                        && let Some(at) = known.locked_until.into_iter().chain(reading).max().filter(|at| *at >= facts.now)
-                    {
-                        // At the very moment of its end a lock still holds.
-                        self.report.again(at + SignedDuration::from_secs(1));
+                let lying = folder.runs.get(&run.path.run);
+                let went = match copies.get(&run.path.run) {
+                    // Another request took it in this pass: the next one sees what is left.
+                    _ if gone.contains(&run.path.run) => Went::NotYet,
+                    // Removed before, by retention or by this: gone is what is not there any more.
+                    None if lying.is_some_and(removal::left) => {
+                        Went::Waits("it was removed, and what is left of it is not deleted yet".to_owned())
                     }
-                    report.left += 1;
-                    report.deferred += 1;
-                    report.shredded += i64::from(shredded);
-                    report.problem.get_or_insert(shorten(&problem, 256));
-                    continue;
+                    None => Went::Gone,
+                    Some(known) => match facts.problems.first().cloned().or_else(|| deferred(known, facts, &going)) {
+                        Some(problem) => {
+                            // Not before each lock that is known has ended, and not at once where somebody reads.
+                            let reading = known.reading_until.or_else(|| known.in_use.then(|| facts.now + IN_USE));
+                            if known.holds.is_empty()
+                                && let Some(at) = known.locked_until.into_iter().chain(reading).max().filter(|at| *at >= facts.now)
+                            {
+                                // At the very moment of its end a lock still holds.
+                                self.report.again(at + SignedDuration::from_secs(1));
+                            }
+                            Went::Waits(problem)
+                        }
+                        None => self.destroyed(lying, run, known, disposal, shredded).await?,
+                    },
+                };
+                if matches!(went, Went::Gone | Went::Removed(_)) {
+                    gone.insert(run.path.run.clone());
                 }
-                match self.destroy(folder, run, known, disposal, shredded).await {
-                    Ok(true) => {
-                        report.removed += 1;
-                        gone.insert(run.path.run.clone());
-                    }
-                    Ok(false) => report.left += 1,
-                    Err(ActError::TooLate { .. }) => {
+                match went {
+                    Went::Gone => report.removed += 1,
+                    Went::NotYet => report.left += 1,
+                    Went::Failed(problem) => {
                         report.left += 1;
-                        self.report.again(self.now);
-                        self.report
-                            .note("the time in which a pass may delete was over; the next pass goes on");
+                        report.problem.get_or_insert(shorten(&problem, 256));
                     }
-                    Err(ActError::Store(error)) => {
+                    Went::Waits(problem) | Went::Removed(problem) => {
                         report.left += 1;
-                        self.report
-                            .finding(Reason::DeleteRefused, Some(run.path.to_string()), error.to_string());
-                        report.problem.get_or_insert(shorten(&error.to_string(), 256));
+                        report.deferred += 1;
+                        report.shredded += i64::from(shredded);
+                        report.problem.get_or_insert(shorten(&format!("{place}: {problem}"), 256));
                     }
-                    Err(error) => return Err(error.into()),
                 }
             }
             self.disposals.insert(name, report);
@@ -148,24 +172,49 @@ impl Pass<'_> {
         Ok(gone)
     }
 
-    /// Records who asked for what, destroys the keys, then removes the data. False where this pass only reads.
-    async fn destroy(
+    /// Destroys a copy. What the store refuses is an answer.
+    async fn destroyed(
         &mut self,
-        folder: &SourceFolder,
+        lying: Option<&RunFolder>,
         run: &Run,
         copy: &CopyFacts,
         disposal: &KeepDisposal,
         shredded: bool,
-    ) -> Result<bool, ActError> {
+    ) -> Result<Went, Failure> {
+        let Some(lying) = lying else { return Ok(Went::NotYet) };
+        match self.destroy(lying, run, copy, disposal, shredded).await {
+            Ok(went) => Ok(went),
+            Err(ActError::TooLate { .. }) => {
+                self.report.again(self.now);
+                self.report
+                    .note("the time in which a pass may delete was over; the next pass goes on");
+                Ok(Went::NotYet)
+            }
+            Err(ActError::Store(error)) => {
+                let error = error.to_string();
+                self.report
+                    .finding(Reason::DeleteRefused, Some(run.path.to_string()), error.clone());
+                Ok(Went::Failed(error))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Records who asked for what, destroys the keys, then removes the data. Only where all keys are gone the copy counts as removed.
+    async fn destroy(
+        &mut self,
+        lying: &RunFolder,
+        run: &Run,
+        copy: &CopyFacts,
+        disposal: &KeepDisposal,
+        shredded: bool,
+    ) -> Result<Went, ActError> {
         let (Some(hand), true) = (self.hand.clone(), self.acts) else {
-            return Ok(false);
-        };
-        let Some(lying) = folder.runs.get(&run.path.run) else {
-            return Ok(false);
+            return Ok(Went::NotYet);
         };
         // A hold that came meanwhile is seen by the next pass: until its records are read back it says that it is not yet effective.
         if self.holds.refresh(self.store).await? {
-            return Ok(false);
+            return Ok(Went::NotYet);
         }
         hand.may_delete().await?;
         let name = name_of(disposal);
@@ -180,19 +229,58 @@ impl Pass<'_> {
             };
             hand.record(&run.path, Some(copy.manifest), fact).await?;
         }
-        hand.shred(lying).await?;
+        let keys = hand.shred(lying).await?;
+        if !keys.complete() {
+            return Ok(Went::Waits(refused("its keys", &keys)));
+        }
         let fact = Fact::Removed {
-            reason: format!("{BY_DISPOSAL}{name}"),
+            reason: removal_reason(&name),
             mark: None,
         };
         hand.record(&run.path, Some(copy.manifest), fact).await?;
         tracing::info!(run = %run.path, disposal = name, "disposed of");
         let swept = hand.sweep(lying).await?;
-        if !swept.complete() {
-            self.report.note(
-                "the store's locks keep objects of copies that were disposed of; their keys are gone, they are deleted when the locks end",
-            );
+        if swept.complete() {
+            return Ok(Went::Gone);
         }
-        Ok(true)
+        self.report.note(
+            "the store's locks keep objects of copies that were disposed of; their keys are gone, they are deleted when the locks end",
+        );
+        Ok(Went::Removed(refused("its keys are gone; its data", &swept)))
     }
+}
+
+/// What became of a copy that is to be disposed of.
+enum Went {
+    /// Nothing of it is there.
+    Gone,
+    /// It is no copy any more, and the store keeps some of its data.
+    Removed(String),
+    /// A hold, a lock or another copy stands against it.
+    Waits(String),
+    /// The store failed.
+    Failed(String),
+    /// This pass does not do it.
+    NotYet,
+}
+
+fn refused(what: &str, swept: &Swept) -> String {
+    let until = swept.refused_until.map_or_else(String::new, |until| format!(" until {until}"));
+    format!("the store does not let {what} go{until} ({} objects)", swept.refused)
+}
+
+/// Whether the request may name copies of a source that cannot be read, or of this run of it.
+fn may_name(disposal: &KeepDisposal, folder: &SourceFolder, run: Option<&Run>) -> bool {
+    let of_source = disposal.namespace == folder.namespace.as_str()
+        && disposal
+            .scope
+            .sources
+            .as_ref()
+            .is_none_or(|sources| sources.contains(&folder.name()));
+    let inside = format!("{}/", folder.name());
+    of_source
+        && disposal.scope.runs.as_ref().is_none_or(|runs| match run {
+            Some(run) => runs.contains(&run.path.to_string()),
+            None => runs.iter().any(|named| named.starts_with(&inside)),
+        })
 }

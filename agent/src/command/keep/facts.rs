@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 
 use holdfast_crds::document::{Acceptance, Fact, Label, Record, ScheduleName, SourceFact};
-use holdfast_crds::{KeepSource, KeepTask, Retention};
-use holdfast_policy::hold::Candidate;
+use holdfast_crds::{KeepSchedule, KeepSource, KeepTask, Retention, SHORTEST_DELETION_DELAY};
 use holdfast_policy::retention::{self, CopyFacts, CopyType, Floor, Mark, Rules, SourceFacts};
 use holdfast_policy::tick::Zone;
 use jiff::{SignedDuration, Timestamp};
@@ -12,6 +11,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::holds::Holds;
 use super::inventory::SourceFolder;
 use super::read::{Copy, Run, SourceWords, State};
+use super::removal;
 
 /// The rules of each schedule: those of the task, else the last that were recorded.
 pub fn rules(
@@ -33,10 +33,11 @@ pub fn rules(
     for recorded in &words.policies {
         if let Some(zone) = zone(&recorded.time_zone, &recorded.schedule) {
             let known = Rules {
-                retention: recorded.retention.clone(),
+                retention: followed(&recorded.retention),
                 zone,
                 since: recorded.since,
-                interval: None,
+                interval: recorded.interval_seconds.map(interval),
+                gone: true,
             };
             rules.insert(recorded.schedule.clone(), known);
         }
@@ -46,37 +47,52 @@ pub fn rules(
             continue;
         };
         let since = match rules.get(&wanted.schedule) {
-            Some(known) if known.retention == wanted.retention && known.zone == zone => known.since,
+            Some(known) if known.retention == followed(&wanted.retention) && known.zone == zone => known.since,
             _ => now,
         };
-        let seconds = i64::try_from(wanted.interval_seconds).unwrap_or(i64::MAX);
         let current = Rules {
-            retention: wanted.retention.clone(),
+            retention: followed(&wanted.retention),
             zone,
             since,
-            interval: Some(SignedDuration::from_secs(seconds)),
+            interval: Some(interval(wanted.interval_seconds)),
+            gone: false,
         };
         rules.insert(wanted.schedule.clone(), current);
     }
     rules
 }
 
+/// Rules as they are followed: what was recorded before there was a shortest delay is followed with it.
+fn followed(retention: &Retention) -> Retention {
+    Retention {
+        deletion_delay: retention.deletion_delay.max(SHORTEST_DELETION_DELAY),
+        ..retention.clone()
+    }
+}
+
+fn interval(seconds: u64) -> SignedDuration {
+    SignedDuration::from_secs(i64::try_from(seconds).unwrap_or(i64::MAX))
+}
+
 /// The rules that are not recorded yet, for copies that this source has.
 pub fn unrecorded(task: &KeepTask, words: &SourceWords, copies: &[CopyFacts]) -> Vec<SourceFact> {
     let made = |schedule: &ScheduleName| copies.iter().any(|copy| copy.schedule.as_ref() == Some(schedule));
-    let known = |schedule: &ScheduleName, time_zone: &str, retention: &Retention| {
-        words
-            .policies
-            .iter()
-            .any(|recorded| recorded.schedule == *schedule && recorded.time_zone == time_zone && recorded.retention == *retention)
+    let known = |wanted: &KeepSchedule| {
+        words.policies.iter().any(|recorded| {
+            recorded.schedule == wanted.schedule
+                && recorded.time_zone == wanted.time_zone
+                && recorded.retention == wanted.retention
+                && recorded.interval_seconds == Some(wanted.interval_seconds)
+        })
     };
     task.schedules
         .iter()
-        .filter(|wanted| made(&wanted.schedule) && !known(&wanted.schedule, &wanted.time_zone, &wanted.retention))
+        .filter(|wanted| made(&wanted.schedule) && !known(wanted))
         .map(|wanted| SourceFact::Policy {
             schedule: wanted.schedule.clone(),
             time_zone: wanted.time_zone.clone(),
             retention: wanted.retention.clone(),
+            interval_seconds: Some(wanted.interval_seconds),
         })
         .collect()
 }
@@ -108,19 +124,19 @@ pub fn unspoken(told: Option<&KeepSource>, words: &SourceWords) -> Vec<SourceFac
 }
 
 /// The copies of a source: committed and not removed.
-pub fn copies(folder: &SourceFolder, runs: &[Run], holds: &Holds, task: &KeepTask, now: Timestamp) -> Vec<CopyFacts> {
+pub fn copies(runs: &[Run], holds: &Holds, task: &KeepTask, now: Timestamp) -> Vec<CopyFacts> {
     let copies = runs
         .iter()
         .filter(|run| run.removed().is_none())
         .filter_map(|run| match &run.state {
-            State::Copy(copy) => Some(facts_of(folder, run, copy, holds, task, now)),
+            State::Copy(copy) => Some(facts_of(run, copy, holds, task, now)),
             // What it was is not known: it stands for itself, so that it is counted and nothing of the source is removed.
             State::Unreadable { .. } | State::Open | State::Abandoned { .. } => None,
         });
     copies.collect()
 }
 
-fn facts_of(folder: &SourceFolder, run: &Run, copy: &Copy, holds: &Holds, task: &KeepTask, now: Timestamp) -> CopyFacts {
+fn facts_of(run: &Run, copy: &Copy, holds: &Holds, task: &KeepTask, now: Timestamp) -> CopyFacts {
     let records = &run.records;
     let retained = records.iter().filter_map(|record| match &record.fact {
         Fact::Retain { until, rule } => Some((rule.clone(), *until)),
@@ -131,12 +147,7 @@ fn facts_of(folder: &SourceFolder, run: &Run, copy: &Copy, holds: &Holds, task: 
         _ => None,
     });
     let place = run.path.to_string();
-    let candidate = Candidate {
-        namespace: folder.namespace.as_str(),
-        source: folder.source.as_str(),
-        run: &place,
-        recovery_point: copy.recovery_point,
-    };
+    let candidate = removal::candidate(&run.path, &place, copy);
     let shredded = records.iter().any(|record| matches!(record.fact, Fact::Shredded { .. }));
     let problem = shredded
         .then(|| "its keys were destroyed on purpose".to_owned())
@@ -228,7 +239,7 @@ impl Gathered<'_> {
         };
         SourceFacts {
             now: self.now,
-            copies: copies(self.folder, self.runs, self.holds, self.task, self.now),
+            copies: copies(self.runs, self.holds, self.task, self.now),
             rules,
             floors: floors
                 .map(|floor| Floor {

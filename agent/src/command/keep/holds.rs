@@ -77,6 +77,21 @@ impl Holds {
         holds.into_iter().collect()
     }
 
+    /// The holds in force that named the copy at `then`, by what was recorded until then.
+    pub fn of_then(&self, copy: &Candidate<'_>, records: &[Record], then: Timestamp) -> Vec<Label> {
+        let records: Vec<_> = records.iter().filter(|record| record.at <= then).cloned().collect();
+        let mut holds = self.of(copy, &records, then);
+        holds.retain(|hold| {
+            let until_then = |records: &Vec<HoldRecord>| records.iter().filter(|record| record.at <= then).cloned().collect::<Vec<_>>();
+            let recorded = self.records.get(hold).map(until_then);
+            recorded.is_none_or(|recorded| {
+                hold::in_force(&recorded, then)
+                    && (hold::any_names(&recorded, copy) || records.iter().any(|record| held_by(record) == Some(hold)))
+            })
+        });
+        holds
+    }
+
     /// Records what the task's holds say and the store does not know yet.
     pub async fn record(&mut self, hand: &Hand, wanted: &[KeepHold]) -> Result<(), ActError> {
         for hold in wanted {

@@ -254,6 +254,16 @@ fn group_of(path: &str) -> String {
     group
 }
 
+/// What lies in the catalogue of a run now, without its data.
+pub async fn catalogue_of(store: &Store, run: &RunPath) -> Result<RunFolder, StoreError> {
+    let mut folder = SourceFolder::new(run.namespace.clone(), run.source.clone());
+    let mut walk = Walk::new(store, &format!("catalog/{run}"))?;
+    while let Some((path, versions)) = walk.object(&format!("{}/", folder.name())).await? {
+        folder.add(&path, versions);
+    }
+    Ok(folder.runs.remove(&run.run).unwrap_or_default())
+}
+
 /// The sources of a store, in the order of its listings.
 pub struct Inventory {
     walks: [Walk; 2],

@@ -8,6 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::act::{ActError, Hand, Swept};
 use super::inventory::RunFolder;
 use super::read::{Copy, Run, State};
+use super::removal;
 use crate::result::Failure;
 
 /// A run without an outcome is given up in the register when nothing was written for so long, and the operator does not know it as in flight.
@@ -39,8 +40,7 @@ pub fn leftover(run: &Run, folder: &RunFolder, now: Timestamp, in_flight: bool, 
         return Leftover::None;
     }
     let past = |moment: Timestamp, wait: SignedDuration| now.duration_since(moment) > wait;
-    let left = folder.data.values().any(|versions| !versions.0.is_empty())
-        || folder.catalog.values().any(|(object, _)| matches!(object, ObjectPath::Key { .. }));
+    let left = removal::left(folder);
     match (&run.state, run.removed()) {
         // Only the record of a removal is left: the end of a `forget` that was interrupted.
         (State::Open, Some(_)) => Leftover::Forget,

@@ -8,6 +8,8 @@ pub(super) mod holds;
 pub(super) mod inventory;
 mod leftover;
 pub(super) mod read;
+pub(super) mod removal;
+mod remove;
 pub(super) mod report;
 mod source;
 #[cfg(test)]
@@ -95,6 +97,8 @@ struct Pass<'a> {
     acts: bool,
     /// Whether the store has locks.
     locks: bool,
+    /// Why that cannot be told: then nothing is removed.
+    locks_unknown: Option<String>,
     /// The time for deleting.
     now: Timestamp,
     holds: Holds,
@@ -157,11 +161,16 @@ impl<'a> Pass<'a> {
         if let Some(hand) = &hand {
             holds.record(hand, &task.holds).await?;
         }
-        let locks = match store.supports_locks().await {
-            Ok(locks) => locks,
+        let (locks, locks_unknown) = match store.supports_locks().await {
+            Ok(locks) => (locks, None),
             Err(error) => {
-                report.note(format!("whether the bucket has Object Lock cannot be told: {error}"));
-                false
+                let problem = format!("whether the bucket has Object Lock cannot be told: {error}");
+                report.finding(
+                    Reason::LockRefused,
+                    None,
+                    format!("{problem}; nothing is removed, locked or held in the store"),
+                );
+                (false, Some(problem))
             }
         };
         Ok(Self {
@@ -171,12 +180,13 @@ impl<'a> Pass<'a> {
             hand,
             acts,
             locks,
+            locks_unknown,
             now: task.preview_at.unwrap_or(now),
             holds,
             report,
             seen: HashSet::new(),
             held: BTreeMap::new(),
-            disposals: BTreeMap::new(),
+            disposals: Self::unstarted(task),
         })
     }
 
@@ -199,7 +209,7 @@ impl<'a> Pass<'a> {
                 )),
             }
         }
-        if !self.locks && !self.held.is_empty() {
+        if !self.locks && self.locks_unknown.is_none() && !self.held.is_empty() {
             self.report
                 .note("the bucket has no legal holds: only Holdfast keeps what is held from being removed");
         }

@@ -29,6 +29,8 @@ pub struct Run {
     pub records: Vec<Record>,
     /// A record that cannot be read: nothing of the run is touched.
     pub unreadable: Option<String>,
+    /// Why its record of a removal is not believed: then the copy is still one.
+    pub forged: Option<String>,
 }
 
 /// What became of it.
@@ -87,6 +89,7 @@ pub struct RecordedRules {
     pub time_zone: String,
     pub retention: Retention,
     pub since: Timestamp,
+    pub interval_seconds: Option<u64>,
 }
 
 /// A document at its first version. None where it vanished since it was listed.
@@ -132,7 +135,7 @@ pub async fn runs(store: &Store, folder: &SourceFolder, parallel: usize) -> Resu
     stream::iter(reads).buffered(parallel).try_collect().await
 }
 
-async fn read_run(store: &Store, path: RunPath, folder: &RunFolder, data_listed: bool) -> Result<Run, StoreError> {
+pub async fn read_run(store: &Store, path: RunPath, folder: &RunFolder, data_listed: bool) -> Result<Run, StoreError> {
     let mut records = Vec::new();
     let mut unreadable = None;
     for (name, (object, versions)) in &folder.catalog {
@@ -180,6 +183,7 @@ async fn read_run(store: &Store, path: RunPath, folder: &RunFolder, data_listed:
         state,
         records,
         unreadable,
+        forged: None,
     })
 }
 
@@ -285,13 +289,19 @@ pub async fn words(store: &Store, folder: &SourceFolder, report: &mut Report) ->
                 schedule,
                 time_zone,
                 retention,
+                interval_seconds,
             } => {
+                // Another interval makes no other rules of them.
+                let same =
+                    |known: &&RecordedRules| known.schedule == schedule && known.time_zone == time_zone && known.retention == retention;
+                let since = words.policies.iter().find(same).map_or(record.at, |known| known.since);
                 words.policies.retain(|known| known.schedule != schedule);
                 words.policies.push(RecordedRules {
                     schedule,
                     time_zone,
                     retention,
-                    since: record.at,
+                    since,
+                    interval_seconds,
                 });
             }
             SourceFact::Accepted { what, .. } => words.accepted.push(what),
@@ -303,12 +313,13 @@ pub async fn words(store: &Store, folder: &SourceFolder, report: &mut Report) ->
 }
 
 impl Run {
-    /// The record that says that the copy is no copy any more.
+    /// The record that says that the copy is no copy any more, unless it is not believed.
     pub fn removed(&self) -> Option<&Record> {
-        self.records.iter().find(|record| is_removal(record))
+        let believed = self.forged.is_none();
+        self.records.iter().find(|record| believed && is_removal(record))
     }
 }
 
-fn is_removal(record: &Record) -> bool {
+pub fn is_removal(record: &Record) -> bool {
     matches!(record.fact, Fact::Removed { .. })
 }

@@ -8,12 +8,13 @@ use holdfast_crds::{Blocked, CopyReport, CopyState, KeepLine, Reason, SourceRepo
 use holdfast_policy::retention::{CopyFacts, Next, SourceFacts, SourcePlan, Verdict, plan};
 use jiff::Timestamp;
 
-use super::act::{ActError, Hand, Swept};
+use super::act::{ActError, Hand};
 use super::facts::{self, Gathered};
 use super::holds::held_by;
 use super::inventory::{RunFolder, SourceFolder};
+use super::leftover::Leftover;
 use super::read::{self, Run, SourceWords, State};
-use super::{Pass, leftover};
+use super::{Pass, leftover, removal};
 use crate::result::{Failure, count, shorten};
 use crate::store::{Lock, Locked, Store, StoreError, StorePath};
 
@@ -25,9 +26,9 @@ const DOCUMENTS: usize = 16;
 const PARALLEL: usize = 8;
 
 /// What a source's documents say.
-struct Documents {
-    runs: Vec<Run>,
-    words: SourceWords,
+pub(super) struct Documents {
+    pub runs: Vec<Run>,
+    pub words: SourceWords,
 }
 
 impl Pass<'_> {
@@ -35,17 +36,19 @@ impl Pass<'_> {
     pub(super) async fn source(&mut self, folder: SourceFolder) -> Result<(), Failure> {
         self.seen.insert(folder.name());
         self.altered(&folder);
-        let documents = match self.read(&folder).await {
+        let mut documents = match self.read(&folder).await {
             Ok(documents) => documents,
             Err(error) => {
                 let message = format!("{error}; nothing of the source is recorded or removed in this pass");
                 self.stands_still(&folder.namespace, &folder.source, Reason::CatalogueUnreadable, message, true);
+                self.unread(&folder, &error.to_string());
                 return Ok(());
             }
         };
         let mut facts = self.gathered(&folder, &documents).facts();
         let found = facts.copies.len() as u64;
-        let disposed = self.disposed(&folder, &documents.runs);
+        facts.problems.extend(self.locks_unknown.clone());
+        let disposed = self.disposed(&documents.runs);
         if let Err(error) = self.read_locks(&folder, &mut facts, &disposed).await {
             facts.problems.push(format!("the store's locks cannot be read: {error}"));
         }
@@ -53,20 +56,7 @@ impl Pass<'_> {
         let mut removed = 0;
         if self.acts {
             self.record(&folder, &documents, &facts, &plan, &disposed).await?;
-            if !plan.remove.is_empty() && self.holds.refresh(self.store).await? {
-                // Somebody placed a hold meanwhile: decided again.
-                let locked: BTreeMap<_, _> = facts
-                    .copies
-                    .iter()
-                    .map(|copy| (copy.run.clone(), (copy.locked_until, copy.legal_hold)))
-                    .collect();
-                facts = self.gathered(&folder, &documents).facts();
-                for copy in &mut facts.copies {
-                    (copy.locked_until, copy.legal_hold) = locked.get(&copy.run).copied().unwrap_or_default();
-                }
-                plan = holdfast_policy::retention::plan(&facts);
-            }
-            removed = self.remove(&folder, &documents, &plan).await?;
+            removed = self.remove(&folder, &mut documents, &mut facts, &mut plan).await?;
         }
         let gone = self.dispose(&folder, &documents.runs, &facts).await?;
         facts.copies.retain(|copy| !gone.contains(&copy.run));
@@ -110,12 +100,17 @@ impl Pass<'_> {
 
     async fn read(&mut self, folder: &SourceFolder) -> Result<Documents, StoreError> {
         self.holds.refresh(self.store).await?;
-        let runs = read::runs(self.store, folder, DOCUMENTS).await?;
+        let mut runs = read::runs(self.store, folder, DOCUMENTS).await?;
+        for run in &mut runs {
+            if let Some(lying) = folder.runs.get(&run.path.run) {
+                run.forged = removal::forged(run, lying, &self.holds, self.task, self.now);
+            }
+        }
         let words = read::words(self.store, folder, &mut self.report).await?;
         Ok(Documents { runs, words })
     }
 
-    fn gathered<'a>(&'a self, folder: &'a SourceFolder, documents: &'a Documents) -> Gathered<'a> {
+    pub(super) fn gathered<'a>(&'a self, folder: &'a SourceFolder, documents: &'a Documents) -> Gathered<'a> {
         Gathered {
             folder,
             runs: &documents.runs,
@@ -240,83 +235,27 @@ impl Pass<'_> {
                 .await?;
         }
         if self.locks {
+            let mut refused: Option<(usize, String)> = None;
             for verdict in &plan.verdicts {
                 let (copy, run) = (copies[&verdict.run], runs[&verdict.run]);
                 if let Some(lying) = folder.runs.get(&verdict.run)
                     && let Err(error) = lock(self.store, &hand, lying, run, copy, verdict, plan, (self.now, disposed)).await
                 {
-                    match error {
-                        ActError::Store(error) => self.report.note(format!("locks and legal holds cannot be set: {error}")),
-                        error => return Err(error.into()),
+                    let ActError::Store(error) = error else { return Err(error.into()) };
+                    for hold in &copy.holds {
+                        let held = self.held.entry(hold.clone()).or_default();
+                        held.problem.get_or_insert(shorten(&error.to_string(), 256));
                     }
+                    refused.get_or_insert((0, error.to_string())).0 += 1;
                 }
+            }
+            if let Some((copies, error)) = refused {
+                let message =
+                    format!("locks or legal holds of {copies} copies cannot be set: {error}; only Holdfast keeps them until they are");
+                self.report.finding(Reason::LockRefused, Some(folder.name()), message);
             }
         }
         Ok(())
-    }
-
-    /// Removes what the plan removes: first the record that says so, then keys, then data. How many went.
-    async fn remove(&mut self, folder: &SourceFolder, documents: &Documents, plan: &SourcePlan) -> Result<u64, Failure> {
-        let Some(hand) = self.hand.clone() else { return Ok(0) };
-        let mut removed = 0;
-        for name in &plan.remove {
-            let verdict = plan.verdicts.iter().find(|verdict| verdict.run == *name);
-            let Some(Next::Remove(mark)) = verdict.map(|verdict| &verdict.next) else {
-                continue;
-            };
-            let Some(lying) = folder.runs.get(name) else { continue };
-            let manifest = documents
-                .runs
-                .iter()
-                .find(|run| run.path.run == *name)
-                .and_then(|run| match &run.state {
-                    State::Copy(copy) => Some(copy.manifest_digest),
-                    _ => None,
-                });
-            match hand.may_delete().await {
-                Ok(()) => {}
-                Err(ActError::TooLate { .. }) => {
-                    self.report.again(self.now);
-                    self.report
-                        .note("the time in which a pass may delete was over; the next pass goes on");
-                    break;
-                }
-                Err(error) => return Err(error.into()),
-            }
-            let fact = Fact::Removed {
-                reason: "retention".to_owned(),
-                mark: Some(mark.clone()),
-            };
-            hand.record(&folder.run_path(name), manifest, fact).await?;
-            removed += 1;
-            tracing::info!(run = %folder.run_path(name), "removed: nothing keeps it");
-            let swept = hand.sweep(lying).await;
-            self.swept(swept)?;
-        }
-        Ok(removed)
-    }
-
-    fn swept(&mut self, swept: Result<Swept, ActError>) -> Result<(), Failure> {
-        match swept {
-            Ok(swept) if swept.complete() => Ok(()),
-            Ok(_) => {
-                self.report
-                    .note("the store's locks keep objects of removed copies; they are deleted when the locks end");
-                Ok(())
-            }
-            Err(ActError::TooLate { .. }) => {
-                self.report.again(self.now);
-                self.report
-                    .note("the time in which a pass may delete was over; the next pass goes on");
-                Ok(())
-            }
-            // One object that cannot be deleted stops nothing else.
-            Err(ActError::Store(error)) => {
-                self.report.finding(Reason::DeleteRefused, None, error.to_string());
-                Ok(())
-            }
-            Err(error) => Err(error.into()),
-        }
     }
 
     async fn clear(&mut self, folder: &SourceFolder, runs: &[Run], all_read: bool) -> Result<(), Failure> {
@@ -324,7 +263,10 @@ impl Pass<'_> {
             let Some(lying) = folder.runs.get(&run.path.run) else { continue };
             let in_flight = self.task.in_use.contains(&run.path);
             let Some(hand) = self.hand.clone() else { return Ok(()) };
-            let wanted = leftover::leftover(run, lying, self.now, in_flight, all_read);
+            let wanted = match leftover::leftover(run, lying, self.now, in_flight, all_read) {
+                Leftover::Sweep if !removal::may_sweep(run, &self.holds, self.now) => continue,
+                wanted => wanted,
+            };
             let swept = leftover::clear(&hand, run, lying, wanted).await?;
             self.swept(swept)?;
         }
@@ -352,6 +294,9 @@ impl Pass<'_> {
             }
         }
         for run in &documents.runs {
+            if let Some(forged) = &run.forged {
+                self.report.finding(Reason::Tampered, Some(run.path.to_string()), forged.clone());
+            }
             if let State::Unreadable { reason, problem } = &run.state {
                 self.report.finding(*reason, Some(run.path.to_string()), problem.clone());
             }

@@ -13,6 +13,7 @@ use crate::command::keep::{
     holds::Holds,
     inventory::SourceFolder,
     read::{Copy, Run, SourceWords, State},
+    removal,
 };
 
 /// What a store has of the source.
@@ -183,7 +184,7 @@ impl<'a> Sides<'a> {
             );
         }
         let place = here.path.to_string();
-        let disposed = |disposal| disposal::names(disposal, &self.from.folder, &place, copy);
+        let disposed = |disposal| disposal::names(disposal, &removal::candidate(&here.path, &place, copy));
         if let Some(disposal) = self.task.disposals.iter().find(|disposal| disposed(disposal)) {
             let message = format!("disposal {}/{} names it", disposal.namespace, disposal.name);
             return Standing::told(ReplicaState::Going, message);
@@ -282,7 +283,7 @@ impl<'a> Sides<'a> {
             .filter(|(_, standing)| missing(standing))
             .map(|(run, _)| run.clone())
             .collect();
-        let mut candidates = facts::copies(&self.from.folder, &self.from.runs, &holds, &rules, now);
+        let mut candidates = facts::copies(&self.from.runs, &holds, &rules, now);
         candidates.retain(|copy| wanted.contains(&copy.run));
         // What the other store recorded binds that store alone.
         facts.copies.extend(candidates.into_iter().map(|copy| CopyFacts {

@@ -385,3 +385,34 @@ async fn an_archive_of_an_unknown_format_is_copied_and_its_missing_proof_is_told
     told(&copy.notes);
     told(&scene.backup("pod-2", &task).await.unwrap().copy.unwrap().notes);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_under_the_name_of_a_removed_copy_fails_and_says_so() {
+    let scene = Scene::new();
+    scene.server.create("again", "CREATE TABLE t AS SELECT 1 AS id");
+    let task = scene.backup_task("before-upgrade", &["again"], &nothing());
+    scene.backup("pod-1", &task).await.unwrap();
+    let run = RunPath::new("shop", "shop", "before-upgrade").unwrap();
+    let at: jiff::Timestamp = "2026-04-20T08:00:00Z".parse().unwrap();
+    let fact = Fact::Removed {
+        reason: "retention".to_owned(),
+        mark: None,
+    };
+    let record = Record::new(run, Ulid::new(at, [0; 10]), Label::new("pod", "keeper").unwrap(), at, None, fact);
+    scene.memory.plant(&record.path().to_string(), record.to_bytes());
+    let expected = "it was removed at 2026-04-20T08:00:00Z (retention); choose another name";
+    let (why, message, closed) = reason(scene.backup("pod-2", &task).await);
+    assert_eq!((why, closed), (Reason::CopyRemoved, true));
+    assert!(message.contains(expected), "{message}");
+    let task = holdfast_crds::SettleTask {
+        run: "before-upgrade".into(),
+        source: "shop".into(),
+        gives_up: true,
+        reason: Reason::NodeLost,
+        message: String::new(),
+    };
+    let invocation = scene.invocation("pod-3", Action::Settle(task.clone()));
+    let (why, message, closed) = reason(super::super::settle::run_with(&invocation, &task, &scene.store()).await);
+    assert_eq!((why, closed), (Reason::CopyRemoved, true));
+    assert!(message.contains(expected), "{message}");
+}

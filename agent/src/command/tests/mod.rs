@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use age::secrecy::ExposeSecret;
-use holdfast_crds::document::{Abandonment, Label, RunPath};
+use holdfast_crds::document::{Abandonment, Fact, Label, Record, RunPath, Ulid};
 use holdfast_crds::{Action, AgentResult, BackupTask, Reason, RestoreTask, TASK_VERSION, Task};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;

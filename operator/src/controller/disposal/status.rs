@@ -13,11 +13,12 @@ const STORES: usize = 100;
 pub fn status(request: &DisposalRequest, stores: &[Store], now: Timestamp) -> DisposalRequestStatus {
     let before = request.status.clone().unwrap_or_default();
     let approved = request.spec.approval.is_some();
-    let approved_at = before.approved_at.or_else(|| approved.then(|| whole_seconds(now).to_string()));
-    let places: Vec<_> = stores.iter().map(|store| place(request, store)).collect();
+    let approved_at = before.approved_at.clone().or_else(|| approved.then(|| whole_seconds(now).to_string()));
+    let told = super::keep_disposal(request).map(|told| told.digest().to_string());
+    let places: Vec<_> = stores.iter().map(|store| place(request, told.as_deref(), store)).collect();
     let findings = [
         Finding::new(ConditionType::Ready, true, Reason::Accepted, "the request is accepted"),
-        disposed(request, &places),
+        disposed(request, &before, &places),
     ];
     DisposalRequestStatus {
         observed_generation: request.metadata.generation,
@@ -31,7 +32,7 @@ pub fn status(request: &DisposalRequest, stores: &[Store], now: Timestamp) -> Di
     }
 }
 
-fn place(request: &DisposalRequest, store: &Store) -> DisposalInStore {
+fn place(request: &DisposalRequest, told: Option<&str>, store: &Store) -> DisposalInStore {
     let name = store.full_name();
     let reports = store
         .status()
@@ -39,7 +40,10 @@ fn place(request: &DisposalRequest, store: &Store) -> DisposalInStore {
         .flat_map(|status| &status.holds)
         .flat_map(|holds| &holds.disposals);
     let own = |report: &&holdfast_crds::DisposalReport| {
-        report.name == request.name_any() && Some(&report.namespace) == request.namespace().as_ref()
+        // A report of another request that had this name says nothing about this one.
+        report.name == request.name_any()
+            && Some(&report.namespace) == request.namespace().as_ref()
+            && Some(report.request.as_str()) == told
     };
     match reports.into_iter().find(own) {
         Some(report) => DisposalInStore {
@@ -58,7 +62,7 @@ fn place(request: &DisposalRequest, store: &Store) -> DisposalInStore {
     }
 }
 
-fn disposed(request: &DisposalRequest, places: &[DisposalInStore]) -> Finding {
+fn disposed(request: &DisposalRequest, before: &DisposalRequestStatus, places: &[DisposalInStore]) -> Finding {
     let kind = ConditionType::Disposed;
     if request.spec.approval.is_none() {
         let message = format!(
@@ -79,12 +83,26 @@ fn disposed(request: &DisposalRequest, places: &[DisposalInStore]) -> Finding {
     }
     if unfinished.is_empty() {
         let removed: i64 = places.iter().map(|place| place.removed).sum();
-        return Finding::new(
-            kind,
-            true,
-            Reason::Succeeded,
-            format!("{removed} copies are gone; their records in the stores name this request"),
-        );
+        // Registers and records of what was removed go themselves one day: what was done stays done.
+        let done = before
+            .conditions
+            .iter()
+            .find(|known| known.type_ == kind.as_str() && known.status == "True");
+        return match (removed, done) {
+            (_, Some(done)) if removed == 0 => Finding::new(kind, true, Reason::Succeeded, done.message.clone()),
+            (0, _) => Finding::new(
+                kind,
+                false,
+                Reason::CopyNotFound,
+                "the request names no copy that any store has: look at the names of its sources and runs, and make a new request",
+            ),
+            (removed, _) => Finding::new(
+                kind,
+                true,
+                Reason::Succeeded,
+                format!("{removed} copies are gone; their records in the stores name this request"),
+            ),
+        };
     }
     if !deferred.is_empty() {
         let each = deferred

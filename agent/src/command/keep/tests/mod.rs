@@ -1,6 +1,9 @@
 //! Passes over a store in memory, with a clock of its own.
 
 mod disposals;
+mod erasure;
+mod forged;
+mod locks;
 mod passes;
 mod unread;
 mod year;

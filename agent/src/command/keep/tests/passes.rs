@@ -442,6 +442,26 @@ async fn the_rules_of_a_schedule_that_is_gone_go_on() {
     scene.pass(&task(|r| r.keep_last = Some(3))).await;
     scene.memory.advance(DAY * 3);
     let said = scene.pass(&KeepTask::default()).await;
+    assert_eq!(
+        said.source().blocked.as_ref().unwrap().reason,
+        Reason::CopyTooOld,
+        "no copy comes any more: that is recorded too"
+    );
+    let retired = KeepTask {
+        sources: vec![KeepSource {
+            namespace: label("shop"),
+            source: label("orders"),
+            copies: None,
+            copies_as_of: None,
+            retired: Some(holdfast_crds::Said {
+                who: "ann".into(),
+                why: "the shop is closed".into(),
+            }),
+            accepted: vec![],
+        }],
+        ..KeepTask::default()
+    };
+    let said = scene.pass(&retired).await;
     assert_eq!(said.source().removed, 2);
     assert!(scene.with_data().contains(runs[2].run.as_str()));
     // Also with new rules for what the store never heard of: everything stays.

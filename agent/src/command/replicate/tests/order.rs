@@ -72,6 +72,7 @@ fn stored(number: usize, made: &Made, manifest: Sha256, removed_too: bool) -> Ru
         state: State::Copy(Box::new(copy)),
         records: removed_too.then(record).into_iter().collect(),
         unreadable: None,
+        forged: None,
     }
 }
 

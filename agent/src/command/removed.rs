@@ -1,0 +1,58 @@
+//! Whether the copy of a run that a register still tells of was removed since: then its name is used up, and nothing may be adopted.
+
+use holdfast_crds::Reason;
+use holdfast_crds::document::{Fact, ObjectPath, Record, RunPath};
+
+use crate::result::Failure;
+use crate::store::{Store, StoreError, StorePath};
+
+/// The largest record, in bytes.
+const RECORD_LIMIT: u64 = 64 << 10;
+
+/// Reads the run's records, and refuses a copy that was removed or whose keys were destroyed.
+///
+/// # Errors
+/// [`Reason::CopyRemoved`], final; or what the store did not hand out: then nobody can say that the copy is there.
+pub async fn refuse(store: &Store, run: &RunPath) -> Result<(), Failure> {
+    let removed = record_of_removal(store, run).await;
+    let removed = removed.map_err(|error| Failure::new(error.reason(), format!("the records of {run} cannot be read: {error}")))?;
+    match removed {
+        None => Ok(()),
+        Some(said) => Err(Failure {
+            closed: true,
+            ..Failure::new(
+                Reason::CopyRemoved,
+                format!("the store had a copy under this name, and {said}; choose another name for the run"),
+            )
+        }),
+    }
+}
+
+async fn record_of_removal(store: &Store, run: &RunPath) -> Result<Option<String>, StoreError> {
+    let directory: StorePath = format!("catalog/{run}").parse()?;
+    let mut pages = store.pages(&directory);
+    let mut found = None;
+    while let Some(page) = pages.next().await? {
+        for listed in page {
+            let Ok(object @ ObjectPath::Record { .. }) = listed.path.parse::<ObjectPath>() else {
+                continue;
+            };
+            let ObjectPath::Record { run: of, what, .. } = &object else {
+                continue;
+            };
+            if of != run || !matches!(what.as_str(), "removed" | "shredded") {
+                continue;
+            }
+            let read = store.read(&StorePath::from(&object), RECORD_LIMIT).await?;
+            let record = read.and_then(|held| Record::from_bytes(&object, &held.bytes).ok());
+            let said = match record.map(|record| (record.at, record.fact)) {
+                Some((at, Fact::Removed { reason, .. })) => format!("it was removed at {at} ({reason})"),
+                Some((at, Fact::Shredded { disposal, .. })) => format!("its keys were destroyed at {at} (disposal {disposal})"),
+                _ => format!("{object} says that it was removed"),
+            };
+            // What was removed says so last.
+            found = Some(said);
+        }
+    }
+    Ok(found)
+}
