@@ -135,7 +135,10 @@ impl Gateway {
                 serde_json::json!({"access": role, "secret": role, "role": "user"}),
             )
         };
-        let accounts: serde_json::Map<_, _> = ["writer", "reader", "keeper", "pruner", "shop-writer", "shop-reader"].iter().map(account).collect();
+        let accounts: serde_json::Map<_, _> = ["writer", "reader", "keeper", "pruner", "shop-writer", "shop-reader"]
+            .iter()
+            .map(account)
+            .collect();
         let accounts = serde_json::json!({"accessAccounts": accounts});
         std::fs::write(directory.path().join("iam/users.json"), accounts.to_string()).unwrap();
         let (arguments, backend) = (filled(arguments), filled(backend));

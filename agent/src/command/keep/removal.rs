@@ -62,39 +62,34 @@ fn problem(record: &Record, run: &Run, folder: &RunFolder, holds: &Holds, task: 
     let Fact::Removed { reason, mark } = &record.fact else {
         return None;
     };
-    let lacks = match mark {
-        Some(ulid) => {
-            let withdrawn = run.records.iter().any(
-                |other| matches!(&other.fact, Fact::Unmark { mark, .. } if mark == ulid && (other.ulid < record.ulid || other.at < record.at)),
-            );
-            let not_before = run.records.iter().find_map(|other| match &other.fact {
-                Fact::Mark { not_before, .. } if other.ulid == *ulid => Some(*not_before),
-                _ => None,
-            });
-            match not_before {
-                None => Some(format!("the mark {ulid} that it names is not there")),
-                Some(_) if withdrawn => Some(format!("the mark {ulid} that it names was withdrawn")),
-                Some(not_before) if not_before > record.at.min(now) => Some(format!("its mark was not due before {not_before}")),
-                Some(_) => None,
-            }
+    let lacks = if let Some(ulid) = mark {
+        let withdrawn = run.records.iter().any(
+            |other| matches!(&other.fact, Fact::Unmark { mark, .. } if mark == ulid && (other.ulid < record.ulid || other.at < record.at)),
+        );
+        let not_before = run.records.iter().find_map(|other| match &other.fact {
+            Fact::Mark { not_before, .. } if other.ulid == *ulid => Some(*not_before),
+            _ => None,
+        });
+        match not_before {
+            None => Some(format!("the mark {ulid} that it names is not there")),
+            Some(_) if withdrawn => Some(format!("the mark {ulid} that it names was withdrawn")),
+            Some(not_before) if not_before > record.at.min(now) => Some(format!("its mark was not due before {not_before}")),
+            Some(_) => None,
         }
-        None => {
-            let shredded = run.records.iter().find_map(|other| match &other.fact {
-                Fact::Shredded { disposal, .. } if *reason == disposal::removal_reason(disposal) => Some(disposal),
-                _ => None,
-            });
-            let known = |disposal: &String| {
-                let mut of_task = task.disposals.iter();
-                of_task.any(|of_task| disposal::name_of(of_task) == *disposal && disposal::names(of_task, &candidate))
-            };
-            match shredded {
-                None => Some("it names neither a mark nor a disposal whose record is there".to_owned()),
-                // Once all of it is gone nobody has to remember the request.
-                Some(disposal) if left(folder) && !known(disposal) => {
-                    Some(format!("there is no approved request {disposal} that names it"))
-                }
-                Some(_) => None,
-            }
+    } else {
+        let shredded = run.records.iter().find_map(|other| match &other.fact {
+            Fact::Shredded { disposal, .. } if *reason == disposal::removal_reason(disposal) => Some(disposal),
+            _ => None,
+        });
+        let known = |disposal: &String| {
+            let mut of_task = task.disposals.iter();
+            of_task.any(|of_task| disposal::name_of(of_task) == *disposal && disposal::names(of_task, &candidate))
+        };
+        match shredded {
+            None => Some("it names neither a mark nor a disposal whose record is there".to_owned()),
+            // Once all of it is gone nobody has to remember the request.
+            Some(disposal) if left(folder) && !known(disposal) => Some(format!("there is no approved request {disposal} that names it")),
+            Some(_) => None,
         }
     };
     lacks.or_else(|| {

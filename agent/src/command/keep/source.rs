@@ -40,7 +40,7 @@ impl Pass<'_> {
             Ok(documents) => documents,
             Err(error) => {
                 let message = format!("{error}; nothing of the source is recorded or removed in this pass");
-                self.stands_still(&folder.namespace, &folder.source, Reason::CatalogueUnreadable, message, true);
+                self.stands_still(&folder.namespace, &folder.source, Reason::CatalogueUnreadable, &message, true);
                 self.unread(&folder, &error.to_string());
                 return Ok(());
             }
@@ -69,8 +69,8 @@ impl Pass<'_> {
     }
 
     /// Tells that nothing is known, or nothing left, of a source.
-    fn stands_still(&mut self, namespace: &Label, source: &Label, reason: Reason, message: String, unread: bool) {
-        let message = shorten(&message, 512);
+    fn stands_still(&mut self, namespace: &Label, source: &Label, reason: Reason, message: &str, unread: bool) {
+        let message = shorten(message, 512);
         self.report.finding(reason, Some(format!("{namespace}/{source}")), message.clone());
         self.report.source(SourceReport {
             namespace: namespace.to_string(),
@@ -93,7 +93,7 @@ impl Pass<'_> {
             );
             let accepted = told.accepted.iter().any(|accepted| accepted.what == Acceptance::Loss { copies: 0 });
             if !accepted {
-                self.stands_still(&told.namespace, &told.source, Reason::CopiesMissing, message, false);
+                self.stands_still(&told.namespace, &told.source, Reason::CopiesMissing, &message, false);
             }
         }
     }

@@ -13,7 +13,10 @@ const STORES: usize = 100;
 pub fn status(request: &DisposalRequest, stores: &[Store], now: Timestamp) -> DisposalRequestStatus {
     let before = request.status.clone().unwrap_or_default();
     let approved = request.spec.approval.is_some();
-    let approved_at = before.approved_at.clone().or_else(|| approved.then(|| whole_seconds(now).to_string()));
+    let approved_at = before
+        .approved_at
+        .clone()
+        .or_else(|| approved.then(|| whole_seconds(now).to_string()));
     let told = super::keep_disposal(request).map(|told| told.digest().to_string());
     let places: Vec<_> = stores.iter().map(|store| place(request, told.as_deref(), store)).collect();
     let findings = [

@@ -68,13 +68,13 @@ async fn keys_that_the_store_does_not_let_go_are_no_removal() {
     scene.memory.plant(&key, "sealed");
     let wanted = erase(|scope| scope.runs = Some(vec![runs[0].to_string()]));
     // Somebody sets a legal hold once the records are written: only the pruner sees it.
-    let (memory, held) = (scene.memory.clone(), key.clone());
+    let (memory, path) = (scene.memory.clone(), key.clone());
     let hold = move |on: bool| {
         let lock = Lock {
             legal_hold: on,
-            ..memory.locked(&held)
+            ..memory.locked(&path)
         };
-        memory.force_lock(&held, lock);
+        memory.force_lock(&path, lock);
     };
     let set = hold.clone();
     let faulty = Faulty::new(scene.memory.clone(), move |call: &Call| {
