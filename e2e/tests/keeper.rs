@@ -44,7 +44,7 @@ fn a_keeper_reports_what_was_committed_follows_the_rules_and_finds_what_is_missi
         );
         let kept_for = |until: &Option<String>| -> Result<i64> {
             let until: Timestamp = until.as_deref().context("no end is told")?.parse()?;
-            Ok(until.duration_since(copy.recovery_point.parse()?).as_hours())
+            Ok((until.duration_since(copy.recovery_point.parse()?).as_secs() + 1_800) / 3_600)
         };
         ensure!(kept_for(&copy.kept_until)? == 72, "{copy:?}");
         let store = sandbox
