@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use futures::{StreamExt, TryStreamExt, stream};
-use holdfast_crds::document::{Acceptance, Fact, Label, ObjectPath};
+use holdfast_crds::document::{Acceptance, Fact, Label, ObjectPath, Record};
 use holdfast_crds::{Blocked, CopyReport, CopyState, KeepLine, Reason, SourceReport};
 use holdfast_policy::retention::{CopyFacts, Next, SourceFacts, SourcePlan, Verdict, plan};
 use jiff::Timestamp;
@@ -55,7 +55,17 @@ impl Pass<'_> {
         let mut plan = plan(&facts);
         let mut removed = 0;
         if self.acts {
-            self.record(&folder, &documents, &facts, &plan, &disposed).await?;
+            for record in self.record(&folder, &documents, &facts, &plan, &disposed).await? {
+                // What was set now holds or lets go now, and not only when the next pass has read it.
+                if let (Fact::LegalHold { on }, Some(copy)) =
+                    (&record.fact, facts.copies.iter_mut().find(|copy| copy.run == record.run_key.run))
+                {
+                    copy.legal_hold = *on;
+                }
+                if let Some(run) = documents.runs.iter_mut().find(|run| run.path == record.run_key) {
+                    run.records.push(record);
+                }
+            }
             removed = self.remove(&folder, &mut documents, &mut facts, &mut plan).await?;
         }
         let gone = self.dispose(&folder, &documents.runs, &facts).await?;
@@ -184,7 +194,7 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// Writes what the plan says about copies that stay, and marks those that do not.
+    /// Writes what the plan says about copies that stay, and marks those that do not. Gives what it recorded of the store's own locks and holds.
     async fn record(
         &mut self,
         folder: &SourceFolder,
@@ -192,8 +202,8 @@ impl Pass<'_> {
         facts: &SourceFacts,
         plan: &SourcePlan,
         disposed: &HashSet<Label>,
-    ) -> Result<(), Failure> {
-        let Some(hand) = self.hand.clone() else { return Ok(()) };
+    ) -> Result<Vec<Record>, Failure> {
+        let Some(hand) = self.hand.clone() else { return Ok(Vec::new()) };
         let gathered = self.gathered(folder, documents);
         let policies = facts::unrecorded(self.task, &documents.words, &facts.copies);
         for fact in policies.into_iter().chain(facts::unspoken(gathered.told(), &documents.words)) {
@@ -234,13 +244,13 @@ impl Pass<'_> {
             hand.record(&folder.run_path(&verdict.run), Some(copies[&verdict.run].manifest), fact)
                 .await?;
         }
+        let mut set = Vec::new();
         if self.locks {
             let mut refused: Option<(usize, String)> = None;
             for verdict in &plan.verdicts {
                 let (copy, run) = (copies[&verdict.run], runs[&verdict.run]);
-                if let Some(lying) = folder.runs.get(&verdict.run)
-                    && let Err(error) = lock(self.store, &hand, lying, run, copy, verdict, plan, (self.now, disposed)).await
-                {
+                let Some(lying) = folder.runs.get(&verdict.run) else { continue };
+                if let Err(error) = lock(self.store, &hand, lying, run, copy, verdict, plan, (self.now, disposed), &mut set).await {
                     let ActError::Store(error) = error else { return Err(error.into()) };
                     for hold in &copy.holds {
                         let held = self.held.entry(hold.clone()).or_default();
@@ -255,7 +265,7 @@ impl Pass<'_> {
                 self.report.finding(Reason::LockRefused, Some(folder.name()), message);
             }
         }
-        Ok(())
+        Ok(set)
     }
 
     async fn clear(&mut self, folder: &SourceFolder, runs: &[Run], all_read: bool) -> Result<(), Failure> {
@@ -413,6 +423,7 @@ async fn lock(
     verdict: &Verdict,
     plan: &SourcePlan,
     (now, disposed): (Timestamp, &HashSet<Label>),
+    set: &mut Vec<Record>,
 ) -> Result<(), ActError> {
     let outcome = lying
         .outcome
@@ -443,13 +454,13 @@ async fn lock(
     let wanted = wanted.filter(|_| !disposed.contains(&copy.run));
     if let Some(until) = wanted.filter(|until| store.backend().write_lock().is_some() && known.is_none_or(|known| known < *until)) {
         each(store, &objects, Set::Lock(until)).await?;
-        hand.record(&run.path, Some(copy.manifest), Fact::Locked { until }).await?;
+        set.push(hand.record(&run.path, Some(copy.manifest), Fact::Locked { until }).await?);
     }
     // What cannot be read may be the hold that is in force: then none is lifted.
     let held = !copy.holds.is_empty();
     if held != legal_hold(run) && (held || all_read(plan)) {
         each(store, &objects, Set::LegalHold(held)).await?;
-        hand.record(&run.path, Some(copy.manifest), Fact::LegalHold { on: held }).await?;
+        set.push(hand.record(&run.path, Some(copy.manifest), Fact::LegalHold { on: held }).await?);
     }
     Ok(())
 }

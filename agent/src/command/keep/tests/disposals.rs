@@ -88,3 +88,34 @@ async fn a_lock_defers_a_disposal_is_not_made_longer_and_says_when_to_come_again
     assert_eq!(scene.with_data(), BTreeSet::new());
     assert_eq!(done.result.kept.unwrap().again_at, None);
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_buckets_own_hold_is_told_by_the_pass_that_sets_it_and_lets_go_in_the_pass_that_lifts_it() {
+    let scene = Scene::new(Memory::new().with_write_lock(LockMode::Governance, Duration::from_hours(1)));
+    let runs = days(&scene, "2026-03-01T02:00:00Z", 1).await;
+    let mut wanted = KeepTask {
+        disposals: vec![disposal(&[&runs[0]])],
+        holds: vec![hold(|hold| hold.scope.runs = Some(vec![runs[0].to_string()]))],
+        ..KeepTask::default()
+    };
+    let placed = scene.pass(&wanted).await;
+    let holds = placed.lines.iter().filter_map(|line| match line {
+        KeepLine::Hold(hold) => Some((hold.copies, hold.legal_holds)),
+        _ => None,
+    });
+    assert_eq!(holds.collect::<Vec<_>>(), [(1, 1)]);
+    assert_eq!(told(&placed).deferred, 1);
+    scene.memory.advance(SignedDuration::from_hours(2));
+    let effective_at = scene.now();
+    wanted.holds = vec![hold(|hold| {
+        hold.scope.runs = Some(vec![runs[0].to_string()]);
+        hold.release = Some(KeepRelease {
+            released_by: "bob".into(),
+            reason: "closed".into(),
+            effective_at,
+        });
+    })];
+    let done = told(&scene.pass(&wanted).await);
+    assert_eq!((done.left, done.removed), (0, 1), "{done:?}");
+    assert_eq!(scene.with_data(), BTreeSet::new());
+}
