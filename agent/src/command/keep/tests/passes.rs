@@ -115,7 +115,7 @@ async fn a_hold_keeps_what_retention_would_remove_until_its_release_counts() {
     };
     assert_eq!(
         (report.recorded, report.copies, report.legal_holds, report.released_at.clone()),
-        (true, 1, 0, None),
+        (true, 1, 1, None),
         "{report:?}"
     );
     // The object is gone, and so is whoever knew of it: the records hold.
