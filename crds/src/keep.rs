@@ -335,6 +335,9 @@ pub struct HoldReport {
     pub told: Option<Sha256>,
     /// Whether its record was read back.
     pub recorded: bool,
+    /// When the store took its newest placing (RFC 3339, UTC): each keeper that began later has seen it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recorded_at: Option<String>,
     /// Whether a release is recorded, and since when it counts (RFC 3339, UTC).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub released_at: Option<String>,

@@ -37,7 +37,7 @@ pub struct Memory {
     write_lock: Option<WriteLock>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Inner {
     objects: BTreeMap<String, Vec<Object>>,
     uploads: BTreeMap<String, Upload>,
@@ -55,7 +55,7 @@ struct Object {
     lock: Lock,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Upload {
     path: String,
     retained: Option<Retained>,
@@ -161,6 +161,27 @@ impl Memory {
             .iter()
             .filter_map(|(path, versions)| Some((path.clone(), newest(versions)?.bytes.clone())))
             .collect()
+    }
+
+    /// Another store that holds the same: what happens in one is not seen in the other.
+    #[must_use]
+    pub fn fork(&self) -> Self {
+        Self {
+            inner: Arc::new(Mutex::new(self.lock().clone())),
+            ..self.clone()
+        }
+    }
+
+    /// Every version of everything, by path and name of the version: its bytes, or `None` for a delete marker, and its lock.
+    pub fn versions(&self) -> BTreeMap<(String, String), (Option<Bytes>, Lock)> {
+        let inner = self.lock();
+        let all = inner.objects.iter().flat_map(|(path, versions)| {
+            versions.iter().map(|object| {
+                let bytes = (!object.marker).then(|| object.bytes.clone());
+                ((path.clone(), object.version.clone()), (bytes, object.lock))
+            })
+        });
+        all.collect()
     }
 
     /// The bytes of all versions together: what the store costs.

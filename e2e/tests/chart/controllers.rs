@@ -254,8 +254,8 @@ async fn floors_guards_holds_and_disposals_are_shown_with_the_rights_that_the_ch
         .await
         .unwrap();
     }
-    let line = |namespace: Option<&str>| json!({"id": hold_id(namespace, "case"), "namespace": namespace, "name": "case", "recorded": true, "copies": 3, "legalHolds": 3});
     let started = jiff::Timestamp::now() - jiff::SignedDuration::from_mins(11);
+    let line = |namespace: Option<&str>| json!({"id": hold_id(namespace, "case"), "namespace": namespace, "name": "case", "recorded": true, "recordedAt": started.to_string(), "copies": 3, "legalHolds": 3});
     let mut pass = json!({"startedAt": started.to_string(), "reports": [line(Some("shop")), line(None)]});
     world.report(&pass).await.unwrap();
     for path in [&own, &cluster] {

@@ -1,5 +1,7 @@
 //! What a keeper writes and deletes. Everything goes through here, so that a preview, and a store of another cluster, are only read.
 
+use std::time::Duration;
+
 use holdfast_crds::document::{Fact, HoldFact, HoldRecord, Label, ObjectPath, Record, RunPath, Sha256, SourceFact, SourceRecord, Ulid};
 use holdfast_crds::{KEEP_DELETES_FOR, Reason};
 use jiff::Timestamp;
@@ -7,6 +9,10 @@ use jiff::Timestamp;
 use super::inventory::{RunFolder, Versions};
 use crate::result::Failure;
 use crate::store::{Deleted, OwnerError, Pinned, Store, StoreError, StorePath};
+
+/// So long after its start a keeper deletes: two minutes less than [`KEEP_DELETES_FOR`], for what is under way at the last moment.
+const DELETES_FOR: Duration = Duration::from_mins(8);
+const _: () = assert!(DELETES_FOR.as_secs() + 120 == KEEP_DELETES_FOR.as_secs());
 
 /// A keeper's hand.
 pub struct Hand {
@@ -111,26 +117,47 @@ impl Hand {
         Ok(())
     }
 
-    /// Writes a record of a hold, and reads it back.
-    pub async fn hold_record(&self, hold: &Label, fact: HoldFact) -> Result<HoldRecord, ActError> {
+    /// Writes a record of a hold, and reads it back. Also says when the store took it.
+    pub async fn hold_record(&self, hold: &Label, fact: HoldFact) -> Result<(HoldRecord, Option<Timestamp>), ActError> {
         let (ulid, at) = self.name()?;
         let record = HoldRecord::new(hold.clone(), ulid, self.by.clone(), at, fact);
-        self.store.create_record(&record.path(), record.to_bytes()).await?;
-        Ok(record)
+        let there = self.store.create_record(&record.path(), record.to_bytes()).await?;
+        Ok((record, there.meta.modified))
     }
 
     /// Whether the pass may still delete: its epoch is the newest, and it is young enough by the store's clock.
     pub async fn may_delete(&self) -> Result<(), ActError> {
         self.store.still_owned(&self.pinned).await?;
+        self.time_left().map(|_| ())
+    }
+
+    /// How long the pass may still delete, by the store's clock.
+    fn time_left(&self) -> Result<Duration, ActError> {
         let now = self.store.now().ok_or(ActError::NoClock)?;
-        let age = now.duration_since(self.started);
-        if age.unsigned_abs() > KEEP_DELETES_FOR {
-            return Err(ActError::TooLate {
-                started: self.started,
-                limit: KEEP_DELETES_FOR.as_secs(),
-            });
+        let left = DELETES_FOR.checked_sub(now.duration_since(self.started).unsigned_abs());
+        left.filter(|left| !left.is_zero()).ok_or_else(|| self.too_late())
+    }
+
+    fn too_late(&self) -> ActError {
+        ActError::TooLate {
+            started: self.started,
+            limit: DELETES_FOR.as_secs(),
         }
-        Ok(())
+    }
+
+    /// What deletes, or says that something is deleted: it is not tried again after the pass's time, however long the store was away.
+    async fn in_time<T, E: Into<ActError>>(&self, work: impl Future<Output = Result<T, E>>) -> Result<T, ActError> {
+        match tokio::time::timeout(self.time_left()?, work).await {
+            Ok(done) => done.map_err(Into::into),
+            Err(_) => Err(self.too_late()),
+        }
+    }
+
+    /// Writes the record that a copy is no copy any more. From then on it may be deleted by any pass: so this is in time, or not at all.
+    pub async fn removed(&self, run: &RunPath, manifest: Option<Sha256>, reason: String, mark: Option<Ulid>) -> Result<(), ActError> {
+        self.may_delete().await?;
+        let record = self.record(run, manifest, Fact::Removed { reason, mark });
+        self.in_time(record).await.map(|_| ())
     }
 
     /// Closes the register of a run that nobody will finish. False where it holds a copy after all.
@@ -210,7 +237,7 @@ impl Hand {
     async fn delete(&self, path: &str, versions: &Versions, swept: &mut Swept) -> Result<(), ActError> {
         let place: StorePath = path.parse().map_err(StoreError::from)?;
         for lying in &versions.0 {
-            match self.pruner.delete_version(&place, lying.version.as_deref()).await? {
+            match self.in_time(self.pruner.delete_version(&place, lying.version.as_deref())).await? {
                 Deleted::Gone => swept.deleted += 1,
                 Deleted::Refused(lock) => {
                     swept.refused += 1;

@@ -233,11 +233,7 @@ impl Pass<'_> {
         if !keys.complete() {
             return Ok(Went::Waits(refused("its keys", &keys)));
         }
-        let fact = Fact::Removed {
-            reason: removal_reason(&name),
-            mark: None,
-        };
-        hand.record(&run.path, Some(copy.manifest), fact).await?;
+        hand.removed(&run.path, Some(copy.manifest), removal_reason(&name), None).await?;
         tracing::info!(run = %run.path, disposal = name, "disposed of");
         let swept = hand.sweep(lying).await?;
         if swept.complete() {

@@ -20,6 +20,8 @@ pub struct Holds {
     pub records: BTreeMap<Label, Vec<HoldRecord>>,
     /// A record that cannot be read: what it holds is not known, so nothing may be removed.
     pub unreadable: Vec<String>,
+    /// When the store took the newest placing of each.
+    placed_at: BTreeMap<Label, Timestamp>,
     /// What the listing showed, to notice that another hold came.
     listed: Vec<ObjectVersion>,
 }
@@ -45,7 +47,7 @@ impl Holds {
                 continue;
             };
             match read_record(store, first).await? {
-                Ok(record) => holds.records.entry(record.hold.clone()).or_default().push(record),
+                Ok(record) => holds.add(record, first.modified),
                 Err(problem) => holds.unreadable.push(problem),
             }
         }
@@ -54,6 +56,16 @@ impl Holds {
         }
         holds.listed = listed;
         Ok(holds)
+    }
+
+    fn add(&mut self, record: HoldRecord, landed: Option<Timestamp>) {
+        if matches!(record.fact, HoldFact::Place { .. }) {
+            // By whichever clock is later: a hold that is said to be in force too late harms nobody.
+            let landed = landed.map_or(record.at, |landed| landed.max(record.at));
+            let newest = self.placed_at.entry(record.hold.clone()).or_insert(landed);
+            *newest = landed.max(*newest);
+        }
+        self.records.entry(record.hold.clone()).or_default().push(record);
     }
 
     /// Reads again if anything was written since; says whether it was.
@@ -97,8 +109,8 @@ impl Holds {
         for hold in wanted {
             let records = self.records.get(&hold.id).map_or(&[][..], Vec::as_slice);
             for fact in hold::to_record(records, placing(hold), hold.release.as_ref().map(releasing)) {
-                let record = hand.hold_record(&hold.id, fact).await?;
-                self.records.entry(hold.id.clone()).or_default().push(record);
+                let (record, landed) = hand.hold_record(&hold.id, fact).await?;
+                self.add(record, landed);
             }
         }
         Ok(())
@@ -137,6 +149,7 @@ impl Holds {
                 name,
                 told: told.get(id).map(|hold| hold.digest()),
                 recorded: true,
+                recorded_at: self.placed_at.get(id).map(ToString::to_string),
                 released_at: released_at.map(|at| at.to_string()),
                 copies: held.copies,
                 legal_holds: held.legal_holds,

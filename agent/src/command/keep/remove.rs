@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use holdfast_crds::Reason;
-use holdfast_crds::document::{Fact, Label};
+use holdfast_crds::document::Label;
 use holdfast_policy::retention::{Next, SourceFacts, SourcePlan, plan};
 
 use super::act::{ActError, Swept};
@@ -52,7 +52,8 @@ impl Pass<'_> {
                     State::Copy(copy) => Some(copy.manifest_digest),
                     _ => None,
                 });
-            match hand.may_delete().await {
+            let path = folder.run_path(&name);
+            match hand.removed(&path, manifest, "retention".to_owned(), Some(mark)).await {
                 Ok(()) => {}
                 Err(ActError::TooLate { .. }) => {
                     self.report.again(self.now);
@@ -61,12 +62,7 @@ impl Pass<'_> {
                 }
                 Err(error) => return Err(error.into()),
             }
-            let fact = Fact::Removed {
-                reason: "retention".to_owned(),
-                mark: Some(mark),
-            };
-            hand.record(&folder.run_path(&name), manifest, fact).await?;
-            tracing::info!(run = %folder.run_path(&name), "removed: nothing keeps it");
+            tracing::info!(run = %path, "removed: nothing keeps it");
             gone.insert(name);
             let swept = hand.sweep(lying).await;
             self.swept(swept)?;

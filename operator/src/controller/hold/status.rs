@@ -92,11 +92,12 @@ fn place(hold: &Hold<'_>, caches: &Caches, store: &Store, now: Timestamp, wakes:
     if !report.recorded {
         return waiting(format!("its record could not be read back{problem}"));
     }
-    // A keeper that was older than this pass may delete for so long after its own start, which was earlier.
-    let harmless = pass
-        .started_at
-        .parse()
-        .ok()
+    // A keeper that did not see the record began before the store took it, and may delete for so long after its start. The pass's own start
+    // would be too early where two keepers are at work, and each pass would begin the wait anew.
+    let harmless = report
+        .recorded_at
+        .as_deref()
+        .and_then(|at| at.parse().ok())
         .map(|started| later(started, SignedDuration::try_from(KEEP_DELETES_FOR).unwrap_or_default()));
     let effective = harmless.is_some_and(|harmless| harmless <= now);
     wakes.extend(harmless);

@@ -75,8 +75,18 @@ impl World {
 /// What a pass over a store of `shop` reports that was told of the hold as it is now.
 fn report(world: &World, namespace: Option<&str>, recorded: bool, copies: i64, legal: i64) -> Value {
     let told = keep_holds(&world.context.caches, &["shop"], Some("shop"))[0].digest();
-    json!({"id": hold_id(namespace, "case"), "namespace": namespace, "name": "case", "told": told, "recorded": recorded,
-        "copies": copies, "legalHolds": legal})
+    let mut report = json!({"id": hold_id(namespace, "case"), "namespace": namespace, "name": "case", "told": told, "recorded": recorded,
+        "copies": copies, "legalHolds": legal});
+    if recorded {
+        report["recordedAt"] = json!("2026-03-01T11:40:00Z");
+    }
+    report
+}
+
+fn recorded_at(at: &str, report: Value) -> Value {
+    let mut report = report;
+    report["recordedAt"] = json!(at);
+    report
 }
 
 #[tokio::test(start_paused = true)]
@@ -112,12 +122,9 @@ async fn a_hold_is_effective_when_its_records_are_read_back_and_no_older_keeper_
     let (_, _, _, message) = world.reconcile().await;
     assert!(message.contains("could not be read back"), "{message}");
 
-    // Recorded in a pass that began at 11:58: a keeper that is older may delete until 12:08.
-    world.store(
-        "shop",
-        "offsite",
-        Some(("2026-03-01T11:58:00Z", report(&world, Some("shop"), true, 7, 0))),
-    );
+    // Recorded at 11:58 in a pass that began before: a keeper that is older than the record may delete until 12:08.
+    let recorded = recorded_at("2026-03-01T11:58:00Z", report(&world, Some("shop"), true, 7, 0));
+    world.store("shop", "offsite", Some(("2026-03-01T11:57:00Z", recorded.clone())));
     let (next, status, reason, message) = world.reconcile().await;
     assert_eq!((status.as_str(), reason.as_str()), ("False", "HoldPending"));
     assert!(
@@ -132,6 +139,11 @@ async fn a_hold_is_effective_when_its_records_are_read_back_and_no_older_keeper_
     assert_eq!((next, status.as_str(), reason.as_str()), (Next::Change, "True", "HoldPlaced"));
     assert!(message.contains("by Holdfast alone"), "{message}");
     assert_eq!(world.fake.get(HOLD).unwrap()["status"]["copies"], json!(7));
+
+    // The next pass changes nothing about it.
+    world.store("shop", "offsite", Some(("2026-03-01T12:08:00Z", recorded)));
+    let (_, status, reason, _) = world.reconcile().await;
+    assert_eq!((status.as_str(), reason.as_str()), ("True", "HoldPlaced"));
 
     // With the bucket's legal holds on each copy.
     world.store(

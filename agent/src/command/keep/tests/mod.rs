@@ -1,5 +1,6 @@
 //! Passes over a store in memory, with a clock of its own.
 
+mod crashes;
 mod disposals;
 mod erasure;
 mod forged;
