@@ -3,7 +3,7 @@
 use std::{future::pending, sync::Arc};
 
 use anyhow::{Context as _, Result};
-use holdfast_crds::hold_id;
+use holdfast_crds::{KeepDisposal, KeepHold, document::HoldScope, hold_id};
 use holdfast_e2e::{
     api::{ApiServer, ask, holdfast_path, make_namespace},
     helm::{chart, helm, kubectl, run},
@@ -29,6 +29,29 @@ use serde_json::{Value, json};
 use crate::eventually;
 
 const GROUP: &str = "/apis/holdfast.dev/v1alpha1";
+
+/// All copies of source `a`.
+fn scope() -> HoldScope {
+    HoldScope {
+        sources: Some(vec!["shop/a".to_owned()]),
+        namespaces: Some(vec!["shop".to_owned()]),
+        ..HoldScope::default()
+    }
+}
+
+/// What a keeper in `shop` is told of the hold `case` on them.
+fn told(namespace: Option<&str>) -> KeepHold {
+    KeepHold {
+        id: hold_id(namespace, "case"),
+        namespace: namespace.map(str::to_owned),
+        name: "case".to_owned(),
+        placed_by: "admin".to_owned(),
+        reason: "case 26".to_owned(),
+        scope: scope(),
+        until: None,
+        release: None,
+    }
+}
 
 struct World {
     server: ApiServer,
@@ -255,7 +278,10 @@ async fn floors_guards_holds_and_disposals_are_shown_with_the_rights_that_the_ch
         .unwrap();
     }
     let started = jiff::Timestamp::now() - jiff::SignedDuration::from_mins(11);
-    let line = |namespace: Option<&str>| json!({"id": hold_id(namespace, "case"), "namespace": namespace, "name": "case", "recorded": true, "recordedAt": started.to_string(), "copies": 3, "legalHolds": 3});
+    let line = |namespace: Option<&str>| {
+        json!({"id": hold_id(namespace, "case"), "namespace": namespace, "name": "case", "told": told(namespace).digest(), "recorded": true,
+            "recordedAt": started.to_string(), "copies": 3, "legalHolds": 3})
+    };
     let mut pass = json!({"startedAt": started.to_string(), "reports": [line(Some("shop")), line(None)]});
     world.report(&pass).await.unwrap();
     for path in [&own, &cluster] {
@@ -290,7 +316,23 @@ async fn floors_guards_holds_and_disposals_are_shown_with_the_rights_that_the_ch
     let approval = json!({"spec": {"approval": {"approvedBy": "bob"}}});
     crate::admission::accepted(&bob, Method::PATCH, &request, &approval).await.unwrap();
     world.condition(&request, "Disposed", "False", "Pending").await.unwrap();
-    let report = |left: i64, removed: i64, deferred: i64| json!([{"namespace": "shop", "name": "erase", "left": left, "shredded": removed, "removed": removed, "deferred": deferred}]);
+    let approved = ask(&world.admin, Method::GET, &request, &Value::Null)
+        .await
+        .unwrap()
+        .accepted()
+        .unwrap();
+    let asked = KeepDisposal {
+        namespace: "shop".to_owned(),
+        name: "erase".to_owned(),
+        scope: HoldScope {
+            to: Some(approved["status"]["approvedAt"].as_str().unwrap().parse().unwrap()),
+            ..scope()
+        },
+        basis: "GDPR Art. 17".to_owned(),
+        requested_by: "admin".to_owned(),
+        approved_by: "bob".to_owned(),
+    };
+    let report = |left: i64, removed: i64, deferred: i64| json!([{"namespace": "shop", "name": "erase", "request": asked.digest(), "left": left, "shredded": removed, "removed": removed, "deferred": deferred}]);
     pass["disposals"] = report(3, 0, 3);
     world.report(&pass).await.unwrap();
     world.condition(&request, "Disposed", "False", "Deferred").await.unwrap();
