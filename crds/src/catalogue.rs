@@ -22,7 +22,7 @@ pub const UNKNOWN_SOURCES: usize = 50;
 pub struct CatalogueInStore {
     /// Name of the store.
     pub store: String,
-    #[serde(default, skip_serializing_if = "StoreKind::is_own")]
+    #[serde(default)]
     pub store_kind: StoreKind,
     /// The store's time (RFC 3339, UTC) when the pass began that read this. Later passes that found the same leave it; the store's status
     /// says when the last one was.

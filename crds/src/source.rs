@@ -239,7 +239,7 @@ pub struct BackupSourceStatus {
     pub copies: Option<i64>,
     /// What each store has of it, by its keeper's last pass; at most 16.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["store"]))]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["store", "storeKind"]))]
     pub stores: Vec<CatalogueInStore>,
     /// The copy Jobs that fill stores from one another, at most 16.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
