@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Blocked, CopyReport, KeepSummary, Reason, StoreFinding, StoreKind};
+use crate::{Blocked, CopyReport, KeepSummary, Reason, StoreFinding, StoreKind, StoreReference};
 
 /// The most stores that a source's status lists.
 pub const CATALOGUES: usize = 16;
@@ -66,6 +66,16 @@ pub struct CatalogueInStore {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 5))]
     pub findings: Vec<StoreFinding>,
+}
+
+impl CatalogueInStore {
+    /// The store as specifications name it.
+    pub fn reference(&self) -> StoreReference {
+        StoreReference {
+            name: self.store.clone(),
+            kind: self.store_kind,
+        }
+    }
 }
 
 /// The passes of a store's keeper.

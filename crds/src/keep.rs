@@ -121,8 +121,7 @@ pub struct KeepHold {
 impl KeepHold {
     /// Digest of what it holds and how long, by which the report of a pass is told from one that knew another hold of this name.
     pub fn digest(&self) -> Sha256 {
-        let held = (&self.id, &self.scope, &self.until);
-        Sha256::of(&serde_json::to_vec(&held).expect("a tuple of values that have a JSON form"))
+        Sha256::of(&canonical_bytes(&(&self.id, &self.scope, &self.until)))
     }
 }
 

@@ -6,7 +6,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Acknowledgement, BackupType, CatalogueInStore, JobTemplate, Reason, Replication, Retirement, RunPhase, Span, StoreKind, rule::rule,
+    Acknowledgement, BackupType, CatalogueInStore, JobTemplate, Reason, Replication, Retirement, RunPhase, Span, StoreKind, StoreReference,
+    rule::rule,
 };
 
 /// A database that is protected. Its namespace and name are its identity in every store.
@@ -267,6 +268,13 @@ pub struct BackupSourceStatus {
     pub floors_missed: Vec<FloorMissed>,
 }
 
+impl BackupSourceStatus {
+    /// What the store has of it, by its keeper's last pass.
+    pub fn in_store(&self, store: &StoreReference) -> Option<&CatalogueInStore> {
+        self.stores.iter().find(|entry| entry.reference() == *store)
+    }
+}
+
 /// A floor or ceiling of a compliance policy that a source misses.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -301,6 +309,16 @@ pub struct CopyReference {
     /// When its run was seen to have ended (RFC 3339, UTC): a keeper's pass that began later must have found it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub committed_at: Option<String>,
+}
+
+impl CopyReference {
+    /// The store as specifications name it.
+    pub fn store_reference(&self) -> StoreReference {
+        StoreReference {
+            name: self.store.clone(),
+            kind: self.store_kind,
+        }
+    }
 }
 
 /// How a run ended.

@@ -288,15 +288,12 @@ spec:
     pub async fn dumping(&self, run: &str, database: &Database<'_>) -> Result<String> {
         let labels = format!("holdfast.dev/run={run},holdfast.dev/purpose=backup");
         database.dump_waits().await?;
-        let running = |pod: &Pod| {
-            pod.metadata.deletion_timestamp.is_none()
-                && pod.status.as_ref().is_some_and(|status| status.phase.as_deref() == Some("Running"))
-        };
+        let at_work = |pod: &Pod| pod.metadata.deletion_timestamp.is_none() && running(pod);
         let pods = self
-            .until_list::<Pod>(&labels, 120, "running", |pods| pods.iter().any(running))
+            .until_list::<Pod>(&labels, 120, "running", |pods| pods.iter().any(at_work))
             .await?;
         pods.iter()
-            .find(|pod| running(pod))
+            .find(|pod| at_work(pod))
             .map(ResourceExt::name_any)
             .context("a running pod")
     }
@@ -460,8 +457,14 @@ pub fn condition<'a>(conditions: &'a [Condition], kind: &str) -> Option<&'a str>
         .map(|condition| condition.status.as_str())
 }
 
-fn ready(pod: &Pod) -> bool {
+/// Whether the pod is ready, and stays.
+pub fn ready(pod: &Pod) -> bool {
     let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
     pod.metadata.deletion_timestamp.is_none()
         && conditions.is_some_and(|conditions| conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True"))
+}
+
+/// Whether the pod's containers were started and none has ended.
+pub fn running(pod: &Pod) -> bool {
+    pod.status.as_ref().is_some_and(|status| status.phase.as_deref() == Some("Running"))
 }

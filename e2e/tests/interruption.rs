@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use holdfast_crds::{BackupRun, Reason, RunPhase, Settle};
 use holdfast_e2e::{
+    fixture::running,
     operator::script,
     sandbox::{self, Sandbox, unique},
 };
@@ -92,11 +93,7 @@ async fn doubled(sandbox: &Sandbox, pod: &str) -> Result<()> {
         spec.node_name = None;
     }
     sandbox.api::<Pod>().create(&PostParams::default(), &twin).await?;
-    sandbox
-        .until::<Pod>("twin", 60, "running", |pod| {
-            pod.status.as_ref().is_some_and(|status| status.phase.as_deref() == Some("Running"))
-        })
-        .await?;
+    sandbox.until::<Pod>("twin", 60, "running", running).await?;
     Ok(())
 }
 

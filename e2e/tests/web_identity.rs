@@ -2,7 +2,10 @@
 
 use anyhow::{Context, Result, ensure};
 use holdfast_crds::{BackupStore, Reason};
-use holdfast_e2e::sandbox::{self, Sandbox};
+use holdfast_e2e::{
+    fixture::ready,
+    sandbox::{self, Sandbox},
+};
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::json;
 use std::process::Stdio;
@@ -53,12 +56,7 @@ subjects: [{{apiGroup: rbac.authorization.k8s.io, kind: Group, name: 'system:una
     let after = before + manifest[before..].find('\n').context("line")?;
     manifest.replace_range(before..after, &format!("    command: {}", json!(["sh", "-c", command])));
     sandbox.apply(&manifest).await?;
-    sandbox
-        .until::<Pod>("s3", 120, "ready", |pod| {
-            let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
-            conditions.is_some_and(|all| all.iter().any(|one| one.type_ == "Ready" && one.status == "True"))
-        })
-        .await?;
+    sandbox.until::<Pod>("s3", 120, "ready", ready).await?;
     // Until kube-proxy has written its rules for the new address.
     let reaches = format!("timeout 30 sh -c 'until bash -c \"exec 3<>/dev/tcp/{PUBLIC}/443\" 2>/dev/null; do sleep 0.2; done'");
     sandbox

@@ -3,8 +3,8 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use holdfast_crds::{
-    AllowedNamespaces, BackupRun, BackupSchedule, BackupStore, BackupStoreStatus, ClusterBackupStore, FrozenStore, JobTemplate, Reason,
-    StoreKind, StoreReference,
+    Action, AllowedNamespaces, BackupRun, BackupSchedule, BackupStore, BackupStoreStatus, ClusterBackupStore, FrozenStore, JobTemplate,
+    Reason, StoreKind, StoreReference, TASK_VERSION, Task,
 };
 use holdfast_policy::name::{JobPurpose, job_name};
 use k8s_openapi::{
@@ -15,7 +15,7 @@ use kube::{Resource, ResourceExt};
 
 use crate::{
     context::{Context, Error},
-    job::{self, Purpose},
+    job::{self, BuildError, JobRequest, Purpose},
     watch::{Caches, Change, Key},
 };
 
@@ -199,13 +199,33 @@ impl Store {
         Key::new(self.workplace(), job_name(&self.name(), purpose, number))
     }
 
+    /// The Job `name` of its own that does this in so many seconds.
+    pub fn build(&self, context: &Context, name: &str, action: Action, timeout: i64) -> Result<Job, BuildError> {
+        let task = Task {
+            version: TASK_VERSION,
+            cluster: context.cluster.clone(),
+            namespace: self.workplace(),
+            store: self.maintained(),
+            action,
+        };
+        job::build(&JobRequest {
+            name,
+            owner: self.owner(),
+            task: &task,
+            agent_image: &context.image,
+            template: self.template(),
+            identity_secret: None,
+            timeout,
+        })
+    }
+
     /// The Jobs of this purpose that work for it.
     pub fn jobs(&self, caches: &Caches, purpose: Purpose) -> Vec<Arc<Job>> {
         let label = job::store_label(self.kind());
         let mut jobs = caches
             .jobs
             .by(Caches::BY_OWNER, &self.workplace(), &Caches::owned_by(label, &self.name()));
-        jobs.retain(|job| job.labels().get(job::PURPOSE).map(String::as_str) == Some(purpose.as_str()));
+        jobs.retain(|job| purpose.is_of(&job.metadata));
         jobs
     }
 

@@ -3,11 +3,9 @@
 use holdfast_crds::Reason;
 use holdfast_crds::document::{Fact, ObjectPath, Record, RunPath};
 
+use super::keep::read::RECORD_LIMIT;
 use crate::result::Failure;
 use crate::store::{Store, StoreError, StorePath};
-
-/// The largest record, in bytes.
-const RECORD_LIMIT: u64 = 64 << 10;
 
 /// Reads the run's records, and refuses a copy that was removed or whose keys were destroyed.
 ///

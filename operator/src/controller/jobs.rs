@@ -69,6 +69,14 @@ async fn adopt(context: &Context, api: &Api<Job>, key: &Key, wanted: &Job) -> Re
     Ok(Err((Reason::NameTaken, message)))
 }
 
+/// The next number after `last` under which no Job exists: an object that lost its status begins to count anew.
+pub fn free_number(context: &Context, last: i64, job: impl Fn(i64) -> Key) -> i64 {
+    let first = last.max(0) + 1;
+    (first..i64::from(u32::MAX))
+        .find(|number| context.caches.jobs.get(&job(*number)).is_none())
+        .unwrap_or(first)
+}
+
 /// Deletes a Job with its pods, if it still is the one with this UID.
 pub async fn delete(context: &Context, key: &Key, uid: Option<&str>) -> Result<(), Error> {
     let api: Api<Job> = Api::namespaced(context.client.clone(), &key.namespace);

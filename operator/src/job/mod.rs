@@ -6,6 +6,7 @@ mod refusal;
 mod volume;
 
 use holdfast_crds::{Action, StoreKind, Task};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 pub use build::{BuildError, JobRequest, MAIN_CONTAINER, TASK_LIMIT, build};
 pub use observe::{End, JobState, Observation, has_ended, observe, wants_events};
@@ -74,6 +75,11 @@ impl Purpose {
             Self::Keep => "keep",
             Self::Copy => "copy",
         }
+    }
+
+    /// Whether a Job, or a pod of one, is for it.
+    pub fn is_of(self, meta: &ObjectMeta) -> bool {
+        meta.labels.as_ref().and_then(|labels| labels.get(PURPOSE)).map(String::as_str) == Some(self.as_str())
     }
 
     /// Which purpose a task has.

@@ -47,6 +47,17 @@ pub struct End {
     pub ran: bool,
 }
 
+impl End {
+    /// Why it failed, where no result of its work is there. `otherwise` says so for one that ended well all the same.
+    pub fn without(&self, otherwise: &str) -> (Reason, String) {
+        if self.reason.class() == Class::Fine {
+            (Reason::AgentCrashed, otherwise.to_owned())
+        } else {
+            (self.reason, self.message.clone())
+        }
+    }
+}
+
 /// A Job by name.
 #[derive(Clone, Debug, PartialEq)]
 pub struct JobState {

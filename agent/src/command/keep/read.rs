@@ -13,7 +13,7 @@ use super::report::Report;
 use crate::store::{Store, StoreError, StorePath, digest};
 
 /// The largest record, in bytes.
-const RECORD_LIMIT: u64 = 64 << 10;
+pub const RECORD_LIMIT: u64 = 64 << 10;
 /// The largest outcome, in bytes.
 const OUTCOME_LIMIT: u64 = holdfast_crds::document::MAX_DOCUMENT_BYTES as u64;
 /// How far the clocks of those who make ticks and of stores may be apart.

@@ -16,7 +16,7 @@ use std::{
 
 use holdfast_crds::{BackupSource, COPY_LINE, Class, CopyLine, CopyPass, Reason, Replication, StoreReference};
 use holdfast_policy::name::{JobPurpose, copy_name, job_name};
-use kube::ResourceExt;
+use kube::{Resource, ResourceExt};
 
 pub use triggers::triggers;
 
@@ -34,7 +34,7 @@ use super::{
 use crate::{
     attempt::read as read_time,
     context::{Context, Error},
-    job::{End, Observation, PURPOSE, Purpose, SOURCE, has_ended, store_label},
+    job::{End, Observation, Purpose, SOURCE, has_ended, store_label},
     observation::{controller, job_state},
     queue::{Next, Reconcile},
     store::{Store, Unusable},
@@ -56,9 +56,9 @@ impl Waiting {
     /// Those of a namespace, which wait no longer.
     fn call(&self, namespace: &str) -> Vec<Key> {
         let mut held = self.held();
-        let (called, rest) = std::mem::take(&mut *held).into_iter().partition(|key| key.namespace == namespace);
+        let (called, rest): (BTreeSet<_>, _) = std::mem::take(&mut *held).into_iter().partition(|key| key.namespace == namespace);
         *held = rest;
-        called.into_iter().collect::<BTreeSet<_>>().into_iter().collect()
+        called.into_iter().collect()
     }
 }
 
@@ -186,7 +186,9 @@ impl CopyController {
         from: StoreReference,
         before: Option<&Replication>,
     ) -> Result<Next, Error> {
-        let number = self.free_number(source, &target.store, before.map_or(0, |before| before.number));
+        let number = jobs::free_number(&self.context, before.map_or(0, |before| before.number), |number| {
+            job_key(source, &target.store, number)
+        });
         let started = Said::Started {
             number,
             from,
@@ -248,11 +250,7 @@ impl CopyController {
         let pass = end.result.as_ref().and_then(|result| result.copied.as_ref());
         let said = match pass {
             None => {
-                let (reason, message) = if end.reason.class() == Class::Fine {
-                    (Reason::AgentCrashed, "the copy Job ended without a summary".to_owned())
-                } else {
-                    (end.reason, end.message.clone())
-                };
+                let (reason, message) = end.without("the copy Job ended without a summary");
                 report::write(context, source, store, &[], Some((reason, &message))).await?;
                 failed(reason, message, 0)
             }
@@ -287,8 +285,7 @@ impl CopyController {
                 }
             },
         };
-        let written = status::write(context, source, store, &said).await?;
-        Ok(written)
+        status::write(context, source, store, &said).await
     }
 
     /// A run that a Job that has looked at all was to bring, and of which nobody knows more than before.
@@ -347,7 +344,7 @@ impl CopyController {
         let at_work = caches.jobs.by(Caches::BY_OWNER, &namespace, &owned).into_iter().filter(|job| {
             let pods = caches.pods_of(&Key::of(&**job));
             let pods: Vec<_> = pods.iter().map(|pod| &**pod).collect();
-            is_copy(job) && !has_ended(job, &pods)
+            Purpose::Copy.is_of(job.meta()) && !has_ended(job, &pods)
         });
         let at_work = at_work.count();
         let mut granted = self.granted();
@@ -363,14 +360,6 @@ impl CopyController {
         self.granted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next number under which no Job exists: an object that lost its status begins to count anew.
-    fn free_number(&self, source: &BackupSource, store: &StoreReference, last: i64) -> i64 {
-        let first = last.max(0) + 1;
-        (first..i64::from(u32::MAX))
-            .find(|number| self.context.caches.jobs.get(&job_key(source, store, *number)).is_none())
-            .unwrap_or(first)
-    }
-
     /// Removes the copy Jobs of this source and store but for `keep`.
     async fn remove_others(&self, source: &BackupSource, store: &StoreReference, keep: Option<&Key>) -> Result<(), Error> {
         let namespace = source.namespace().unwrap_or_default();
@@ -379,7 +368,7 @@ impl CopyController {
         let stem = format!("{}-c", stem(source, store));
         surplus.retain(|job| {
             let own = job.labels().get(SOURCE) == Some(&source.name_any()) && job.name_any().starts_with(&stem);
-            is_copy(job) && own && controller(&job.metadata) == source.metadata.uid.as_deref()
+            Purpose::Copy.is_of(job.meta()) && own && controller(&job.metadata) == source.metadata.uid.as_deref()
         });
         jobs::remove(&self.context, &surplus, keep.map_or(&[], std::slice::from_ref)).await
     }
@@ -400,10 +389,6 @@ async fn read(context: &Context, job: &Key, pass: &CopyPass) -> Result<report_lo
 fn readable(store: &Store) -> Option<(Reason, String)> {
     let foreign = |(reason, _): &(Reason, String)| *reason == Reason::StoreForeign;
     refusal(store).or_else(|| down(store)).filter(|why| !foreign(why))
-}
-
-fn is_copy(job: &k8s_openapi::api::batch::v1::Job) -> bool {
-    job.labels().get(PURPOSE).map(String::as_str) == Some(Purpose::Copy.as_str())
 }
 
 /// What the status remembers of a store's copy Jobs.

@@ -131,10 +131,7 @@ fn types(store: &StoreReference, schedules: &[&BackupSchedule]) -> Vec<BackupTyp
 
 /// The catalogue of a store, as its keeper read it.
 fn catalogue<'a>(source: &'a BackupSource, store: &StoreReference) -> Option<&'a CatalogueInStore> {
-    let entries = &source.status.as_ref()?.stores;
-    entries
-        .iter()
-        .find(|entry| entry.store == store.name && entry.store_kind == store.kind)
+    source.status.as_ref()?.in_store(store)
 }
 
 fn unseen(

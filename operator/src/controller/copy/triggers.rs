@@ -7,8 +7,8 @@ use kube::{Resource, ResourceExt};
 
 use super::{Waiting, target::committed};
 use crate::{
-    controller::run::counts,
-    job::{PURPOSE, Purpose, SOURCE},
+    controller::{run::counts, source::listen_to_schedules},
+    job::{Purpose, SOURCE},
     queue::Queue,
     store::{Store, StoreChange},
     watch::{Caches, Change, Key},
@@ -28,19 +28,7 @@ pub fn triggers(caches: &Arc<Caches>, waiting: &Waiting, queue: &Queue) {
             }
         }
     });
-    caches.schedules.listen({
-        let (caches, queue) = (Arc::downgrade(caches), queue.clone());
-        move |change| {
-            let Some(caches) = caches.upgrade().filter(|_| change.beyond_status()) else {
-                return;
-            };
-            for schedule in change.before.iter().chain(&change.after) {
-                for source in caches.selected(schedule).0 {
-                    queue.add_after(Key::of(&*source), COLLECT);
-                }
-            }
-        }
-    });
+    listen_to_schedules(caches, queue, COLLECT);
     caches.listen_stores({
         let (caches, queue) = (Arc::downgrade(caches), queue.clone());
         move |change| {
@@ -116,12 +104,11 @@ fn of_job<K: Resource + 'static>(queue: &Queue, waiting: &Waiting) -> impl Fn(&C
     let (queue, waiting) = (queue.clone(), waiting.clone());
     move |change| {
         let Some(object) = change.object() else { return };
-        let labels = object.labels();
-        if labels.get(PURPOSE).map(String::as_str) != Some(Purpose::Copy.as_str()) {
+        if !Purpose::Copy.is_of(object.meta()) {
             return;
         }
         let namespace = object.namespace().unwrap_or_default();
-        if let Some(source) = labels.get(SOURCE) {
+        if let Some(source) = object.labels().get(SOURCE) {
             queue.add(Key::new(namespace.as_str(), source.as_str()));
         }
         // What is gone leaves room.

@@ -141,10 +141,7 @@ fn with(
     now: Timestamp,
 ) -> Option<BackupSourceStatus> {
     let mut status = source.status.clone().unwrap_or_default();
-    let place = status
-        .stores
-        .iter()
-        .position(|entry| entry.store == store.name && entry.store_kind == store.kind);
+    let place = status.stores.iter().position(|entry| entry.reference() == *store);
     // Of what could never be read there is nothing to say yet; the store's findings name it.
     let nothing = found.map_or(findings.is_empty(), |found| found.unread);
     if place.is_none() && nothing {
@@ -165,9 +162,7 @@ fn with(
         None if status.stores.len() < CATALOGUES => status.stores.push(entry),
         None => return None,
     }
-    status
-        .stores
-        .sort_by(|a, b| (a.store_kind, &a.store).cmp(&(b.store_kind, &b.store)));
+    status.stores.sort_by_key(|entry| (entry.store_kind, entry.store.clone()));
     status.copies = Some(status.stores.iter().map(|entry| entry.copies).sum());
     Some(status)
 }
@@ -178,7 +173,7 @@ fn committed_since(status: &BackupSourceStatus, entry: &CatalogueInStore) -> boo
     let newest = status
         .newest_copy
         .as_ref()
-        .filter(|copy| copy.store == entry.store && copy.store_kind == entry.store_kind);
+        .filter(|copy| copy.store_reference() == entry.reference());
     let committed = newest.map(|copy| copy.committed_at.as_deref().unwrap_or(&copy.recovery_point));
     committed.and_then(time) >= time(&entry.as_of) && committed.is_some()
 }

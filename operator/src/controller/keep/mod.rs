@@ -93,7 +93,7 @@ impl KeepController {
         if due > now {
             return Ok(Next::After(context.clock.until(due)));
         }
-        let number = self.free_number(store, keeper.number);
+        let number = jobs::free_number(context, keeper.number, |number| store.keep_job(number));
         let read_only = task.preview;
         let store = self.report(store, &Phase::Started { number, told, read_only }).await?;
         self.make(&store, &store.keep_job(number)).await
@@ -120,14 +120,6 @@ impl KeepController {
         committed.max()
     }
 
-    /// The next number under which no Job exists: an object that lost its status begins to count anew.
-    fn free_number(&self, store: &Store, last: i64) -> i64 {
-        let first = last.max(0) + 1;
-        (first..i64::from(u32::MAX))
-            .find(|number| self.context.caches.jobs.get(&store.keep_job(*number)).is_none())
-            .unwrap_or(first)
-    }
-
     /// Makes the Job of a pass that is counted. A refusal ends the pass, with the reason.
     async fn make(&self, store: &Store, job: &Key) -> Result<Next, Error> {
         let context = &*self.context;
@@ -147,11 +139,7 @@ impl KeepController {
     async fn finish(&self, store: &Store, job: &Key, end: &End) -> Result<Store, Error> {
         let context = &*self.context;
         let Some(summary) = end.result.as_ref().and_then(|result| result.kept.as_ref()) else {
-            let (reason, message) = if end.reason.class() == Class::Fine {
-                (Reason::AgentCrashed, "the keeper ended without a summary of its pass".to_owned())
-            } else {
-                (end.reason, end.message.clone())
-            };
+            let (reason, message) = end.without("the keeper ended without a summary of its pass");
             return self.report(store, &Phase::Failed { reason, message }).await;
         };
         let report = report_log::Report {

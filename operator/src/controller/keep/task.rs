@@ -2,7 +2,7 @@
 
 use holdfast_crds::{
     Accepted, Action, BackupSchedule, BackupSource, BackupType, KEEP_LIMIT, KeepSchedule, KeepSource, KeepTask, Reason, Said,
-    StoreReference, TASK_VERSION, Task,
+    StoreReference,
     document::{Label, RunPath, ScheduleName, Sha256},
     whole_seconds,
 };
@@ -15,7 +15,7 @@ use serde::Serialize;
 use crate::{
     context::Context,
     controller::{compliance::keep_floors, disposal::keep_disposals, hold::build::keep_holds, schedule::timing, store::refusal},
-    job::{BuildError, JobRequest, TASK_LIMIT, build},
+    job::{BuildError, TASK_LIMIT},
     store::Store,
     watch::Caches,
 };
@@ -134,12 +134,7 @@ pub fn keep_schedule(schedule: &BackupSchedule, store: &StoreReference, now: Tim
 }
 
 fn keep_source(source: &BackupSource, store: &StoreReference) -> Option<KeepSource> {
-    let entry = source.status.as_ref().and_then(|status| {
-        status
-            .stores
-            .iter()
-            .find(|entry| entry.store == store.name && entry.store_kind == store.kind)
-    });
+    let entry = source.status.as_ref().and_then(|status| status.in_store(store));
     let said = |who: &str, why: &str| Said {
         who: who.to_owned(),
         why: why.to_owned(),
@@ -163,20 +158,5 @@ fn keep_source(source: &BackupSource, store: &StoreReference) -> Option<KeepSour
 
 /// The Job `name` of a pass.
 pub fn job(context: &Context, store: &Store, name: &str, task: KeepTask) -> Result<Job, BuildError> {
-    let task = Task {
-        version: TASK_VERSION,
-        cluster: context.cluster.clone(),
-        namespace: store.workplace(),
-        store: store.maintained(),
-        action: Action::Keep(Box::new(task)),
-    };
-    build(&JobRequest {
-        name,
-        owner: store.owner(),
-        task: &task,
-        agent_image: &context.image,
-        template: store.template(),
-        identity_secret: None,
-        timeout: TIMEOUT,
-    })
+    store.build(context, name, Action::Keep(Box::new(task)), TIMEOUT)
 }

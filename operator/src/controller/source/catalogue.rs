@@ -33,11 +33,7 @@ pub fn newest(source: &BackupSource, status: &BackupSourceStatus) -> Vec<CopyRef
 /// Whether a keeper looked after the copy was committed, and did not find it.
 pub fn is_gone(copy: &CopyReference, status: &BackupSourceStatus) -> bool {
     let time = |text: &str| text.parse::<Timestamp>().ok();
-    let Some(entry) = status
-        .stores
-        .iter()
-        .find(|entry| entry.store == copy.store && entry.store_kind == copy.store_kind)
-    else {
+    let Some(entry) = status.in_store(&copy.store_reference()) else {
         return false;
     };
     let committed = copy.committed_at.as_deref().and_then(time);

@@ -12,7 +12,7 @@ use holdfast_crds::{BackupRun, BackupSource, RunHistory, ScheduleStore};
 use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
 
-pub use triggers::triggers;
+pub use triggers::{listen_to_schedules, triggers};
 
 use crate::{
     context::{Context, Error},

@@ -24,6 +24,23 @@ fn replication(source: Option<&Arc<BackupSource>>) -> &[Replication] {
     status.map(|status| status.replication.as_slice()).unwrap_or_default()
 }
 
+/// Queues the sources that a schedule selects, or selected, when it changes.
+pub fn listen_to_schedules(caches: &Arc<Caches>, queue: &Queue, collect: Duration) {
+    caches.schedules.listen({
+        let (caches, queue) = (Arc::downgrade(caches), queue.clone());
+        move |change| {
+            let Some(caches) = caches.upgrade().filter(|_| change.beyond_status()) else {
+                return;
+            };
+            for schedule in change.before.iter().chain(&change.after) {
+                for source in caches.selected(schedule).0 {
+                    queue.add_after(Key::of(&*source), collect);
+                }
+            }
+        }
+    });
+}
+
 /// Connects the caches with the queue of sources.
 pub fn triggers(caches: &Arc<Caches>, queue: &Queue) {
     caches.sources.listen({
@@ -36,19 +53,7 @@ pub fn triggers(caches: &Arc<Caches>, queue: &Queue) {
             }
         }
     });
-    caches.schedules.listen({
-        let (caches, queue) = (Arc::downgrade(caches), queue.clone());
-        move |change| {
-            let Some(caches) = caches.upgrade().filter(|_| change.beyond_status()) else {
-                return;
-            };
-            for schedule in change.before.iter().chain(&change.after) {
-                for source in caches.selected(schedule).0 {
-                    queue.add_after(Key::of(&*source), COLLECT);
-                }
-            }
-        }
-    });
+    listen_to_schedules(caches, queue, COLLECT);
     // What its compliance is judged by: stores, policies, and the labels of its namespace.
     caches.listen_stores({
         let (caches, queue) = (Arc::downgrade(caches), queue.clone());

@@ -8,7 +8,7 @@ mod status;
 
 use std::{sync::Arc, time::Duration};
 
-use holdfast_crds::{BackupRun, ProbeStatus, Reason};
+use holdfast_crds::{BackupRun, Reason};
 use kube::{Resource, ResourceExt};
 
 use self::{
@@ -121,7 +121,9 @@ impl Reconcile for StoreController {
         let contradicts = |met: &&Experience| probe.as_ref().is_some_and(|probe| met.contradicts(probe).is_some());
         match decide(&store, state.as_ref(), met.as_ref(), now) {
             Step::Start => {
-                let number = self.free_number(&store, probe.as_ref());
+                let number = jobs::free_number(context, probe.as_ref().map_or(0, |probe| probe.number), |number| {
+                    store.probe_job(number)
+                });
                 let met = met.as_ref().filter(contradicts);
                 let store = self.report(&store, Phase::Started { number, met }).await?;
                 self.make(&store, number).await
@@ -155,14 +157,6 @@ impl Reconcile for StoreController {
 }
 
 impl StoreController {
-    /// The next number under which no Job exists: an object that lost its status begins to count anew.
-    fn free_number(&self, store: &Store, probe: Option<&ProbeStatus>) -> i64 {
-        let first = probe.map_or(0, |probe| probe.number).max(0) + 1;
-        (first..i64::from(u32::MAX))
-            .find(|number| self.context.caches.jobs.get(&store.probe_job(*number)).is_none())
-            .unwrap_or(first)
-    }
-
     /// Makes the Job of a probe that is counted. A refusal ends the probe, with the reason.
     async fn make(&self, store: &Store, number: i64) -> Result<Next, Error> {
         let key = store.probe_job(number);

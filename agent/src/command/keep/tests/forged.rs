@@ -1,8 +1,9 @@
 //! Records of a removal that no keeper wrote: who took the writer's keys may leave them.
 
 use holdfast_crds::document::{HoldScope, Ulid};
-use holdfast_crds::{KeepDisposal, KeepHold, Reason, hold_id};
+use holdfast_crds::{KeepDisposal, Reason};
 
+use super::passes::hold;
 use super::*;
 
 /// Plants a record of a run, as somebody with the right to put it would.
@@ -70,16 +71,7 @@ async fn a_removal_of_what_a_hold_names_deletes_nothing() {
     let mut wanted = task(|r| r.keep_last = Some(3));
     scene.pass(&wanted).await;
     scene.memory.advance(DAY * 2);
-    wanted.holds = vec![KeepHold {
-        id: hold_id(Some("shop"), "tax"),
-        namespace: Some("shop".into()),
-        name: "tax".into(),
-        placed_by: "ann".into(),
-        reason: "audit of 2026".into(),
-        scope: HoldScope::default(),
-        until: None,
-        release: None,
-    }];
+    wanted.holds = vec![hold(|_| ())];
     let mark = mark_of(&scene, &runs[0]);
     // Held after a keeper that was killed had begun: what is left stays, and nobody forged anything.
     let begun = mark_of(&scene, &runs[1]);

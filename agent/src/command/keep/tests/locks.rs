@@ -1,8 +1,8 @@
 //! Locks and legal holds that the store does not set, or does not let go.
 
-use holdfast_crds::document::HoldScope;
-use holdfast_crds::{KeepHold, LockMode, Reason, hold_id};
+use holdfast_crds::{LockMode, Reason};
 
+use super::passes::hold;
 use super::*;
 use crate::store::StoreError;
 use crate::store::faulty::{Call, CallKind, Fault, Faulty};
@@ -21,19 +21,7 @@ async fn locks_and_holds_that_cannot_be_set_are_a_finding_and_the_holds_problem(
     let scene = Scene::new(Memory::new().with_write_lock(LockMode::Compliance, Duration::from_hours(7 * 24)));
     let runs = days(&scene, "2026-03-01T02:00:00Z", 3).await;
     let mut wanted = task(|r| r.monthly = Some(3));
-    wanted.holds = vec![KeepHold {
-        id: hold_id(Some("shop"), "tax"),
-        namespace: Some("shop".into()),
-        name: "tax".into(),
-        placed_by: "ann".into(),
-        reason: "audit of 2026".into(),
-        scope: HoldScope {
-            runs: Some(vec![runs[0].to_string()]),
-            ..HoldScope::default()
-        },
-        until: None,
-        release: None,
-    }];
+    wanted.holds = vec![hold(|hold| hold.scope.runs = Some(vec![runs[0].to_string()]))];
     let faulty = Faulty::new(scene.memory.clone(), |call: &Call| {
         let sets = matches!(call.kind, CallKind::SetRetained | CallKind::SetLegalHold);
         sets.then(|| Fault::Before(refusal(&call.path)))

@@ -20,8 +20,8 @@ use holdfast_crds::document::{
     Stream, StreamKind,
 };
 use holdfast_crds::{
-    Action, AgentResult, FrozenStore, KEEP_LINE, KeepLine, KeepSchedule, KeepTask, Retention, SourceReport, StoreFinding, TASK_VERSION,
-    Task,
+    Action, AgentResult, FrozenStore, KEEP_LINE, KeepLine, KeepSchedule, KeepSource, KeepTask, Retention, SourceReport, StoreFinding,
+    TASK_VERSION, Task,
 };
 use jiff::{SignedDuration, Timestamp};
 
@@ -38,6 +38,18 @@ pub fn at(text: &str) -> Timestamp {
 
 fn label(text: &str) -> Label {
     Label::new("test", text).unwrap()
+}
+
+/// What the operator knows of the source: that so many copies have to be there.
+fn counted(copies: u64) -> KeepSource {
+    KeepSource {
+        namespace: label("shop"),
+        source: label("orders"),
+        copies: Some(copies),
+        copies_as_of: None,
+        retired: None,
+        accepted: vec![],
+    }
 }
 
 /// A store, and the cluster that looks after it.

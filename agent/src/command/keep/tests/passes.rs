@@ -422,14 +422,7 @@ async fn fewer_copies_than_the_last_pass_left_stop_the_source() {
     let scene = Scene::new(Memory::new());
     days(&scene, "2026-03-01T02:00:00Z", 5).await;
     let mut wanted = task(|r| r.keep_last = Some(2));
-    wanted.sources = vec![KeepSource {
-        namespace: label("shop"),
-        source: label("orders"),
-        copies: Some(9),
-        copies_as_of: None,
-        retired: None,
-        accepted: vec![],
-    }];
+    wanted.sources = vec![counted(9)];
     let said = scene.pass(&wanted).await;
     assert_eq!(said.source().blocked.as_ref().unwrap().reason, Reason::CopiesMissing);
     assert_eq!(said.source().marked, 0);

@@ -1,8 +1,8 @@
 //! What cannot be read, or is not there any more, keeps everything else of its source.
 
-use holdfast_crds::document::HoldScope;
-use holdfast_crds::{CopyState, KeepHold, KeepRelease, KeepSource, Reason, Said as SaidBy, hold_id};
+use holdfast_crds::{CopyState, KeepRelease, KeepSource, Reason, Said as SaidBy, hold_id};
 
+use super::passes::hold;
 use super::*;
 use crate::store::faulty::{Call, CallKind, Fault, Faulty};
 
@@ -37,14 +37,7 @@ async fn while_copies_are_missing_no_run_is_given_up() {
     assert!(scene.what(&runs[1]).is_empty());
     scene.memory.remove(&runs[1].outcome().to_string());
     scene.memory.advance(DAY * WEEKS);
-    wanted.sources = vec![KeepSource {
-        namespace: label("shop"),
-        source: label("orders"),
-        copies: Some(5),
-        copies_as_of: None,
-        retired: None,
-        accepted: vec![],
-    }];
+    wanted.sources = vec![counted(5)];
     let said = scene.pass(&wanted).await;
     assert_eq!(said.source().blocked.as_ref().unwrap().reason, Reason::CopiesMissing);
     assert!(scene.with_data().contains(runs[1].run.as_str()));
@@ -89,14 +82,7 @@ async fn copies_that_were_removed_after_they_had_been_counted_are_not_missing() 
 async fn a_source_of_which_nothing_is_left_is_told_until_its_loss_is_accepted() {
     let scene = Scene::new(Memory::new());
     let mut wanted = task(|_| ());
-    wanted.sources = vec![KeepSource {
-        namespace: label("shop"),
-        source: label("orders"),
-        copies: Some(40),
-        copies_as_of: None,
-        retired: None,
-        accepted: vec![],
-    }];
+    wanted.sources = vec![counted(40)];
     let said = scene.pass(&wanted).await;
     let source = said.source();
     assert_eq!((source.copies, source.unread), (0, false));
@@ -145,19 +131,7 @@ async fn no_legal_hold_is_lifted_while_a_record_of_a_hold_cannot_be_read() {
     let scene = Scene::new(Memory::new().with_object_lock());
     let runs = days(&scene, "2026-03-01T02:00:00Z", 3).await;
     let mut wanted = task(|_| ());
-    wanted.holds = vec![KeepHold {
-        id: hold_id(Some("shop"), "tax"),
-        namespace: Some("shop".into()),
-        name: "tax".into(),
-        placed_by: "ann".into(),
-        reason: "audit of 2026".into(),
-        scope: HoldScope {
-            runs: Some(vec![runs[0].to_string()]),
-            ..HoldScope::default()
-        },
-        until: None,
-        release: None,
-    }];
+    wanted.holds = vec![hold(|hold| hold.scope.runs = Some(vec![runs[0].to_string()]))];
     scene.pass(&wanted).await;
     assert_eq!(scene.what(&runs[0]), ["held", "legal-hold"]);
     wanted.holds[0].release = Some(KeepRelease {
