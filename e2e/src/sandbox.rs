@@ -131,6 +131,26 @@ impl Sandbox {
         Ok(Self { client, namespace })
     }
 
+    /// The same namespace, as a user who may do here what these roles of the chart allow.
+    ///
+    /// # Errors
+    /// What the API server says.
+    pub async fn as_user(&self, user: &str, roles: &[&str]) -> Result<Self> {
+        for role in roles {
+            self.apply_value(serde_json::json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
+                "metadata": {"name": format!("{user}-{role}")},
+                "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": format!("holdfast.holdfast-system.{role}")},
+                "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user}]}))
+                .await?;
+        }
+        let mut config = kube::Config::infer().await?;
+        config.auth_info.impersonate = Some(user.to_owned());
+        Ok(Self {
+            client: Client::try_from(config)?,
+            namespace: self.namespace.clone(),
+        })
+    }
+
     pub fn api<K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>>(&self) -> Api<K> {
         Api::namespaced(self.client.clone(), &self.namespace)
     }

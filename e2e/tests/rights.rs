@@ -19,11 +19,9 @@ fn rare() -> BTreeSet<Right> {
         Right::new("holdfast.dev", "restorerequests", "delete"),
         // The chart makes it; whoever leads makes it again if somebody deletes it.
         Right::new("coordination.k8s.io", "leases", "create"),
-        // No test of this cluster holds, disposes or has a policy; the scenarios of their controllers do.
-        Right::new("holdfast.dev", "complianceholds/status", "patch"),
+        // No test of this cluster has a policy or a hold of the cluster; the scenarios of their controllers do.
         Right::new("holdfast.dev", "clustercomplianceholds/status", "patch"),
         Right::new("holdfast.dev", "compliancepolicies/status", "patch"),
-        Right::new("holdfast.dev", "disposalrequests/status", "patch"),
         // … nor a cluster-wide schedule.
         Right::new("holdfast.dev", "clusterbackupschedules/status", "patch"),
         Right::new("holdfast.dev", "backupschedules", "create"),

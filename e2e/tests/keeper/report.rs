@@ -1,4 +1,4 @@
-//! Keepers at work: what they report becomes status, and what they find wrong is said.
+//! What keepers report becomes status, and what they find wrong is said.
 
 use anyhow::{Context, Result, ensure};
 use holdfast_crds::{BackupSource, CopyState, Reason};

@@ -1,0 +1,143 @@
+//! Holds and disposals on a bucket with Object Lock, by two people.
+
+use anyhow::{Context, Result, ensure};
+use holdfast_crds::{BackupStore, ComplianceHold, CopyState, DisposalRequest};
+use holdfast_e2e::{
+    fixture::RECIPIENT,
+    keeper::said,
+    sandbox::{self, Sandbox},
+};
+
+const HOLD: &str = "
+apiVersion: holdfast.dev/v1alpha1
+kind: ComplianceHold
+metadata: {name: case}
+spec: {select: {sources: [shop]}, reason: preservation letter, placedBy: alice, coolOff: 20s}
+";
+const DISPOSAL: &str = "
+apiVersion: holdfast.dev/v1alpha1
+kind: DisposalRequest
+metadata: {name: erase}
+spec: {scope: {sources: [shop]}, legalBasis: GDPR Art. 17, requestedBy: alice}
+";
+
+/// What a keeper says of the hold in the store.
+fn held(store: &BackupStore) -> Option<(i64, i64)> {
+    let reports = &store.status.as_ref()?.holds.as_ref()?.reports;
+    let report = reports.iter().find(|report| report.name == "case")?;
+    Some((report.copies, report.legal_holds))
+}
+
+/// A condition of the disposal, as [`said`].
+async fn disposed(sandbox: &Sandbox, seconds: u64, wanted: &str) -> Result<DisposalRequest> {
+    sandbox
+        .until::<DisposalRequest>("erase", seconds, wanted, |request| {
+            let conditions = request.status.as_ref().map(|status| status.conditions.as_slice());
+            said(conditions.unwrap_or_default(), "Disposed").starts_with(wanted)
+        })
+        .await
+}
+
+#[test]
+fn a_hold_and_a_lock_defer_a_disposal_until_they_end_and_then_nothing_is_left() {
+    sandbox::run("holds", |sandbox| async move {
+        let database = sandbox.postgres("shop").await?;
+        database.fill("shop", 100).await?;
+        sandbox.s3_with_locks().await?;
+        sandbox
+            .apply(&format!(
+                "
+apiVersion: holdfast.dev/v1alpha1
+kind: BackupStore
+metadata: {{name: offsite}}
+spec:
+  s3: {{bucket: backups, prefix: e2e, endpoint: 'http://s3:7070'}}
+  credentials: {{secretName: s3}}
+  encryption: {{age: {{recipients: [{RECIPIENT}]}}}}
+  objectLock: {{mode: Governance, atWrite: 2m}}
+"
+            ))
+            .await?;
+        sandbox.store_ready("offsite").await?;
+        sandbox.source("shop", "databases: {include: [shop]}").await?;
+        let alice = sandbox.as_user("alice", &["hold-keeper", "approver"]).await?;
+        let bob = sandbox.as_user("bob", &["hold-keeper", "approver"]).await?;
+
+        // Held from birth.
+        alice.apply(HOLD).await?;
+        sandbox.start_run("first", "shop", "keepFor: 2m").await?;
+        sandbox.run_succeeded("first", 200).await?;
+        sandbox
+            .until::<BackupStore>("offsite", 120, "held", |store| held(store) == Some((1, 1)))
+            .await?;
+        let entry = sandbox.catalogue("shop", "offsite", 30, "held", |entry| entry.held == 1).await?;
+        ensure!(entry.newest_copies[0].state == CopyState::Held, "{entry:?}");
+        let hold = sandbox
+            .until::<ComplianceHold>("case", 30, "in the bucket", |hold| {
+                let stores = hold.status.as_ref().map(|status| status.stores.as_slice());
+                stores.unwrap_or_default().iter().any(|store| store.legal_hold)
+            })
+            .await?;
+        let status = hold.status.context("status")?;
+        let message = said(&status.conditions, "Effective");
+        ensure!(
+            message.starts_with("True") || message.contains("an older keeper may still delete until"),
+            "{message}"
+        );
+        let objects = "cd /data/objects && find backups/e2e/data backups/e2e/catalog -type f -name '*.age' -o -name outcome.json";
+        let objects = sandbox.exec("s3", &["sh", "-c", objects], "").await?;
+        ensure!(objects.lines().count() >= 3, "{objects}");
+        for object in objects.lines() {
+            let hold = sandbox.ask_s3("GET", &format!("{object}?legal-hold="), &[]).await?;
+            ensure!(hold.contains("<Status>ON</Status>"), "{object}: {hold}");
+        }
+
+        // Two people dispose of it; the hold defers that, and so it does without its object.
+        alice.apply(DISPOSAL).await?;
+        let approval = DISPOSAL.replace("requestedBy: alice", "requestedBy: alice, approval: {approvedBy: bob}");
+        let own = alice.apply(&approval.replace("approvedBy: bob", "approvedBy: alice")).await;
+        ensure!(own.is_err(), "who requested it approved it");
+        bob.apply(&approval).await?;
+        disposed(&sandbox, 90, "False Deferred").await?;
+        sandbox.kubectl(&["delete", "compliancehold", "case"]).await?;
+        let passes = sandbox.api::<BackupStore>().get("offsite").await?;
+        let number = |store: &BackupStore| holdfast_e2e::keeper::keeper(store).map_or(0, |keeper| keeper.number);
+        let passes = number(&passes);
+        let store = sandbox.pass("offsite", 90, "looked after", |store| number(store) > passes).await?;
+        ensure!(held(&store) == Some((1, 1)), "the hold went with its object: {store:?}");
+
+        // Applied again it is the same hold; another person releases it, and it ends after the cool-off.
+        alice.apply(HOLD).await?;
+        let release = HOLD.replace("coolOff: 20s", "coolOff: 20s, release: {releasedBy: NAME, reason: settled}");
+        let own = alice.apply(&release.replace("NAME", "alice")).await;
+        ensure!(own.is_err(), "who placed it released it");
+        bob.apply(&release.replace("NAME", "bob")).await?;
+        sandbox
+            .until::<ComplianceHold>("case", 60, "released", |hold| {
+                let conditions = hold.status.as_ref().map(|status| status.conditions.as_slice());
+                said(conditions.unwrap_or_default(), "Effective").starts_with("False HoldReleased: released by bob")
+            })
+            .await?;
+
+        // The last of its locks has ended by then, or is waited for.
+        let request = disposed(&sandbox, 400, "True Succeeded").await?;
+        let stores = request.status.context("status")?.stores;
+        ensure!(
+            stores.len() == 1 && stores[0].left == Some(0) && stores[0].removed == 1,
+            "{stores:?}"
+        );
+        let left = "find /data -type f ! -path '*/probe/*' \\( -size +8k -o -name '*.age' \\)";
+        let left = sandbox.exec("s3", &["sh", "-c", left], "").await?;
+        ensure!(
+            left.lines().all(|path| path.ends_with("outcome.json")),
+            "keys or data are left:\n{left}"
+        );
+        let certificate = "cat /data/objects/backups/e2e/catalog/*/shop/first/*-shredded.json /data/objects/backups/e2e/catalog/*/shop/first/*-removed.json";
+        let certificate = sandbox.exec("s3", &["sh", "-c", certificate], "").await?;
+        for words in ["GDPR Art. 17; requested by alice, approved by bob", "disposal"] {
+            ensure!(certificate.contains(words), "{certificate}");
+        }
+        sandbox.catalogue("shop", "offsite", 60, "empty", |entry| entry.copies == 0).await?;
+        Ok(())
+    });
+}

@@ -1,0 +1,4 @@
+//! Keepers at work on a cluster.
+
+mod holds;
+mod report;
