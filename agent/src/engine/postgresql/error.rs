@@ -6,6 +6,8 @@ use std::time::Duration;
 use holdfast_crds::Reason;
 use tokio_postgres::error::SqlState;
 
+use super::words::{tells_values, without_values};
+
 /// Why the database could not be worked with.
 #[derive(Debug, thiserror::Error)]
 pub enum DatabaseError {
@@ -43,7 +45,7 @@ pub enum DatabaseError {
     Server {
         /// What was being done.
         doing: String,
-        /// The server's message, with its detail and hint.
+        /// The server's message, with its detail and hint, and without values of rows.
         message: String,
         /// The five characters.
         code: String,
@@ -114,8 +116,13 @@ impl DatabaseError {
     pub(super) fn from_client(doing: &str, error: &tokio_postgres::Error) -> Self {
         let doing = doing.to_owned();
         if let Some(server) = error.as_db_error() {
-            let mut message = server.message().to_owned();
-            for more in [server.detail(), server.hint()].into_iter().flatten() {
+            let values = tells_values(server.code());
+            let mut message = if values {
+                without_values(server.message())
+            } else {
+                server.message().to_owned()
+            };
+            for more in [server.detail().filter(|_| !values), server.hint()].into_iter().flatten() {
                 message.push_str("; ");
                 message.push_str(more);
             }

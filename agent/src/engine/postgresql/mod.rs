@@ -17,3 +17,4 @@ pub(crate) mod test_server;
 mod tests;
 pub mod tls;
 pub mod tool;
+mod words;

@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 use super::connect::{Access, passfile, write_private};
 use super::error::{DatabaseError, reason_of_stderr};
 use super::host::Host;
+use super::words::Words;
 
 /// The most that is kept of what a tool says, in bytes, half of its beginning and half of its end.
 const STDERR_KEPT: usize = 4096;
@@ -129,12 +130,13 @@ pub struct Running {
     heard: JoinHandle<Heard>,
 }
 
-/// What a tool said, bounded.
+/// What a tool said, bounded and without values of rows.
 #[derive(Debug, Default)]
 struct Heard {
     head: String,
     tail: String,
     lines: u64,
+    words: Words,
 }
 
 impl Heard {
@@ -165,7 +167,7 @@ impl Heard {
     }
 }
 
-/// Reads a tool's stderr to its end and logs each line as a quoted field: only the agent writes to its own stdout.
+/// Reads a tool's stderr to its end and logs each line, without values of rows, as a quoted field: only the agent writes to its own stdout.
 async fn listen(tool: &'static str, stderr: impl AsyncRead + Unpin) -> Heard {
     let (mut heard, mut reader, mut line) = (Heard::default(), BufReader::new(stderr), Vec::new());
     while let Ok(available) = reader.fill_buf().await
@@ -189,10 +191,11 @@ impl Heard {
         if line.is_empty() {
             return;
         }
-        let text = String::from_utf8_lossy(line).into_owned();
-        self.take(&text);
-        if self.lines <= LINES_LOGGED {
-            tracing::info!(tool, said = %text, "the tool says");
+        if let Some(text) = self.words.line(tool, &String::from_utf8_lossy(line)) {
+            self.take(&text);
+            if self.lines <= LINES_LOGGED {
+                tracing::info!(tool, said = %text, "the tool says");
+            }
         }
         line.clear();
     }

@@ -3,6 +3,7 @@
 mod faults;
 mod servers;
 mod tls;
+mod values;
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
