@@ -411,6 +411,10 @@ async fn the_operator_writes_statuses_and_no_specification() {
         ask(&release.admin, Method::POST, &path, object).await.unwrap().accepted().unwrap();
         let path = format!("{path}/{}", object["metadata"]["name"].as_str().unwrap());
         let status = json!({"status": {"observedGeneration": 1}});
+        // Nobody else does: the operator goes by them.
+        let by = "found a change by 'admin', but only the operator says where an object stands";
+        let dry = format!("{path}/status?dryRun=All");
+        refused(&release.admin, Method::PATCH, &dry, &status, by).await.unwrap();
         let written = ask(&release.operator, Method::PATCH, &format!("{path}/status"), &status)
             .await
             .unwrap()

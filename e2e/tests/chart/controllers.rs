@@ -28,6 +28,7 @@ use serde_json::{Value, json};
 
 use crate::eventually;
 
+const OPERATOR: &str = "system:serviceaccount:hf:operator";
 const GROUP: &str = "/apis/holdfast.dev/v1alpha1";
 
 /// All copies of source `a`.
@@ -88,7 +89,7 @@ impl World {
     async fn operate(&self) -> Result<()> {
         let kubeconfig = Kubeconfig::read_from(self.server.kubeconfig())?;
         let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
-        config.auth_info.impersonate = Some("system:serviceaccount:hf:operator".to_owned());
+        config.auth_info.impersonate = Some(OPERATOR.to_owned());
         let (clock, metrics) = (ServerClock::default(), Metrics::new()?);
         let clients = clients::connect(&config, &clock, &metrics, &Fence::open())?;
         let namespaces = Namespaces::default();
@@ -172,7 +173,8 @@ impl World {
     async fn report(&self, status: &Value) -> Result<()> {
         let path = format!("{}/offsite/status", holdfast_path("shop", "backupstores"));
         let body = json!({"status": {"holds": status}});
-        ask(&self.admin, Method::PATCH, &path, &body).await?.accepted()?;
+        let operator = self.server.client_as(OPERATOR).await?;
+        ask(&operator, Method::PATCH, &path, &body).await?.accepted()?;
         Ok(())
     }
 }

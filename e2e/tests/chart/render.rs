@@ -182,6 +182,32 @@ fn the_operator_may_do_this_and_no_more() {
     );
 }
 
+/// The operator goes by what it wrote: nobody else may write where it may.
+#[test]
+fn each_status_that_the_operator_writes_is_guarded() {
+    for arguments in [&[][..], &["--set=namespaces={a,b}", "--set=clusterId=x"]] {
+        let objects = render("holdfast", "hf", arguments).unwrap();
+        let written: BTreeSet<_> = operator_rights(&objects)
+            .into_iter()
+            .filter(|right| right.group == "holdfast.dev" && right.resource.ends_with("/status"))
+            .map(|right| right.resource)
+            .collect();
+        let guards = of_kind(&objects, "ValidatingAdmissionPolicy");
+        let is_guard = |guard: &&&Value| {
+            guard["metadata"]["name"]
+                .as_str()
+                .is_some_and(|name| name.ends_with(".compliance-status"))
+        };
+        let guard = guards.iter().find(is_guard).unwrap();
+        let guarded = guard["spec"]["matchConstraints"]["resourceRules"][0]["resources"]
+            .as_array()
+            .unwrap();
+        let guarded: BTreeSet<_> = guarded.iter().map(|kind| kind.as_str().unwrap().to_owned()).collect();
+        assert!(!written.is_empty());
+        assert_eq!(written, guarded, "{arguments:?}");
+    }
+}
+
 #[test]
 fn a_release_for_some_namespaces_makes_nothing_outside_of_them() {
     let arguments = [

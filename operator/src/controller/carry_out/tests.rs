@@ -149,6 +149,43 @@ async fn requests_that_can_never_be_carried_out_say_why_at_once() {
     world.reconcile().await.unwrap();
     assert_eq!(world.told(), ("Failed".into(), "InvalidSpec".into()));
     assert!(world.status()["message"].as_str().unwrap().contains("spec.from.store.path"));
+    // Nor a copy of others that somebody wrote into a status: that of the request itself, or of the run that it names.
+    let frozen = |path: &str| json!({"store": {"name": "offsite", "uid": "uid-offsite", "spec": store(true)["spec"]}, "path": path});
+    for foreign in ["other/shop/then", "shop/../other", "shop/shop/then/more"] {
+        let world = World::new(Kind::Restore, true, &path("shop/shop/then"));
+        world.set(&world.path(), "status", json!({"frozen": frozen(foreign)}));
+        world.watch();
+        world.reconcile().await.unwrap();
+        assert_eq!(world.told(), ("Failed".into(), "InvalidSpec".into()));
+        let message = world.status()["message"].as_str().unwrap().to_owned();
+        assert!(
+            message.contains(&format!("status.frozen.path: found {foreign}, expected shop/")),
+            "{message}"
+        );
+        assert_eq!(world.jobs(), [""; 0]);
+    }
+    let world = World::new(
+        Kind::Restore,
+        true,
+        &json!({"from": {"run": {"name": "then"}}, "to": {"postgresql": server()}}),
+    );
+    world.another_run("then");
+    let mut status = frozen("");
+    status.as_object_mut().unwrap().remove("path");
+    status["sourceUid"] = json!("uid-shop");
+    status["source"] = json!({"postgresql": server()});
+    let copy = json!({"path": "other/shop/then", "recoveryPoint": NOW, "rawBytes": 1, "storedBytes": 1, "parts": 1, "databases": 1, "tables": 1,
+        "structureChecked": true, "manifestDigest": "d".repeat(64)});
+    let status = json!({"phase": "Succeeded", "reason": "Succeeded", "completionTime": NOW, "frozen": status, "copy": copy});
+    world.set(&format!("{OURS}/backupruns/then"), "status", status);
+    world.watch();
+    world.reconcile().await.unwrap();
+    assert_eq!(world.told(), ("Failed".into(), "InvalidSpec".into()));
+    let message = world.status()["message"].as_str().unwrap().to_owned();
+    assert!(
+        message.contains("status.copy.path of the BackupRun then: found other/shop/then"),
+        "{message}"
+    );
     let world = World::new(Kind::Restore, true, &path("shop/shop/then"));
     let mut store = store(true);
     store["spec"]["encryption"] = json!({"age": {"recipients": []}});

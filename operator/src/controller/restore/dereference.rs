@@ -2,7 +2,7 @@
 
 use holdfast_crds::{
     AgeEncryption, BackupRun, Encryption, FrozenRestore, FrozenStore, PassphraseEncryption, Reason, ReplicaState, RestoreFrom,
-    RestoreRequest, RunInStore, StoreReference,
+    RestoreRequest, RunInStore, StoreReference, document::RunPath,
 };
 use kube::ResourceExt;
 
@@ -29,6 +29,10 @@ pub fn known(caches: &Caches, request: &RestoreRequest, run: Option<&BackupRun>)
         Some(frozen) => frozen,
         None => freeze(caches, &namespace, &request.spec.from, run)?,
     };
+    // Whoever wrote it: a status, too, is but what somebody wrote.
+    if !is_of(&frozen.path, &namespace) {
+        return Err(foreign("status.frozen.path", &frozen.path, &namespace));
+    }
     let mut store = frozen.store.clone();
     let live = caches.named_store(&namespace, &store.reference());
     if let Some(live) = live.filter(|live| live.uid() == Some(store.uid.as_str())) {
@@ -69,15 +73,8 @@ fn freeze(caches: &Caches, namespace: &str, from: &RestoreFrom, run: Option<&Bac
             let store = caches
                 .store(namespace, &reference)
                 .map_err(|Unusable { reason, message }| Obstacle::passing(reason, format!("spec.from.store: {message}")))?;
-            if from.path.split('/').next() != Some(namespace) {
-                return Err(Obstacle::hopeless(
-                    Reason::InvalidSpec,
-                    format!(
-                        "spec.from.store.path: found {}, expected a path that begins with this namespace, {namespace}/; make the request in the \
-                         namespace that the copy is of",
-                        from.path
-                    ),
-                ));
+            if !is_of(&from.path, namespace) {
+                return Err(foreign("spec.from.store.path", &from.path, namespace));
             }
             Ok(FrozenRestore {
                 store: store.frozen(),
@@ -101,6 +98,19 @@ fn freeze(caches: &Caches, namespace: &str, from: &RestoreFrom, run: Option<&Bac
     }
 }
 
+/// Whether the copy at this path is of that namespace. Stores are shared by namespaces, and a restore reads with the store's rights.
+fn is_of(path: &str, namespace: &str) -> bool {
+    path.parse::<RunPath>().is_ok_and(|path| path.namespace.as_str() == namespace)
+}
+
+fn foreign(field: &str, path: &str, namespace: &str) -> Obstacle {
+    let message = format!(
+        "{field}: found {path}, expected {namespace}/<source>/<run id>, a copy of this namespace; make a new request in the namespace that the \
+         copy is of"
+    );
+    Obstacle::hopeless(Reason::InvalidSpec, message)
+}
+
 fn of_run(caches: &Caches, run: &BackupRun, wanted: Option<&StoreReference>) -> Result<FrozenRestore, Obstacle> {
     let name = run.name_any();
     let status = run.status.clone().unwrap_or_default();
@@ -121,6 +131,13 @@ fn of_run(caches: &Caches, run: &BackupRun, wanted: Option<&StoreReference>) -> 
         });
     };
     let namespace = run.namespace().unwrap_or_default();
+    if !is_of(&copy.path, &namespace) {
+        return Err(foreign(
+            &format!("status.copy.path of the BackupRun {name}"),
+            &copy.path,
+            &namespace,
+        ));
+    }
     let primary = frozen.store.reference();
     let chosen = match wanted {
         Some(wanted) => wanted.clone(),
