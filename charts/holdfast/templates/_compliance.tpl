@@ -33,3 +33,21 @@ spec:
         resources: {{ .resources | toJson }}
         operations: {{ .operations | toJson }}
 {{- end -}}
+
+{{/* The variable with the owners that a request adds, but for the operator's. */}}
+{{- define "holdfast.addedOwners" -}}
+# The garbage collector deletes what belongs to something that is gone: a foreign owner is a deletion in two steps.
+- name: addedOwners
+  expression: >-
+    request.operation == 'DELETE' || request.userInfo.username == {{ include "holdfast.user" . | squote }} ? [] :
+    object.metadata.?ownerReferences.orValue([]).filter(o, request.operation == 'CREATE' || !oldObject.metadata.?ownerReferences.orValue([]).exists(b, b.uid == o.uid))
+{{- end -}}
+
+{{/* Refuses them. `.if` is the variable that must be true for it, `.why` are words of the message. */}}
+{{- define "holdfast.refusesOwners" -}}
+- expression: size(variables.addedOwners) == 0{{ if .if }} || !{{ .if }}{{ end }}
+  messageExpression: >-
+    "metadata.ownerReferences: found the " + variables.addedOwners[0].kind + " '" + variables.addedOwners[0].name +
+    "', with which the garbage collector would delete this object{{ .why }}; leave it out"
+  reason: Forbidden
+{{- end -}}

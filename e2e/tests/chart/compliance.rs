@@ -227,6 +227,24 @@ async fn a_schedule_stays_and_its_namespace_still_ends_within_a_minute() {
     let all = ask(&release.admin, Method::DELETE, &path, &Value::Null).await.unwrap();
     assert!(all.refused().unwrap().contains("CompliancePolicy 'stays'"));
 
+    // Nor does it get an owner with whom it would go, at birth or later; but the operator's.
+    let owner = json!([{"apiVersion": "v1", "kind": "ConfigMap", "name": "gone", "uid": "00000000-0000-0000-0000-000000000000"}]);
+    let owned = json!({"metadata": {"ownerReferences": owner}});
+    let words = "metadata.ownerReferences: found the ConfigMap 'gone'";
+    let said = ask(&release.admin, Method::PATCH, &one, &owned).await.unwrap().refused().unwrap();
+    assert!(said.contains(words) && said.contains("CompliancePolicy 'stays'"), "{said}");
+    let mut born = schedule.clone();
+    born["metadata"] = json!({"name": "born", "ownerReferences": owner});
+    let said = ask(&release.admin, Method::POST, &path, &born).await.unwrap().refused().unwrap();
+    assert!(said.contains(words), "{said}");
+    let operator = "system:serviceaccount:stays-own:operator";
+    crate::admission::may(&release.admin, &release.served, operator, &["create backupschedules "])
+        .await
+        .unwrap();
+    accepted(&release.operator, Method::POST, &format!("{path}?dryRun=All"), &born)
+        .await
+        .unwrap();
+
     // The garbage collector is let through, whoever else is not.
     let collector = "system:serviceaccount:kube-system:generic-garbage-collector";
     crate::admission::may(&release.admin, &release.served, collector, &["delete backupschedules "])
@@ -266,6 +284,20 @@ async fn a_namespace_is_not_relabelled_out_of_its_policy() {
         let labels = json!({"metadata": {"labels": {"compliance-test": value}}});
         let words = format!("metadata.labels[compliance-test]: {found}, which takes the namespace out of CompliancePolicy 'relabel'");
         refused(&release.admin, Method::PATCH, &dry, &labels, &words).await.unwrap();
+        // Subresources write labels, too.
+        let status = format!("{path}/status?dryRun=All");
+        refused(&release.admin, Method::PATCH, &status, &labels, &words).await.unwrap();
+        let mut whole = ask(&release.admin, Method::GET, &path, &Value::Null)
+            .await
+            .unwrap()
+            .accepted()
+            .unwrap();
+        match value {
+            Value::Null => drop(whole["metadata"]["labels"].as_object_mut().unwrap().remove("compliance-test")),
+            value => whole["metadata"]["labels"]["compliance-test"] = value,
+        }
+        let finalize = format!("{path}/finalize?dryRun=All");
+        refused(&release.admin, Method::PUT, &finalize, &whole, &words).await.unwrap();
     }
     let other = json!({"metadata": {"labels": {"team": "a"}, "annotations": {"a": "b"}}});
     ask(&release.admin, Method::PATCH, &path, &other).await.unwrap().accepted().unwrap();

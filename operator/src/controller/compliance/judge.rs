@@ -23,6 +23,8 @@ pub struct Known<'a> {
     pub schedules: &'a [Arc<BackupSchedule>],
     /// The stores that those name, where they exist.
     pub stores: &'a [Store],
+    /// Whether any of those schedules has a tick to come for it.
+    pub fires: bool,
     /// How old its newest copy may be, by its schedules.
     pub rpo: Option<SignedDuration>,
     /// Recovery point of its newest copy.
@@ -130,16 +132,26 @@ pub fn judge(policies: &[Arc<CompliancePolicy>], known: &Known<'_>) -> (Vec<Floo
                 }
             }
         }
+        // A schedule that was emptied or never fires is as good as none, whatever it says.
+        let silent = !known.schedules.is_empty() && !known.fires;
         let by_schedules = [
             ("floors.retention", floors.retention.is_some()),
             ("floors.goodCopies", floors.good_copies.is_some()),
             ("floors.encryption", floors.encryption.is_some()),
             ("floors.lockMode", floors.lock_mode.is_some()),
+            ("floors.stores", floors.stores.is_some() && silent),
+            ("floors.rpo", floors.rpo.is_some() && silent),
         ];
-        if known.schedules.is_empty()
+        if (known.schedules.is_empty() || silent)
             && let Some((floor, _)) = by_schedules.into_iter().find(|(_, said)| *said)
         {
-            miss(floor, "a schedule".to_owned(), "no schedule selects the source".to_owned());
+            let (demands, found) = if silent {
+                let found = "no tick to come: its schedules are suspended, invalid, or of types that it has not";
+                ("a schedule that fires", found)
+            } else {
+                ("a schedule", "no schedule selects the source")
+            };
+            miss(floor, demands.to_owned(), found.to_owned());
         }
     }
     missed.truncate(FLOORS);

@@ -215,6 +215,28 @@ async fn what_admission_cannot_know_is_shown() {
     world.schedule("gold", &json!({}));
     world.reconcile().await;
     assert_eq!(world.missed(), ["floors.encryption: no store offsite"]);
+    // One that never fires is as good as none: suspended, emptied, or of a time that does not come.
+    world.store("offsite", &json!({"passphrase": {"secretName": "words"}}));
+    let silent = "floors.retention: no tick to come: its schedules are suspended, invalid, or of types that it has not";
+    for (spec, missed) in [
+        (json!({"suspend": true}), silent),
+        (json!({"triggers": [{"name": "nightly", "cron": "0 0 31 2 *"}]}), silent),
+        (
+            json!({"triggers": [{"name": "nightly", "type": "Log", "cron": "0 2 * * *"}]}),
+            silent,
+        ),
+        (
+            json!({"sources": {"names": ["none"]}}),
+            "floors.stores: 0 by the schedules of the source",
+        ),
+    ] {
+        world.schedule("gold", &spec);
+        world.reconcile().await;
+        assert_eq!(world.missed()[0], missed, "{spec}");
+    }
+    world.schedule("gold", &json!({}));
+    world.reconcile().await;
+    assert_eq!(world.missed(), [""; 0]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -61,6 +61,7 @@ pub fn judge(source: &BackupSource, known: &Known, now: Timestamp) -> Judged {
         &compliance::Known {
             schedules,
             stores: &known.stores,
+            fires: next_ticks.iter().any(|ticks| !ticks.at.is_empty()),
             rpo,
             newest: newest.as_ref().and_then(recovery_point),
             now,
