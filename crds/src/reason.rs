@@ -61,6 +61,8 @@ reasons! {
     BackingOff = 0, Fine;
     /// Other runs come first; the message says which, or how many.
     Queued = 0, Fine;
+    /// A keeper is at work that may not know yet that the copy is to be read; the restore begins when its pass has ended.
+    KeeperAtWork = 0, Fine;
     /// The copy is committed, or the restore is in place.
     Succeeded = 0, Fine;
     /// The store, or the target database, shows that this was done before; nothing was done again.

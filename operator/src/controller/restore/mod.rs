@@ -2,6 +2,7 @@
 
 mod build;
 mod dereference;
+mod keeper;
 mod status;
 
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use crate::{
         history,
         run::whole,
     },
-    job::RESTORE,
+    job::{PURPOSE, Purpose, RESTORE},
     queue::{Next, Queue, Reconcile},
     store::key_of,
     watch::{Cache, Caches, Change, Key, ended},
@@ -53,13 +54,20 @@ pub fn triggers(caches: &Arc<Caches>, queue: &Queue) {
     });
     caches.jobs.listen({
         let queue = queue.clone();
-        move |change| owner(change, &queue)
+        let weak = Arc::downgrade(caches);
+        move |change: &Change<Job>| {
+            owner(change, &queue);
+            let keeps = |job: &Arc<Job>| job.labels().get(PURPOSE).is_some_and(|purpose| purpose == Purpose::Keep.as_str());
+            if let Some(caches) = weak.upgrade().filter(|_| change.object().is_some_and(keeps)) {
+                keeper::told(&caches, &queue);
+            }
+        }
     });
     caches.pods.listen({
         let queue = queue.clone();
         move |change| owner(change, &queue)
     });
-    // Requests that wait for a run or a store.
+    // Requests that wait for a run, a store or its keeper.
     caches.runs.listen({
         let (queue, caches) = (queue.clone(), Arc::downgrade(caches));
         move |change| {
@@ -75,6 +83,7 @@ pub fn triggers(caches: &Arc<Caches>, queue: &Queue) {
         move |change| {
             let Some(caches) = caches.upgrade() else { return };
             let key = change.key();
+            keeper::told(&caches, &queue);
             for namespace in change.namespaces(&caches) {
                 let names = |from: &RestoreFrom| matches!(from, RestoreFrom::Store(store) if key_of(&namespace, &store.reference()) == key);
                 waiting(&caches, &namespace, names, &queue);
@@ -122,9 +131,13 @@ impl Reconcile for RestoreController {
         if request.metadata.deletion_timestamp.is_some() {
             return Ok(Next::Change);
         }
-        let work = RestoreWork {
-            known: dereference::known(&context.caches, &request, run_of(context, &request).await?.as_deref()),
-        };
+        let known = dereference::known(&context.caches, &request, run_of(context, &request).await?.as_deref());
+        let keeper = known
+            .as_ref()
+            .ok()
+            .filter(|_| !request.spec.cancel)
+            .and_then(|known| keeper::at_work(&context.caches, &key.namespace, &known.frozen));
+        let work = RestoreWork { known, keeper };
         let (written, next) = Box::pin(carry_out(context, &work, &*request)).await?;
         let course = status::course(&written);
         let ended = Ended {
@@ -166,6 +179,8 @@ fn forgotten_at(course: &Course) -> Option<Timestamp> {
 /// A restore with what it refers to.
 struct RestoreWork {
     known: Result<Known, Obstacle>,
+    /// The keeper's pass that has to end before the first attempt.
+    keeper: Option<Obstacle>,
 }
 
 impl Work for RestoreWork {
@@ -185,7 +200,7 @@ impl Work for RestoreWork {
             cancelled_by: "cancelled",
             born_cancelled: request.spec.cancel && request.metadata.generation == Some(1),
             created: created(&request.metadata),
-            obstacle: self.known.as_ref().err().cloned(),
+            obstacle: self.known.as_ref().err().or(self.keeper.as_ref()).cloned(),
         }
     }
 
@@ -198,7 +213,16 @@ impl Work for RestoreWork {
     }
 
     fn attempt_job(&self, context: &Context, request: &RestoreRequest) -> Result<Job, (Reason, String)> {
-        build::attempt(context, request, self.known()?).map_err(|error| refused(&error))
+        let known = self.known()?;
+        // Only now does the status say, for the first attempt, that the copy is in use; those after it find no keeper that does not know.
+        let attempts = request.status.as_ref().map_or(&[][..], |status| &status.attempts);
+        if let [first] = attempts
+            && first.job_uid.is_none()
+            && let Some(obstacle) = keeper::at_work(&context.caches, &request.namespace().unwrap_or_default(), &known.frozen)
+        {
+            return Err((obstacle.reason, obstacle.message));
+        }
+        build::attempt(context, request, known).map_err(|error| refused(&error))
     }
 
     fn settle_job(&self, context: &Context, request: &RestoreRequest) -> Result<Job, (Reason, String)> {
@@ -211,3 +235,6 @@ impl RestoreWork {
         self.known.as_ref().map_err(|obstacle| (obstacle.reason, obstacle.message.clone()))
     }
 }
+
+#[cfg(test)]
+mod tests;

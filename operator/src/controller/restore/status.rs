@@ -32,7 +32,7 @@ pub fn status(request: &RestoreRequest, known: Option<&Known>, plan: &Plan, now:
     let course = plan.course.clone();
     let frozen = before.frozen.or_else(|| {
         known
-            .filter(|_| !course.attempts.is_empty() || course.settle.is_some())
+            .filter(|_| !course.attempts.is_empty() || course.settle.is_some() || course.reason == Some(Reason::KeeperAtWork))
             .map(|known| known.frozen.clone())
     });
     let findings = findings(course.phase, course.reason, course.message.as_deref());
@@ -57,6 +57,7 @@ pub fn status(request: &RestoreRequest, known: Option<&Known>, plan: &Plan, now:
 fn waiting_for(course: &Course) -> Option<String> {
     let what = match (course.phase, course.reason) {
         (RunPhase::Pending, Some(Reason::Pending) | None) => "its pod".to_owned(),
+        (RunPhase::Pending, Some(Reason::KeeperAtWork)) => "the keeper's pass to end".to_owned(),
         (RunPhase::Pending, Some(Reason::BackingOff)) => "the next attempt".to_owned(),
         (RunPhase::Pending, Some(reason)) => format!("somebody to act: {reason}"),
         (RunPhase::Settling, _) => "the target to say how it ended".to_owned(),
