@@ -27,6 +27,8 @@ mod holds;
 mod install;
 #[path = "chart/render.rs"]
 mod render;
+#[path = "chart/same_names.rs"]
+mod same_names;
 
 /// An API server that knows the kinds of Holdfast. Tests that share it keep to namespaces of their own.
 static SERVER: LazyLock<ApiServer> = LazyLock::new(|| with_definitions().unwrap());
