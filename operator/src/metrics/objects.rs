@@ -3,7 +3,7 @@
 
 use std::{collections::HashMap, fmt::Write, sync::Arc};
 
-use holdfast_crds::{BackupSource, Reason, RunPhase, StoreKind};
+use holdfast_crds::{BackupSource, Reason, RunPhase, StoreKind, StoreReference};
 use holdfast_policy::protection::{Evidence, Protection};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -229,7 +229,7 @@ impl Objects {
             }
         }
         for store in self.caches.every_store() {
-            let Key { namespace, name } = store.key();
+            let (Key { namespace, .. }, name) = (store.key(), label(&store.reference()));
             let conditions = store.conditions();
             families.add(&STORE_READY, &[&namespace, &name], flag(ready(conditions)));
             let keeper = store.status().and_then(|status| status.keeper.as_ref());
@@ -368,11 +368,7 @@ fn add_source(families: &mut Families, source: &BackupSource, identity: &(String
     }
     for entry in status.map(|status| status.stores.as_slice()).unwrap_or_default() {
         let [namespace, name] = labels;
-        // A store of the namespace may have the name of one of the cluster.
-        let store = match entry.store_kind {
-            StoreKind::BackupStore => entry.store.clone(),
-            StoreKind::ClusterBackupStore => format!("{}/{}", entry.store_kind.as_str(), entry.store),
-        };
+        let store = label(&entry.reference());
         families.add(&COPIES, &[namespace, name, &store], count(entry.copies));
         if let (Some(blocked), Some(since)) = (&entry.blocked, &entry.blocked_since) {
             let since = since.parse().unwrap_or(now);
@@ -391,6 +387,14 @@ fn add_source(families: &mut Families, source: &BackupSource, identity: &(String
         &labels,
         seconds(status.and_then(|status| status.next_tick.as_deref())),
     );
+}
+
+/// A store as labels name it: a store of the namespace may have the name of one of the cluster.
+fn label(store: &StoreReference) -> String {
+    match store.kind {
+        StoreKind::BackupStore => store.name.clone(),
+        StoreKind::ClusterBackupStore => format!("{}/{}", store.kind.as_str(), store.name),
+    }
 }
 
 fn identity<K: Resource>(object: &K) -> (String, String) {

@@ -1,6 +1,6 @@
 use std::collections::HashSet;
 
-use holdfast_crds::{BackupRun, BackupSchedule, BackupSource, BackupStore};
+use holdfast_crds::{BackupRun, BackupSchedule, BackupSource, BackupStore, ClusterBackupStore};
 use serde_json::json;
 
 use super::*;
@@ -121,8 +121,29 @@ async fn schedules_and_stores_have_theirs() {
         }))
         .unwrap(),
     );
+    // One of the cluster with the same name has series of its own.
+    caches.cluster_stores.watched(
+        serde_json::from_value::<ClusterBackupStore>(json!({
+            "apiVersion": "holdfast.dev/v1alpha1", "kind": "ClusterBackupStore", "metadata": {"name": "s", "uid": "cluster"},
+            "spec": {"s3": {"bucket": "backups"}, "encryption": {"none": {}}, "allowedNamespaces": {"names": ["shop"]},
+                "credentials": {"writer": {"secretName": "w"}}, "maintenance": {"namespace": "vault", "credentials": {"secretName": "k"}}},
+        }))
+        .unwrap(),
+    );
+    caches.sources.watched(
+        serde_json::from_value::<BackupSource>(json!({
+            "apiVersion": "holdfast.dev/v1alpha1", "kind": "BackupSource", "metadata": meta("a"), "spec": {},
+            "status": {"stores": [
+                {"store": "s", "asOf": "2026-03-01T00:00:00Z", "copies": 2, "good": 2, "bytes": 2, "held": 0, "marked": 0},
+                {"store": "s", "storeKind": "ClusterBackupStore", "asOf": "2026-03-01T00:00:00Z", "copies": 1, "good": 1, "bytes": 1, "held": 0, "marked": 0}]},
+        }))
+        .unwrap(),
+    );
     let text = text(&objects);
     for line in [
+        r#"holdfast_store_ready{namespace="",store="ClusterBackupStore/s"} 0"#,
+        r#"holdfast_source_copies{namespace="shop",source="a",store="s"} 2"#,
+        r#"holdfast_source_copies{namespace="shop",source="a",store="ClusterBackupStore/s"} 1"#,
         r#"holdfast_schedule_suspended{namespace="shop",schedule="gold"} 1"#,
         r#"holdfast_schedule_ready{namespace="shop",schedule="gold"} 1"#,
         r#"holdfast_schedule_next_tick_timestamp_seconds{namespace="shop",schedule="gold"} 1772330400"#,

@@ -96,13 +96,9 @@ impl Reconcile for CopyController {
             return Ok(Next::Change);
         };
         self.waiting.held().remove(key);
-        let targets = target::targets(caches, &source, self.context.clock.now());
         let entries = source.status.iter().flat_map(|status| &status.replication);
-        let stores: BTreeSet<_> = targets
-            .into_iter()
-            .map(|target| target.store)
-            .chain(entries.map(Replication::reference))
-            .collect();
+        let mut stores = target::stores(caches, &source);
+        stores.extend(entries.map(Replication::reference));
         let mut next = Next::Change;
         for store in stores {
             let Some(source) = caches.sources.get(key) else { break };
@@ -311,8 +307,7 @@ impl CopyController {
     }
 
     fn target(&self, source: &BackupSource, store: &StoreReference) -> Option<Target> {
-        let targets = target::targets(&self.context.caches, source, self.context.clock.now());
-        targets.into_iter().find(|target| target.store == *store)
+        target::target(&self.context.caches, source, store, self.context.clock.now())
     }
 
     /// The store to read from, if both can be used now.

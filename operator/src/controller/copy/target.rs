@@ -1,6 +1,6 @@
 //! What each store is to have of a source, from the caches. Pure.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use holdfast_crds::{
     BackupRun, BackupSchedule, BackupSource, BackupType, CatalogueInStore, CopyState, KeepSchedule, Reason, ReplicaState, RunInStore,
@@ -38,8 +38,47 @@ pub struct Lacking {
     pub since: Timestamp,
 }
 
-/// The targets of a source, in order of their names.
-pub fn targets(caches: &Caches, source: &BackupSource, now: Timestamp) -> Vec<Target> {
+/// The stores that are to have copies of a source which others have, in order of their names.
+pub fn stores(caches: &Caches, source: &BackupSource) -> BTreeSet<StoreReference> {
+    let (schedules, runs) = known(caches, source);
+    let named = schedules
+        .iter()
+        .flat_map(|schedule| &schedule.spec.stores)
+        .map(ScheduleStore::reference);
+    let awaited = runs.iter().flat_map(|run| run.status.iter().flat_map(|status| &status.stores));
+    let awaited = awaited
+        .filter(|place| place.state == ReplicaState::Missing)
+        .map(RunInStore::reference);
+    named.chain(awaited).collect()
+}
+
+/// What one store is to have of a source; nothing where it is none of [`stores`].
+pub fn target(caches: &Caches, source: &BackupSource, store: &StoreReference, now: Timestamp) -> Option<Target> {
+    let (schedules, runs) = known(caches, source);
+    let own: Vec<&BackupSchedule> = schedules
+        .iter()
+        .map(|schedule| &**schedule)
+        .filter(|schedule| schedule.spec.stores.iter().any(|place| place.reference() == *store))
+        .collect();
+    let is_awaited = |place: &RunInStore| place.state == ReplicaState::Missing && place.reference() == *store;
+    let awaited = |run: &Arc<BackupRun>| run.status.iter().flat_map(|status| &status.stores).any(is_awaited);
+    if own.is_empty() && !runs.iter().any(awaited) {
+        return None;
+    }
+    let lacking: Vec<_> = runs.iter().filter_map(|run| lacking(store, run, &own)).collect();
+    let types = types(store, &own);
+    Some(Target {
+        unseen: unseen(source, store, &own, &types, &runs, &lacking),
+        told: told(caches, source, store, &own),
+        schedules: own.iter().filter_map(|schedule| keep_schedule(schedule, store, now)).collect(),
+        lacking,
+        types,
+        store: store.clone(),
+    })
+}
+
+/// The schedules of a source that name several stores, and its runs that are committed.
+fn known(caches: &Caches, source: &BackupSource) -> (Vec<Arc<BackupSchedule>>, Vec<Arc<BackupRun>>) {
     let namespace = source.namespace().unwrap_or_default();
     let mut schedules = caches.schedules_of(source);
     schedules.retain(|schedule| schedule.spec.stores.len() > 1);
@@ -49,33 +88,7 @@ pub fn targets(caches: &Caches, source: &BackupSource, now: Timestamp) -> Vec<Ta
         .into_iter()
         .filter(|run| committed(run))
         .collect();
-    let named = schedules
-        .iter()
-        .flat_map(|schedule| &schedule.spec.stores)
-        .map(ScheduleStore::reference);
-    let awaited = runs.iter().flat_map(|run| run.status.iter().flat_map(|status| &status.stores));
-    let awaited = awaited
-        .filter(|place| place.state == ReplicaState::Missing)
-        .map(RunInStore::reference);
-    let stores: BTreeSet<StoreReference> = named.chain(awaited).collect();
-    let each = stores.into_iter().map(|store| {
-        let own: Vec<&BackupSchedule> = schedules
-            .iter()
-            .map(|schedule| &**schedule)
-            .filter(|schedule| schedule.spec.stores.iter().any(|place| place.reference() == store))
-            .collect();
-        let lacking: Vec<_> = runs.iter().filter_map(|run| lacking(&store, run, &own)).collect();
-        let types = types(&store, &own);
-        Target {
-            unseen: unseen(source, &store, &own, &types, &runs, &lacking),
-            told: told(caches, source, &store, &own),
-            schedules: own.iter().filter_map(|schedule| keep_schedule(schedule, &store, now)).collect(),
-            lacking,
-            types,
-            store,
-        }
-    });
-    each.collect()
+    (schedules, runs)
 }
 
 /// Whether the run's copy is committed.
