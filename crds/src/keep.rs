@@ -355,10 +355,9 @@ pub struct HoldReport {
 pub struct DisposalReport {
     pub namespace: String,
     pub name: String,
-    /// SHA-256 of the request as the keeper was told of it: a request of the same name with another scope is another.
-    #[serde(default)]
-    #[schemars(length(max = 64))]
-    pub request: String,
+    /// [`KeepDisposal::digest`] of the request that the pass was told of: one of the same name with another scope is another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub told: Option<Sha256>,
     /// Copies of its scope whose data is still here, and what of it cannot be read.
     pub left: i64,
     /// … whose keys were destroyed, so that nobody can read them any more.

@@ -334,7 +334,7 @@ async fn floors_guards_holds_and_disposals_are_shown_with_the_rights_that_the_ch
         requested_by: "admin".to_owned(),
         approved_by: "bob".to_owned(),
     };
-    let report = |left: i64, removed: i64, deferred: i64| json!([{"namespace": "shop", "name": "erase", "request": asked.digest(), "left": left, "shredded": removed, "removed": removed, "deferred": deferred}]);
+    let report = |left: i64, removed: i64, deferred: i64| json!([{"namespace": "shop", "name": "erase", "told": asked.digest(), "left": left, "shredded": removed, "removed": removed, "deferred": deferred}]);
     pass["disposals"] = report(3, 0, 3);
     world.report(&pass).await.unwrap();
     world.condition(&request, "Disposed", "False", "Deferred").await.unwrap();

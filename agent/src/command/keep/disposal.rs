@@ -74,7 +74,7 @@ impl Pass<'_> {
             let report = DisposalReport {
                 namespace: disposal.namespace.clone(),
                 name: disposal.name.clone(),
-                request: disposal.digest().to_string(),
+                told: Some(disposal.digest()),
                 ..DisposalReport::default()
             };
             (name_of(disposal), report)

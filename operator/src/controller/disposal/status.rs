@@ -1,6 +1,8 @@
 //! What a disposal's status says, from the reports of the keepers. Pure.
 
-use holdfast_crds::{ConditionType, DisposalInStore, DisposalRequest, DisposalRequestStatus, Finding, Reason, conditions, whole_seconds};
+use holdfast_crds::{
+    ConditionType, DisposalInStore, DisposalRequest, DisposalRequestStatus, Finding, Reason, conditions, document::Sha256, whole_seconds,
+};
 use jiff::Timestamp;
 use kube::ResourceExt;
 
@@ -17,8 +19,8 @@ pub fn status(request: &DisposalRequest, stores: &[Store], now: Timestamp) -> Di
         .approved_at
         .clone()
         .or_else(|| approved.then(|| whole_seconds(now).to_string()));
-    let told = super::keep_disposal(request).map(|told| told.digest().to_string());
-    let places: Vec<_> = stores.iter().map(|store| place(request, told.as_deref(), store)).collect();
+    let told = super::keep_disposal(request).map(|told| told.digest());
+    let places: Vec<_> = stores.iter().map(|store| place(request, told, store)).collect();
     let findings = [
         Finding::new(ConditionType::Ready, true, Reason::Accepted, "the request is accepted"),
         disposed(request, &before, &places),
@@ -35,7 +37,7 @@ pub fn status(request: &DisposalRequest, stores: &[Store], now: Timestamp) -> Di
     }
 }
 
-fn place(request: &DisposalRequest, told: Option<&str>, store: &Store) -> DisposalInStore {
+fn place(request: &DisposalRequest, told: Option<Sha256>, store: &Store) -> DisposalInStore {
     let name = store.full_name();
     let reports = store
         .status()
@@ -46,7 +48,8 @@ fn place(request: &DisposalRequest, told: Option<&str>, store: &Store) -> Dispos
         // A report of another request that had this name says nothing about this one.
         report.name == request.name_any()
             && Some(&report.namespace) == request.namespace().as_ref()
-            && Some(report.request.as_str()) == told
+            && told.is_some()
+            && report.told == told
     };
     match reports.into_iter().find(own) {
         Some(report) => DisposalInStore {

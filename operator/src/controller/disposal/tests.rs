@@ -78,7 +78,7 @@ async fn a_disposal_waits_for_its_approval_then_for_holds_then_is_done() {
     );
 
     let request = told[0].digest().to_string();
-    let report = |left: i64, removed: i64, deferred: i64| json!({"namespace": "shop", "name": "erase", "request": request, "left": left, "shredded": removed, "removed": removed, "deferred": deferred});
+    let report = |left: i64, removed: i64, deferred: i64| json!({"namespace": "shop", "name": "erase", "told": request, "left": left, "shredded": removed, "removed": removed, "deferred": deferred});
     world.store(&report(2, 3, 2));
     let (status, reason, message) = world.reconcile().await;
     assert_eq!((status.as_str(), reason.as_str()), ("False", "Deferred"));
@@ -103,13 +103,13 @@ async fn a_request_that_names_no_copy_and_one_that_had_the_name_before_prove_not
     world.request(&json!({"approval": {"approvedBy": "bob"}}));
     world.reconcile().await;
     let of_another =
-        json!({"namespace": "shop", "name": "erase", "request": "0".repeat(64), "left": 0, "shredded": 3, "removed": 3, "deferred": 0});
+        json!({"namespace": "shop", "name": "erase", "told": "0".repeat(64), "left": 0, "shredded": 3, "removed": 3, "deferred": 0});
     world.store(&of_another);
     let (status, reason, message) = world.reconcile().await;
     assert_eq!((status.as_str(), reason.as_str()), ("False", "Pending"));
     assert!(message.contains("has not reported yet"), "{message}");
     let request = keep_disposals(&world.context.caches, "shop")[0].digest().to_string();
-    world.store(&json!({"namespace": "shop", "name": "erase", "request": request, "left": 0, "shredded": 0, "removed": 0, "deferred": 0}));
+    world.store(&json!({"namespace": "shop", "name": "erase", "told": request, "left": 0, "shredded": 0, "removed": 0, "deferred": 0}));
     let (status, reason, message) = world.reconcile().await;
     assert_eq!((status.as_str(), reason.as_str()), ("False", "CopyNotFound"));
     assert!(message.contains("names no copy"), "{message}");
