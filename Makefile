@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help test test-unit lint test-chart e2e image cluster-up cluster-down demo demo-down generate
+.PHONY: help test test-nightly test-unit lint test-chart e2e image cluster-up cluster-down demo demo-down generate
 
 export HOLDFAST_CACHE ?= $(HOME)/.cache/holdfast
 export CARGO_TARGET_DIR ?= $(HOLDFAST_CACHE)/target
@@ -18,6 +18,9 @@ help: ## this list
 
 test: ## everything that CI runs; ends in counts
 	@e2e/tools/test.sh lint unit chart e2e
+
+test-nightly: ## properties of retention over 100 000 catalogues (N=number of them; `make test` tries 2 000)
+	@HOLDFAST_CATALOGUES=$${N:-100000} cargo test --locked -p holdfast-policy --lib retention
 
 test-unit: ## tests without a cluster: pure, scenario, store
 	@e2e/tools/test.sh unit
