@@ -69,12 +69,13 @@ pub fn judge(policies: &[Arc<CompliancePolicy>], known: &Known<'_>) -> (Vec<Floo
             }
         }
         if let Some(floor) = floors.stores {
-            let stores: BTreeSet<_> = names(known).collect();
+            let exists = |name: &StoreReference| known.stores.iter().any(|store| store.reference() == *name);
+            let stores: BTreeSet<_> = names(known).filter(exists).collect();
             if i64::try_from(stores.len()).unwrap_or(i64::MAX) < i64::from(floor) {
                 miss(
                     "floors.stores",
                     floor.to_string(),
-                    format!("{} by the schedules of the source", stores.len()),
+                    format!("{} that exist, by the schedules of the source", stores.len()),
                 );
             }
         }

@@ -138,7 +138,7 @@ async fn each_floor_that_is_missed_is_shown_with_where_and_how() {
         [
             "floors.retention: keepWithin 7d (schedule gold, store offsite)",
             "floors.goodCopies: minGood 2 (schedule gold, store offsite)",
-            "floors.stores: 1 by the schedules of the source",
+            "floors.stores: 1 that exist, by the schedules of the source",
             "floors.encryption: none (store offsite)",
             "floors.lockMode: no objectLock (store offsite)",
             "floors.rpo: an objective of 30h by the schedules",
@@ -208,13 +208,19 @@ async fn what_admission_cannot_know_is_shown() {
     assert_eq!(
         world.missed(),
         [
-            "floors.stores: 0 by the schedules of the source",
+            "floors.stores: 0 that exist, by the schedules of the source",
             "floors.retention: no schedule selects the source"
         ]
     );
     world.schedule("gold", &json!({}));
     world.reconcile().await;
-    assert_eq!(world.missed(), ["floors.encryption: no store offsite"]);
+    assert_eq!(
+        world.missed(),
+        [
+            "floors.stores: 0 that exist, by the schedules of the source",
+            "floors.encryption: no store offsite"
+        ]
+    );
     // One that never fires is as good as none: suspended, emptied, or of a time that does not come.
     world.store("offsite", &json!({"passphrase": {"secretName": "words"}}));
     let silent = "floors.retention: no tick to come: its schedules are suspended, invalid, or of types that it has not";
@@ -227,7 +233,7 @@ async fn what_admission_cannot_know_is_shown() {
         ),
         (
             json!({"sources": {"names": ["none"]}}),
-            "floors.stores: 0 by the schedules of the source",
+            "floors.stores: 0 that exist, by the schedules of the source",
         ),
     ] {
         world.schedule("gold", &spec);
@@ -237,6 +243,15 @@ async fn what_admission_cannot_know_is_shown() {
     world.schedule("gold", &json!({}));
     world.reconcile().await;
     assert_eq!(world.missed(), [""; 0]);
+    // The same store twice is one.
+    let world = self::world(&json!({"floors": {"stores": 2}}));
+    world.store("offsite", &json!({"none": {}}));
+    world.schedule("gold", &json!({}));
+    world.schedule("silver", &json!({}));
+    world.reconcile().await;
+    assert_eq!(world.missed(), ["floors.stores: 1 that exist, by the schedules of the source"]);
+    let (status, reason, _) = world.condition(SOURCE, ConditionType::Compliant).unwrap();
+    assert_eq!((status.as_str(), reason.as_str()), ("False", "FloorMissed"));
 }
 
 #[tokio::test(start_paused = true)]
