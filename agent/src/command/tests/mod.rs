@@ -1,6 +1,7 @@
 //! Whole backups and restores: a real PostgreSQL on one side, a store in memory on the other.
 
 mod backups;
+mod chain;
 mod copies;
 mod objects;
 mod restores;
