@@ -45,12 +45,12 @@ pub struct Acknowledgement {
     pub removal: Option<AcceptedRemoval>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AcceptedLoss {
-    /// So many copies are left.
-    #[schemars(range(min = 0, max = 1_000_000))]
-    pub copies: i64,
+    /// The digest of what was there and what is left of it, as `status.stores[].blocked.message` names it. Another loss has another.
+    #[schemars(length(min = 64, max = 64), regex(pattern = "^[0-9a-f]{64}$"))]
+    pub set: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -74,7 +74,7 @@ impl Acknowledgement {
     pub fn acceptance(&self) -> Option<Acceptance> {
         match (&self.loss, &self.size, &self.removal) {
             (Some(loss), None, None) => Some(Acceptance::Loss {
-                copies: u64::try_from(loss.copies).ok()?,
+                set: loss.set.parse::<Sha256>().ok()?,
             }),
             (None, Some(size), None) => Some(Acceptance::Size {
                 run: Label::new("run", size.run.as_str()).ok()?,

@@ -16,6 +16,9 @@ pub const KEEP_LIMIT: usize = 1_000;
 /// How long after its start a keeper may still delete, by the store's clock: then every keeper that is older than a hold is harmless.
 pub const KEEP_DELETES_FOR: std::time::Duration = std::time::Duration::from_secs(600);
 
+/// How long a keeper's Job may last, its pod's waiting included.
+pub const KEEP_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(3_600);
+
 /// Looks after a store: inventory, retention, holds, locks.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -30,6 +33,9 @@ pub struct KeepTask {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub preview_at: Option<Timestamp>,
+    /// The source (`<namespace>/<source>`) that the pass begins with: then the rest, and those before it last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
     /// The schedules that write to this store.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub schedules: Vec<KeepSchedule>,
@@ -210,6 +216,9 @@ pub struct KeepSummary {
     /// When (RFC 3339, UTC) another pass can do what this one could not: the end of a lock, of a hold, or at once where its time was over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub again_at: Option<String>,
+    /// The source (`<namespace>/<source>`) at which the time in which a pass may delete was over: the next pass begins there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopped_at: Option<String>,
     /// What could not be done at all, such as setting legal holds; at most 4.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,

@@ -81,6 +81,8 @@ fn outcome(backups: &str, rules: &str, zone: &str, on: &str) -> [String; 3] {
         retired: None,
         accepted: vec![],
         copies_before: None,
+        counted_at: None,
+        removed_at: None,
         problems: vec![],
     };
     let rules = Rules {

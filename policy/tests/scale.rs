@@ -74,6 +74,8 @@ fn source(copies: i64) -> SourceFacts {
         retired: None,
         accepted: vec![],
         copies_before: None,
+        counted_at: None,
+        removed_at: None,
         problems: vec![],
     }
 }

@@ -199,9 +199,10 @@ pub struct ScheduleName {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Acceptance {
-    /// Copies that were there are not there any more; so many are left.
+    /// Copies that were there are not there any more: SHA-256 over how many were there, when they were counted, and the (run, outcome digest)
+    /// of those that are left of them.
     #[serde(rename_all = "camelCase")]
-    Loss { copies: u64 },
+    Loss { set: Sha256 },
     /// The newest copy's size is unlike that of those before it.
     #[serde(rename_all = "camelCase")]
     Size { run: Label },

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use holdfast_crds::{
-    Blocked, Reason,
+    Blocked, KEEP_DELETES_FOR, Reason,
     document::{Acceptance, ScheduleName, Sha256},
 };
 
@@ -76,17 +76,28 @@ pub fn unreliable(facts: &SourceFacts, chains: &Chains) -> Option<Blocked> {
             ),
         ));
     }
-    let left = facts.copies.len() as u64;
-    let accepted = facts.accepted.contains(&Acceptance::Loss { copies: left });
-    match facts.copies_before {
-        Some(before) if left < before && !accepted => Some(blocked(
+    let counted = |copy: &&CopyFacts| facts.counted_at.is_none_or(|at| copy.committed_at <= at);
+    let left: Vec<_> = facts.copies.iter().filter(counted).collect();
+    let before = facts.copies_before.filter(|before| (left.len() as u64) < *before)?;
+    let there = left.len();
+    let set = loss_digest(before, facts.counted_at, left.into_iter());
+    let accepted = facts.accepted.contains(&Acceptance::Loss { set });
+    (!accepted).then(|| {
+        blocked(
             Reason::CopiesMissing,
             format!(
-                "the last pass left {before} copies, {left} are there now; find out who removed them, then accept the loss with spec.accept: [{{loss: {{copies: {left}}}}}]"
+                "of {before} copies that the last pass left {there} are there now; find out who removed the others, then accept exactly this loss with spec.accept: [{{loss: {{set: {set}}}}}]"
             ),
-        )),
-        _ => None,
-    }
+        )
+    })
+}
+
+/// What an acceptance of a loss names: SHA-256 over a line with how many copies there were, when they were counted (or `-`), and the
+/// [`set_digest`] of what is left of them.
+pub fn loss_digest<'a>(before: u64, counted_at: Option<Timestamp>, left: impl Iterator<Item = &'a CopyFacts>) -> Sha256 {
+    let counted_at = counted_at.map_or_else(|| "-".to_owned(), |at| at.to_string());
+    let left = set_digest(left);
+    Sha256::of(format!("{before} {counted_at} {left}\n").as_bytes())
 }
 
 /// How often a full copy of the source is to come. Schedules that made copies of it say so; where all of them are gone, as they were
@@ -131,26 +142,56 @@ pub fn unhealthy(facts: &SourceFacts) -> Option<Blocked> {
             "there is no good full copy; nothing is removed until one is there",
         ));
     }
-    let (newest, before) = good.split_first()?;
-    let newest = &facts.copies[*newest];
-    let mut sizes: Vec<_> = before
+    let (newest, median) = anomalous(facts, &good)?;
+    Some(blocked(
+        Reason::SizeAnomalous,
+        format!(
+            "the newest copy, {}, has {} bytes, those of the usual size before it {median} (median); look at it, then accept it with spec.accept: [{{size: {{run: {}}}}}]",
+            newest.run, newest.bytes, newest.run
+        ),
+    ))
+}
+
+/// The newest copy and the median of those that it is compared with, if its size is neither like theirs nor accepted.
+///
+/// Copies are judged one after the other, as they came, and one that was not like those before it is none that later ones are compared with:
+/// a series of them does not become the usual by itself. An accepted copy takes those before it along, and is what later ones may be like.
+/// What was there when a copy was last removed was judged then, and is not judged again by the few that are left of its time.
+fn anomalous<'a>(facts: &'a SourceFacts, good: &[usize]) -> Option<(&'a CopyFacts, u64)> {
+    let decided = facts.removed_at.and_then(|at| at.checked_sub(KEEP_DELETES_FOR).ok());
+    let accepted: HashSet<_> = facts
+        .accepted
         .iter()
-        .take(MEDIAN_OF)
-        .map(|&position| facts.copies[position].bytes)
+        .filter_map(|accepted| match accepted {
+            Acceptance::Size { run } => Some(run),
+            _ => None,
+        })
         .collect();
-    sizes.sort_unstable();
-    let median = *sizes.get(sizes.len() / 2)?;
-    let accepted = facts.accepted.contains(&Acceptance::Size { run: newest.run.clone() });
-    let alike = newest.bytes.saturating_mul(2) >= median && newest.bytes <= median.saturating_mul(2);
-    (!alike && !accepted).then(|| {
-        blocked(
-            Reason::SizeAnomalous,
-            format!(
-                "the newest copy, {}, has {} bytes, those before it {median} (median); look at it, then accept it with spec.accept: [{{size: {{run: {}}}}}]",
-                newest.run, newest.bytes, newest.run
-            ),
-        )
-    })
+    let mut usual = Vec::with_capacity(good.len());
+    let mut accepted_size = None;
+    let mut found = None;
+    for &position in good.iter().rev() {
+        let copy = &facts.copies[position];
+        let like = |size: &u64| copy.bytes.saturating_mul(2) >= *size && copy.bytes <= size.saturating_mul(2);
+        let is_accepted = accepted.contains(&copy.run);
+        let judged = is_accepted || decided.is_some_and(|at| copy.committed_at <= at);
+        let median = median(&usual).filter(|median| !judged && !like(median) && !accepted_size.as_ref().is_some_and(like));
+        found = median.map(|median| (copy, median));
+        if is_accepted {
+            accepted_size = Some(copy.bytes);
+        }
+        if found.is_none() {
+            usual.push(copy.bytes);
+        }
+    }
+    found
+}
+
+/// Of the last few sizes.
+fn median(sizes: &[u64]) -> Option<u64> {
+    let mut last = sizes[sizes.len().saturating_sub(MEDIAN_OF)..].to_vec();
+    last.sort_unstable();
+    last.get(last.len() / 2).copied()
 }
 
 /// What of `due` (positions of copies that would be removed) nobody foresaw and is too much to go without a person's approval: these stay,

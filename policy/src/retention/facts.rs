@@ -138,20 +138,25 @@ pub struct SourceFacts {
     pub accepted: Vec<Acceptance>,
     /// How many copies the last pass left.
     pub copies_before: Option<u64>,
+    /// When it counted them: what was committed later is none of them.
+    pub counted_at: Option<Timestamp>,
+    /// When a copy was last removed because its time was over: nothing was amiss then.
+    pub removed_at: Option<Timestamp>,
     /// What went wrong while all this was read.
     pub problems: Vec<String>,
 }
 
-/// The earlier of two clocks: what is deleted must be old by both.
+/// The earlier of two clocks: what is deleted must be old by both. The store's may stand behind by `waited` at most: where it is the time at
+/// which a Job was made, and its pod had to wait.
 ///
 /// # Errors
-/// Says how far they are apart, where that is more than [`CLOCK_TOLERANCE`].
-pub fn time_for_deleting(ours: Timestamp, stores: Timestamp) -> Result<Timestamp, String> {
-    let apart = ours.duration_since(stores).abs();
-    if apart > CLOCK_TOLERANCE {
+/// Says how far they are apart, where that is more than [`CLOCK_TOLERANCE`] and that.
+pub fn time_for_deleting(ours: Timestamp, stores: Timestamp, waited: SignedDuration) -> Result<Timestamp, String> {
+    let ahead = ours.duration_since(stores);
+    if ahead > CLOCK_TOLERANCE.saturating_add(waited) || -ahead > CLOCK_TOLERANCE {
         return Err(format!(
             "our clock shows {ours}, the store's {stores}: they are {} s apart, and nothing is removed while they are more than {} s apart; set the clocks",
-            apart.as_secs(),
+            ahead.abs().as_secs(),
             CLOCK_TOLERANCE.as_secs()
         ));
     }

@@ -12,6 +12,8 @@ mod slot;
 mod verified;
 
 #[cfg(test)]
+mod gate_test;
+#[cfg(test)]
 mod life_test;
 #[cfg(test)]
 mod naive;
@@ -22,7 +24,7 @@ mod table_test;
 #[cfg(test)]
 mod tests;
 
-pub use block::{may_be_parent, set_digest};
+pub use block::{loss_digest, may_be_parent, set_digest};
 pub use facts::{CLOCK_TOLERANCE, CopyFacts, CopyType, Floor, Mark, Rules, SourceFacts, time_for_deleting, time_for_locks};
 pub use keep::{Why, YOUNG};
 pub use plan::{Next, SourcePlan, Verdict, plan};

@@ -384,10 +384,22 @@ impl Model<'_> {
         }
         let there = |parent| self.copies.iter().any(|copy| copy.manifest == parent);
         let orphan = self.copies.iter().any(|copy| copy.parents.iter().any(|parent| !there(*parent)));
-        let left = self.copies.len() as u64;
-        let fewer = self.facts.copies_before.is_some_and(|before| left < before);
-        let accepted = self.facts.accepted.contains(&Acceptance::Loss { copies: left });
-        (orphan || (fewer && !accepted)).then_some(Reason::CopiesMissing)
+        let counted = self.facts.counted_at;
+        let left: BTreeSet<_> = self
+            .copies
+            .iter()
+            .filter(|copy| counted.is_none_or(|counted| apart(copy.committed_at, counted) <= SignedDuration::ZERO))
+            .map(|copy| format!("{} {}\n", copy.run, copy.outcome))
+            .collect();
+        let lost = self.facts.copies_before.filter(|before| *before > left.len() as u64);
+        let accepted = lost.is_some_and(|before| {
+            let of = |text: &str| holdfast_crds::document::Sha256::of(text.as_bytes());
+            let counted = counted.map_or("-".to_owned(), |counted| counted.to_string());
+            let lines: Vec<_> = left.iter().map(String::as_str).collect();
+            let set = of(&format!("{before} {counted} {}\n", of(&lines.concat())));
+            self.facts.accepted.contains(&Acceptance::Loss { set })
+        });
+        (orphan || (lost.is_some() && !accepted)).then_some(Reason::CopiesMissing)
     }
 
     /// R8.
@@ -417,13 +429,35 @@ impl Model<'_> {
                 _ => {}
             }
         }
-        let (newest, before) = good.split_last()?;
-        let mut sizes: Vec<_> = before.iter().rev().take(7).map(|copy| copy.bytes).collect();
+        let expected = (0..good.len()).fold(Vec::new(), |mut expected, which| {
+            expected.push(self.as_expected(&good, &expected, which));
+            expected
+        });
+        (expected.last() == Some(&false)).then_some(Reason::SizeAnomalous)
+    }
+
+    /// R8: whether the size of that one of the good fulls is accepted, or like those of seven before it (median) that were as expected
+    /// themselves, or like the last that was accepted. Whatever was there ten minutes before a removal was as expected.
+    fn as_expected(&self, good: &[&&CopyFacts], expected: &[bool], which: usize) -> bool {
+        let accepted = |copy: &CopyFacts| self.facts.accepted.contains(&Acceptance::Size { run: copy.run.clone() });
+        let copy = good[which];
+        let was_there = |removed: Timestamp| apart(removed, copy.committed_at) >= MINUTES + MINUTES;
+        if accepted(copy) || self.facts.removed_at.is_some_and(was_there) {
+            return true;
+        }
+        let like = |bytes: u64| (bytes.div_ceil(2)..=bytes * 2).contains(&copy.bytes);
+        if good[..which]
+            .iter()
+            .rev()
+            .find(|copy| accepted(copy))
+            .is_some_and(|copy| like(copy.bytes))
+        {
+            return true;
+        }
+        let before = (0..which).rev().filter(|before| expected[*before]).take(7);
+        let mut sizes: Vec<_> = before.map(|before| good[before].bytes).collect();
         sizes.sort_unstable();
-        let median = *sizes.get(sizes.len() / 2)?;
-        let anomalous = newest.bytes * 2 < median || newest.bytes > median * 2;
-        let accepted = self.facts.accepted.contains(&Acceptance::Size { run: newest.run.clone() });
-        (anomalous && !accepted).then_some(Reason::SizeAnomalous)
+        sizes.get(sizes.len() / 2).is_none_or(|median| like(*median))
     }
 
     /// R7: what rules that were new when it was marked would take, if that is much.

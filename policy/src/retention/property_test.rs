@@ -222,8 +222,10 @@ fn catalogue() -> impl Strategy<Value = SourceFacts> {
                     retention: hours.map(SignedDuration::from_hours),
                     good_copies,
                 });
+                let counted_at = (retired % 2 == 0).then(|| now - SignedDuration::from_hours(i64::from(short)));
+                let counted = copies.iter().filter(|copy| counted_at.is_none_or(|at| copy.committed_at <= at));
                 let loss = Acceptance::Loss {
-                    copies: copies.len() as u64,
+                    set: loss_digest(before.unwrap_or_default(), counted_at, counted),
                 };
                 let sizes = copies.iter().map(|copy| Acceptance::Size { run: copy.run.clone() });
                 SourceFacts {
@@ -233,10 +235,13 @@ fn catalogue() -> impl Strategy<Value = SourceFacts> {
                     retired: (retired < 30).then(|| "ann: closed".to_owned()),
                     accepted: match accepted % 4 {
                         0 => vec![loss],
-                        1 | 2 => sizes.chain([loss]).collect(),
+                        1 => sizes.chain([loss]).collect(),
+                        2 => sizes.step_by(3).chain([loss]).collect(),
                         _ => vec![],
                     },
                     copies_before: before,
+                    counted_at,
+                    removed_at: (short % 4 == 0).then(|| now - SignedDuration::from_mins(i64::from(retired) * i64::from(short))),
                     problems: if accepted == 7 { vec!["a page failed".into()] } else { vec![] },
                     copies,
                 }
@@ -295,6 +300,8 @@ fn shortened(now: Timestamp, mut rules: BTreeMap<ScheduleName, Rules>, chances: 
             vec![]
         },
         copies_before: None,
+        counted_at: None,
+        removed_at: None,
         problems: vec![],
         copies,
     }

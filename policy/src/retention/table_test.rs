@@ -434,3 +434,28 @@ fn a_preview_of_a_later_day_says_what_will_be_gone_by_then() {
     assert_eq!(state(&copies[9]), Next::Stay);
     assert_eq!(then.blocked, None, "that no copy came since is how it was asked");
 }
+
+#[test]
+fn a_held_increment_whose_parent_is_not_good_holds_both() {
+    let mut base = full("2026-09-01T02:00:00Z");
+    base.problem = Some("a part is missing".into());
+    let mut increment = child("2026-09-02T02:00:00Z", &base);
+    let mut copies = vec![base.clone(), increment.clone()];
+    copies.extend(days(5));
+    let retention = || rules(|r| r.keep_within = Some("7d".parse().unwrap()));
+    let free = plan(&facts(NOW, retention(), copies.clone()));
+    for copy in [&base, &increment] {
+        assert!(matches!(verdict(&free, copy).next, Next::Mark { .. }));
+    }
+    increment.holds = vec![hold("htax-1")];
+    copies[1] = increment.clone();
+    let held = plan(&facts(NOW, retention(), copies));
+    for copy in [&base, &increment] {
+        assert_eq!(verdict(&held, copy).next, Next::Stay);
+        assert!(
+            verdict(&held, copy).kept.contains(&Why::Held(hold("htax-1"))),
+            "{:?}",
+            verdict(&held, copy)
+        );
+    }
+}

@@ -96,6 +96,8 @@ impl Keeper {
             retired: None,
             accepted: Vec::new(),
             copies_before: None,
+            counted_at: None,
+            removed_at: None,
             problems: Vec::new(),
         })
     }

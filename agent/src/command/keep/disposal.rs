@@ -185,9 +185,7 @@ impl Pass<'_> {
         match self.destroy(lying, run, copy, disposal, shredded).await {
             Ok(went) => Ok(went),
             Err(ActError::TooLate { .. }) => {
-                self.report.again(self.now);
-                self.report
-                    .note("the time in which a pass may delete was over; the next pass goes on");
+                self.report.out_of_time(&self.at, self.now);
                 Ok(Went::NotYet)
             }
             Err(ActError::Store(error)) => {

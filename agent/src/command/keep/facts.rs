@@ -253,14 +253,28 @@ impl Gathered<'_> {
             retired: retired.map(|(who, why)| format!("{who}: {why}")),
             accepted: self.accepted(told),
             copies_before: told.and_then(|told| Some(told.copies?.saturating_sub(self.removed_since(told.copies_as_of)))),
+            counted_at: told.and_then(|told| told.copies_as_of),
+            removed_at: self.removed_at(),
             problems,
         }
     }
 
     /// Copies that were removed after they had been counted.
     fn removed_since(&self, counted: Option<Timestamp>) -> u64 {
+        let Some(counted) = counted else { return 0 };
+        let was_counted = |run: &&Run| match &run.state {
+            State::Copy(copy) => copy.committed_at <= counted,
+            State::Open | State::Abandoned { .. } | State::Unreadable { .. } => true,
+        };
+        let removed = self.runs.iter().filter(was_counted).filter_map(Run::removed);
+        removed.filter(|record| record.at >= counted).count() as u64
+    }
+
+    /// When retention last removed a copy, as far as that is still recorded.
+    fn removed_at(&self) -> Option<Timestamp> {
         let removed = self.runs.iter().filter_map(Run::removed);
-        removed.filter(|record| counted.is_some_and(|counted| record.at >= counted)).count() as u64
+        let by_mark = removed.filter(|record| matches!(record.fact, Fact::Removed { mark: Some(_), .. }));
+        by_mark.map(|record| record.at).max()
     }
 
     fn accepted(&self, told: Option<&KeepSource>) -> Vec<Acceptance> {

@@ -267,6 +267,9 @@ pub async fn catalogue_of(store: &Store, run: &RunPath) -> Result<RunFolder, Sto
 /// The sources of a store, in the order of its listings.
 pub struct Inventory {
     walks: [Walk; 2],
+    /// The groups that are left out: those before the first, and from the second on.
+    from: Option<String>,
+    to: Option<String>,
 }
 
 /// A source's folder, or names that belong to no source.
@@ -276,23 +279,50 @@ pub enum Found {
 }
 
 impl Inventory {
-    pub fn new(store: &Store) -> Result<Self, StoreError> {
+    /// All sources: those from `source` (`<namespace>/<source>`) on first, then those before it.
+    pub fn beginning_with(store: &Store, source: Option<&str>) -> Result<Vec<Self>, StoreError> {
+        let group = source.map(|source| format!("{source}/"));
+        let mut parts = vec![Self::between(store, group.clone(), None)?];
+        if group.is_some() {
+            parts.push(Self::between(store, None, group)?);
+        }
+        Ok(parts)
+    }
+
+    fn between(store: &Store, from: Option<String>, to: Option<String>) -> Result<Self, StoreError> {
         Ok(Self {
             walks: [Walk::new(store, "catalog")?, Walk::new(store, "data")?],
+            from,
+            to,
         })
+    }
+
+    /// The group that comes next in either listing.
+    async fn group(&mut self) -> Result<Option<String>, StoreError> {
+        loop {
+            let mut group: Option<String> = None;
+            for walk in &mut self.walks {
+                let next = walk.group().await?;
+                group = match (group, next) {
+                    (Some(group), Some(next)) => Some(group.min(next)),
+                    (group, next) => group.or(next),
+                };
+            }
+            let Some(group) = group.filter(|group| self.to.as_ref().is_none_or(|to| group < to)) else {
+                return Ok(None);
+            };
+            if self.from.as_ref().is_none_or(|from| group >= *from) {
+                return Ok(Some(group));
+            }
+            for walk in &mut self.walks {
+                while walk.object(&group).await?.is_some() {}
+            }
+        }
     }
 
     /// The next source. After an error nothing that was listed can be relied on.
     pub async fn next(&mut self) -> Result<Option<Found>, StoreError> {
-        let mut group: Option<String> = None;
-        for walk in &mut self.walks {
-            let next = walk.group().await?;
-            group = match (group, next) {
-                (Some(group), Some(next)) => Some(group.min(next)),
-                (group, next) => group.or(next),
-            };
-        }
-        let Some(group) = group else { return Ok(None) };
+        let Some(group) = self.group().await? else { return Ok(None) };
         let names: Vec<_> = group.trim_end_matches('/').split('/').collect();
         let labels = match names[..] {
             [namespace, source] => Label::new("namespace", namespace).ok().zip(Label::new("source", source).ok()),

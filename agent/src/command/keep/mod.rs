@@ -21,9 +21,9 @@ use std::time::Duration;
 
 use clap::Args;
 use holdfast_crds::document::Label;
-use holdfast_crds::{AgentResult, DisposalReport, KeepLine, KeepTask, Reason, StoreRole, Task};
+use holdfast_crds::{AgentResult, DisposalReport, KEEP_TIMEOUT, KeepLine, KeepTask, Reason, StoreRole, Task};
 use holdfast_policy::retention::time_for_deleting;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use self::act::Hand;
 use self::holds::{Held, Holds};
@@ -75,11 +75,12 @@ pub async fn run_with(
 ) -> Result<AgentResult, Failure> {
     let mut pass = Pass::begin(invocation, task, stores, our_clock, report).await?;
     let store = pass.store;
-    let mut inventory = Inventory::new(store)?;
-    while let Some(found) = inventory.next().await? {
-        match found {
-            Found::Source(folder) => pass.source(*folder).await?,
-            Found::Foreign(names) => pass.foreign(&names),
+    for mut inventory in Inventory::beginning_with(store, task.from.as_deref())? {
+        while let Some(found) = inventory.next().await? {
+            match found {
+                Found::Source(folder) => pass.source(*folder).await?,
+                Found::Foreign(names) => pass.foreign(&names),
+            }
         }
     }
     pass.vanished();
@@ -101,8 +102,12 @@ struct Pass<'a> {
     locks_unknown: Option<String>,
     /// The time for deleting.
     now: Timestamp,
+    /// The store's time when the pass began.
+    began: Timestamp,
     holds: Holds,
     report: Report,
+    /// The source that the pass is at, as `<namespace>/<source>`.
+    at: String,
     /// The sources that were listed, as `<namespace>/<source>`.
     seen: HashSet<String>,
     /// What each hold holds.
@@ -150,7 +155,12 @@ impl<'a> Pass<'a> {
         report.summary.epoch = epoch.and_then(|epoch| i64::try_from(epoch).ok()).unwrap_or(0);
         report.summary.started_at = started.to_string();
         let mut acts = hand.is_some();
-        let now = match time_for_deleting(our_clock, started) {
+        // A volume has no clock but the time at which the Job was made: its pod may have waited since.
+        let waited = match &invocation.task.store.spec.volume {
+            Some(_) => SignedDuration::try_from(KEEP_TIMEOUT).unwrap_or(SignedDuration::ZERO),
+            None => SignedDuration::ZERO,
+        };
+        let now = match time_for_deleting(our_clock, started, waited) {
             Ok(now) => now,
             Err(problem) => {
                 report.finding(Reason::ClockSkew, None, problem);
@@ -182,8 +192,10 @@ impl<'a> Pass<'a> {
             locks,
             locks_unknown,
             now: task.preview_at.unwrap_or(now),
+            began: started,
             holds,
             report,
+            at: String::new(),
             seen: HashSet::new(),
             held: BTreeMap::new(),
             disposals: Self::unstarted(task),

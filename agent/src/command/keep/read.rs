@@ -20,6 +20,8 @@ const OUTCOME_LIMIT: u64 = holdfast_crds::document::MAX_DOCUMENT_BYTES as u64;
 const CLOCK_TOLERANCE: SignedDuration = SignedDuration::from_mins(5);
 /// How many problems of one copy are told.
 const PROBLEMS: usize = 3;
+/// How many objects of a copy are asked for at once.
+const ASKED: usize = 8;
 
 /// A run of the store.
 #[derive(Debug)]
@@ -175,7 +177,13 @@ pub async fn read_run(store: &Store, path: RunPath, folder: &RunFolder, data_lis
         },
         Some(Ok((outcome, outcome_digest))) => match &outcome.decision {
             Decision::Abandoned(_) => State::Abandoned { at: outcome.at },
-            Decision::Committed(committed) => State::Copy(Box::new(copy(&outcome, committed, outcome_digest, folder, data_listed))),
+            Decision::Committed(committed) => {
+                let mut copy = copy(&outcome, committed, outcome_digest, folder);
+                if data_listed {
+                    copy.problems.extend(missing(store, committed.stored(), folder).await?);
+                }
+                State::Copy(Box::new(copy))
+            }
         },
     };
     Ok(Run {
@@ -187,7 +195,7 @@ pub async fn read_run(store: &Store, path: RunPath, folder: &RunFolder, data_lis
     })
 }
 
-fn copy(outcome: &Outcome, committed: &Committed, outcome_digest: Sha256, folder: &RunFolder, data_listed: bool) -> Copy {
+fn copy(outcome: &Outcome, committed: &Committed, outcome_digest: Sha256, folder: &RunFolder) -> Copy {
     let manifest = committed.manifest();
     let written = folder.outcome.first().and_then(|first| first.modified);
     let committed_at = written.unwrap_or(outcome.at);
@@ -209,9 +217,6 @@ fn copy(outcome: &Outcome, committed: &Committed, outcome_digest: Sha256, folder
         problems.push(format!(
             "it was written at {committed_at}, before its own tick {tick}: it is not of this run"
         ));
-    }
-    if data_listed {
-        problems.extend(missing(committed.stored(), folder).take(PROBLEMS));
     }
     Copy {
         committed_at,
@@ -241,28 +246,65 @@ fn keep_until(manifest: &Manifest) -> Option<Timestamp> {
     manifest.recovery_point.checked_add(keep_for.signed()).ok()
 }
 
-/// The objects of a copy that are not there as they were stored.
-fn missing<'a>(stored: &'a [StoredObject], folder: &'a RunFolder) -> impl Iterator<Item = String> + 'a {
-    stored.iter().filter_map(|object| {
-        let there = folder
-            .data
-            .get(&object.path)
-            .or_else(|| folder.catalog.get(&object.path).map(|(_, versions)| versions));
-        let Some(versions) = there else {
-            return Some(format!("{} is missing", object.path));
-        };
-        let wanted = match &object.version_id {
-            Some(id) => versions.0.iter().find(|lying| !lying.marker && lying.version.as_ref() == Some(id)),
-            None => versions.first(),
-        };
-        match wanted {
-            None => Some(format!("{} is not there in the version that was written", object.path)),
-            Some(lying) if lying.size != object.bytes => {
-                Some(format!("{} has {} bytes, {} were stored", object.path, lying.size, object.bytes))
-            }
-            Some(_) => None,
-        }
-    })
+/// The objects of a copy that are not there as they were stored, the first few of them.
+///
+/// The two listings are of different moments: a run that commits between them has an outcome, and parts that were not listed. So what was not
+/// listed is asked for.
+async fn missing(store: &Store, stored: &[StoredObject], folder: &RunFolder) -> Result<Vec<String>, StoreError> {
+    let unlike: Vec<_> = stored.iter().filter_map(|object| Some((object, unlike(object, folder)?))).collect();
+    let asked: Vec<_> = unlike
+        .into_iter()
+        .map(|(object, unlike)| confirmed(store, object, unlike))
+        .collect();
+    let problems = stream::iter(asked)
+        .buffered(ASKED)
+        .try_filter_map(|problem| std::future::ready(Ok(problem)));
+    problems.take(PROBLEMS).try_collect().await
+}
+
+async fn confirmed(store: &Store, object: &StoredObject, unlike: Unlike) -> Result<Option<String>, StoreError> {
+    let there = !unlike.listed && is_there(store, object).await?;
+    Ok((!there).then_some(unlike.problem))
+}
+
+/// How an object differs from what was stored.
+struct Unlike {
+    problem: String,
+    listed: bool,
+}
+
+fn unlike(object: &StoredObject, folder: &RunFolder) -> Option<Unlike> {
+    let unlike = |problem: &str, listed| {
+        Some(Unlike {
+            problem: format!("{} {problem}", object.path),
+            listed,
+        })
+    };
+    let there = folder
+        .data
+        .get(&object.path)
+        .or_else(|| folder.catalog.get(&object.path).map(|(_, versions)| versions));
+    let Some(versions) = there else {
+        return unlike("is missing", false);
+    };
+    let wanted = match &object.version_id {
+        Some(id) => versions.0.iter().find(|lying| !lying.marker && lying.version.as_ref() == Some(id)),
+        None => versions.first(),
+    };
+    match wanted {
+        None => unlike("is not there in the version that was written", false),
+        Some(lying) if lying.size != object.bytes => unlike(&format!("has {} bytes, {} were stored", lying.size, object.bytes), true),
+        Some(_) => None,
+    }
+}
+
+/// Whether the object is there now, as it was stored. Who may not ask goes by what was listed.
+async fn is_there(store: &Store, object: &StoredObject) -> Result<bool, StoreError> {
+    match store.head(&object.path.parse::<StorePath>()?).await {
+        Ok(Some(found)) => Ok(found.size == object.bytes && (object.version_id.is_none() || found.version == object.version_id)),
+        Ok(None) | Err(StoreError::Denied { .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Reads the records of a source.

@@ -15,10 +15,8 @@ use super::{Pass, removal};
 use crate::result::Failure;
 use crate::store::StoreError;
 
-const TOO_LATE: &str = "the time in which a pass may delete was over; the next pass goes on";
-
 impl Pass<'_> {
-    /// Removes what the plan removes: first the record that says so, then keys, then data. How many went. Afterwards documents, facts and
+    /// Removes what the plan removes: first the record that says so, then keys, then data. Which went. Afterwards documents, facts and
     /// plan are those that were decided from last.
     pub(super) async fn remove(
         &mut self,
@@ -26,9 +24,9 @@ impl Pass<'_> {
         documents: &mut Documents,
         facts: &mut SourceFacts,
         plan: &mut SourcePlan,
-    ) -> Result<u64, Failure> {
-        let Some(hand) = self.hand.clone() else { return Ok(0) };
+    ) -> Result<HashSet<Label>, Failure> {
         let mut gone = HashSet::new();
+        let Some(hand) = self.hand.clone() else { return Ok(gone) };
         for name in plan.remove.clone() {
             let Some(lying) = folder.runs.get(&name) else { continue };
             match self.read_again(folder, lying, documents, &name).await {
@@ -56,8 +54,7 @@ impl Pass<'_> {
             match hand.removed(&path, manifest, "retention".to_owned(), Some(mark)).await {
                 Ok(()) => {}
                 Err(ActError::TooLate { .. }) => {
-                    self.report.again(self.now);
-                    self.report.note(TOO_LATE);
+                    self.report.out_of_time(&self.at, self.now);
                     break;
                 }
                 Err(error) => return Err(error.into()),
@@ -67,7 +64,7 @@ impl Pass<'_> {
             let swept = hand.sweep(lying).await;
             self.swept(swept)?;
         }
-        Ok(gone.len() as u64)
+        Ok(gone)
     }
 
     /// Reads holds and the run's records again; says whether anything was written since.
@@ -138,8 +135,7 @@ impl Pass<'_> {
                 Ok(())
             }
             Err(ActError::TooLate { .. }) => {
-                self.report.again(self.now);
-                self.report.note(TOO_LATE);
+                self.report.out_of_time(&self.at, self.now);
                 Ok(())
             }
             // One object that cannot be deleted stops nothing else.

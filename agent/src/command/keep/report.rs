@@ -16,6 +16,7 @@ pub struct Report {
     lines: Lines,
     pub summary: KeepSummary,
     again: Option<Timestamp>,
+    stopped_at: Option<String>,
 }
 
 impl Report {
@@ -24,6 +25,7 @@ impl Report {
             lines: Lines::new(KEEP_LINE, sink),
             summary: KeepSummary::default(),
             again: None,
+            stopped_at: None,
         }
     }
 
@@ -77,12 +79,20 @@ impl Report {
         self.again = self.again.into_iter().chain([at]).min();
     }
 
+    /// The time in which a pass may delete is over, at this source.
+    pub fn out_of_time(&mut self, source: &str, now: Timestamp) {
+        self.again(now);
+        self.note("the time in which a pass may delete was over; the next pass goes on where it was");
+        self.stopped_at.get_or_insert_with(|| source.to_owned());
+    }
+
     pub fn finish(self) -> KeepSummary {
         let (lines, sha256) = self.lines.finish();
         KeepSummary {
             lines,
             sha256,
             again_at: self.again.map(|at| at.to_string()),
+            stopped_at: self.stopped_at,
             ..self.summary
         }
     }

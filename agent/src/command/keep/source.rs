@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use futures::{StreamExt, TryStreamExt, stream};
 use holdfast_crds::document::{Acceptance, Fact, Label, ObjectPath, Record};
 use holdfast_crds::{Blocked, CopyReport, CopyState, KeepLine, Reason, SourceReport};
-use holdfast_policy::retention::{CopyFacts, Next, SourceFacts, SourcePlan, Verdict, plan};
+use holdfast_policy::retention::{CopyFacts, Next, SourceFacts, SourcePlan, Verdict, loss_digest, plan};
 use jiff::Timestamp;
 
 use super::act::{ActError, Hand};
@@ -35,6 +35,7 @@ impl Pass<'_> {
     /// Looks after one source. A source that cannot be read stops nothing but itself.
     pub(super) async fn source(&mut self, folder: SourceFolder) -> Result<(), Failure> {
         self.seen.insert(folder.name());
+        self.at = folder.name();
         self.altered(&folder);
         let mut documents = match self.read(&folder).await {
             Ok(documents) => documents,
@@ -46,14 +47,16 @@ impl Pass<'_> {
             }
         };
         let mut facts = self.gathered(&folder, &documents).facts();
-        let found = facts.copies.len() as u64;
+        // Those that came while the pass went on are counted by the next.
+        let began = self.began;
+        let found = facts.copies.iter().filter(|copy| copy.committed_at <= began).count() as u64;
         facts.problems.extend(self.locks_unknown.clone());
         let disposed = self.disposed(&documents.runs);
         if let Err(error) = self.read_locks(&folder, &mut facts, &disposed).await {
             facts.problems.push(format!("the store's locks cannot be read: {error}"));
         }
         let mut plan = plan(&facts);
-        let mut removed = 0;
+        let mut removed = HashSet::new();
         if self.acts {
             for record in self.record(&folder, &documents, &facts, &plan, &disposed).await? {
                 // What was set now holds or lets go now, and not only when the next pass has read it.
@@ -69,12 +72,13 @@ impl Pass<'_> {
             removed = self.remove(&folder, &mut documents, &mut facts, &mut plan).await?;
         }
         let gone = self.dispose(&folder, &documents.runs, &facts).await?;
-        facts.copies.retain(|copy| !gone.contains(&copy.run));
-        plan.verdicts.retain(|verdict| !gone.contains(&verdict.run));
+        let left = |run: &Label| !gone.contains(run) && !removed.contains(run);
+        facts.copies.retain(|copy| left(&copy.run));
+        plan.verdicts.retain(|verdict| left(&verdict.run));
         if self.acts {
             self.clear(&folder, &documents.runs, all_read(&plan)).await?;
         }
-        self.tell(&folder, &documents, &facts, &plan, removed, found);
+        self.tell(&folder, &documents, &facts, &plan, removed.len() as u64, found);
         Ok(())
     }
 
@@ -98,10 +102,11 @@ impl Pass<'_> {
             let Some(copies) = told.copies.filter(|copies| *copies > 0 && !self.seen.contains(&name)) else {
                 continue;
             };
+            let set = loss_digest(copies, told.copies_as_of, std::iter::empty());
             let message = format!(
-                "{copies} copies have to be here, nothing is there now; find out who removed them. If they are lost, say so with spec.accept: [{{loss: {{copies: 0}}}}]"
+                "{copies} copies have to be here, nothing is there now; find out who removed them. If they are lost, say so with spec.accept: [{{loss: {{set: {set}}}}}]"
             );
-            let accepted = told.accepted.iter().any(|accepted| accepted.what == Acceptance::Loss { copies: 0 });
+            let accepted = told.accepted.iter().any(|accepted| accepted.what == Acceptance::Loss { set });
             if !accepted {
                 self.stands_still(&told.namespace, &told.source, Reason::CopiesMissing, &message, false);
             }
@@ -334,7 +339,7 @@ impl Pass<'_> {
             source: folder.source.to_string(),
             unread: false,
             found: count(found),
-            copies: count((reports.len() as u64).saturating_sub(removed)),
+            copies: count(reports.len() as u64),
             good: count(full_and_good.count() as u64),
             bytes: count(facts.copies.iter().map(|copy| copy.bytes).sum()),
             held: count(facts.copies.iter().filter(|copy| !copy.holds.is_empty()).count() as u64),
@@ -343,13 +348,7 @@ impl Pass<'_> {
             newest: good.iter().max().map(ToString::to_string),
             oldest: good.iter().min().map(ToString::to_string),
             blocked: plan.blocked.clone(),
-            newest_copies: reports
-                .iter()
-                .rev()
-                .filter(|report| removed == 0 || report.state != CopyState::Removing)
-                .take(TOLD)
-                .cloned()
-                .collect(),
+            newest_copies: reports.iter().rev().take(TOLD).cloned().collect(),
             empty_slots: plan.empty_slots.iter().take(TOLD).cloned().collect(),
         };
         self.report.source(report);

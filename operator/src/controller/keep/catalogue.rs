@@ -59,7 +59,7 @@ pub struct Strays {
     pub namespaces: i64,
     /// The first of the namespaces that are gone.
     pub vanished: Vec<VanishedNamespace>,
-    last: Option<String>,
+    seen: BTreeSet<String>,
 }
 
 impl Strays {
@@ -70,11 +70,10 @@ impl Strays {
             unknown: keeper.unknown,
             namespaces: keeper.vanished_namespaces,
             vanished: keeper.vanished,
-            last: None,
+            seen: BTreeSet::new(),
         }
     }
 
-    /// Reports come in the order of their namespaces.
     fn add(&mut self, source: &SourceReport, gone: bool) {
         self.sources += 1;
         if !gone {
@@ -90,8 +89,7 @@ impl Strays {
             }
             return;
         }
-        if self.last.as_ref() != Some(&source.namespace) {
-            self.last = Some(source.namespace.clone());
+        if self.seen.insert(source.namespace.clone()) {
             self.namespaces += 1;
             if self.vanished.len() < VANISHED_NAMESPACES {
                 self.vanished.push(VanishedNamespace {
@@ -100,7 +98,7 @@ impl Strays {
                 });
             }
         }
-        if let Some(namespace) = self.vanished.last_mut().filter(|it| it.namespace == source.namespace) {
+        if let Some(namespace) = self.vanished.iter_mut().find(|it| it.namespace == source.namespace) {
             namespace.sources += 1;
             namespace.copies += source.copies;
             namespace.bytes += source.bytes;

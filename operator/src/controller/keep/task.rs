@@ -1,7 +1,7 @@
 //! What a keeper is told, from the caches, and its Job. Pure.
 
 use holdfast_crds::{
-    Accepted, Action, BackupSchedule, BackupSource, BackupType, KEEP_LIMIT, KeepSchedule, KeepSource, KeepTask, Reason, Said,
+    Accepted, Action, BackupSchedule, BackupSource, BackupType, KEEP_LIMIT, KEEP_TIMEOUT, KeepSchedule, KeepSource, KeepTask, Reason, Said,
     StoreReference,
     document::{Label, RunPath, ScheduleName, Sha256},
     whole_seconds,
@@ -20,8 +20,6 @@ use crate::{
     watch::Caches,
 };
 
-/// The time that a pass has, in seconds.
-const TIMEOUT: i64 = 3_600;
 /// What of a task may be about sources, schedules, holds and disposals, in bytes. What is cut off is no loss: sources are not compared with the
 /// pass before, schedules and holds go on by their records, disposals wait.
 const SOURCES: usize = TASK_LIMIT / 4;
@@ -63,6 +61,9 @@ pub fn task(caches: &Caches, store: &Store, now: Timestamp) -> KeepTask {
         // A place of another cluster is only read.
         preview: reads_only(store),
         preview_at: None,
+        from: store
+            .status()
+            .and_then(|status| status.keeper.as_ref()?.last_pass.as_ref()?.summary.stopped_at.clone()),
         schedules: fitting(schedules.take(KEEP_LIMIT).collect(), SCHEDULES),
         sources: fitting(sources, SOURCES),
         holds: fitting(keep_holds(caches, &named, store.meta().namespace.as_deref()), HOLDS),
@@ -96,6 +97,7 @@ pub fn told(task: &KeepTask) -> String {
     let mut told = KeepTask {
         now: Timestamp::UNIX_EPOCH,
         in_use: Vec::new(),
+        from: None,
         ..task.clone()
     };
     told.sources
@@ -158,5 +160,5 @@ fn keep_source(source: &BackupSource, store: &StoreReference) -> Option<KeepSour
 
 /// The Job `name` of a pass.
 pub fn job(context: &Context, store: &Store, name: &str, task: KeepTask) -> Result<Job, BuildError> {
-    store.build(context, name, Action::Keep(Box::new(task)), TIMEOUT)
+    store.build(context, name, Action::Keep(Box::new(task)), KEEP_TIMEOUT.as_secs().cast_signed())
 }

@@ -238,6 +238,30 @@ async fn what_is_missing_or_unread_does_not_become_the_measure_of_the_next_pass(
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_next_pass_begins_where_the_time_of_the_last_was_over() {
+    let world = world();
+    let path = format!("{API}/backupstores/offsite");
+    for stopped_at in [Some("shop/a".to_owned()), None] {
+        let summary = KeepSummary {
+            stopped_at: stopped_at.clone(),
+            ..KeepSummary::default()
+        };
+        let mut store = world.fake.get(&path).unwrap();
+        store["status"]["keeper"] =
+            json!({"number": 1, "lastPass": {"finishedAt": "2026-03-01T00:00:20Z", "reason": "Succeeded", "summary": summary}});
+        world.context.caches.stores.watched(world.fake.put::<BackupStore>(&path, store));
+        let store = world.context.caches.store_at(&Key::new("shop", "offsite")).unwrap();
+        let task = task::task(&world.context.caches, &store, world.context.clock.now());
+        assert_eq!(task.from, stopped_at);
+        let anywhere = holdfast_crds::KeepTask {
+            from: None,
+            ..task.clone()
+        };
+        assert_eq!(task::told(&task), task::told(&anywhere), "that is no news");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_task_has_room_for_each_of_its_lists() {
     let runs: Vec<String> = (0..200).map(|run| format!("shop/{}/{run:0>60}", "s".repeat(60))).collect();
     let world = world();

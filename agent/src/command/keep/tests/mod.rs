@@ -6,8 +6,10 @@ mod erasure;
 mod forged;
 mod locks;
 mod passes;
+mod time;
 mod unread;
 mod year;
+mod zombies;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -104,7 +106,7 @@ impl Scene {
         self.memory.now().unwrap()
     }
 
-    fn invocation(&self, store: &str, task: &KeepTask) -> Invocation {
+    pub fn invocation(&self, store: &str, task: &KeepTask) -> Invocation {
         let spec = serde_json::json!({"s3": {"bucket": "backups"}, "credentials": {"secretName": "s3"}, "encryption": {"none": {}}});
         let task = Task {
             version: TASK_VERSION,
@@ -128,13 +130,16 @@ impl Scene {
 
     /// A pass of the keeper of the store with this name.
     pub async fn pass_as(&self, store: &str, backend: impl Backend, task: &KeepTask) -> Result<Said, Failure> {
-        let invocation = self.invocation(store, task);
+        self.pass_of(&self.invocation(store, task), backend, self.now(), task).await
+    }
+
+    /// The pass that is invoked so, while our clock shows `now`.
+    pub async fn pass_of(&self, invocation: &Invocation, backend: impl Backend, now: Timestamp, task: &KeepTask) -> Result<Said, Failure> {
         let lines = Arc::new(Mutex::new(Vec::new()));
         let sink = Arc::clone(&lines);
         let report = Report::new(Box::new(move |line: &str| sink.lock().unwrap().push(line.to_owned())));
         let store = Store::new(backend, Patience::PROBE, 4);
-        let now = self.now();
-        let result = run_with(&invocation, task, (&store, &store), move || now, report).await?;
+        let result = run_with(invocation, task, (&store, &store), move || now, report).await?;
         let texts = lines.lock().unwrap().clone();
         // What the operator does with the log.
         let summary = result.kept.clone().unwrap();
@@ -163,8 +168,22 @@ impl Scene {
 
     /// Commits in the place of the store object with this name.
     pub async fn copy_as(&self, holder: &str, run: &str, tick: Timestamp, edit: impl FnOnce(&mut Manifest)) -> RunPath {
+        self.copy_of("orders", holder, run, tick, edit).await
+    }
+
+    pub async fn copy_of(&self, source: &str, holder: &str, run: &str, tick: Timestamp, edit: impl FnOnce(&mut Manifest)) -> RunPath {
+        let outcome = self.prepared(source, run, tick, edit).await;
         let store = self.store();
-        let path = RunPath::new("shop", "orders", run).unwrap();
+        let pinned = store.claim(&self.cluster, holder).await.unwrap();
+        let decided = store.commit(&outcome, &pinned, Timestamp::MAX).await.unwrap();
+        assert!(decided.ours);
+        outcome.run
+    }
+
+    /// All of a copy but its commit: the pod's next step is that.
+    pub async fn prepared(&self, source: &str, run: &str, tick: Timestamp, edit: impl FnOnce(&mut Manifest)) -> Outcome {
+        let store = self.store();
+        let path = RunPath::new("shop", source, run).unwrap();
         let number = {
             let mut pods = self.pods.lock().unwrap();
             *pods += 1;
@@ -250,17 +269,13 @@ impl Scene {
             agent: "0.1.0".into(),
         };
         edit(&mut manifest);
-        let pinned = store.claim(&self.cluster, holder).await.unwrap();
-        let outcome = Outcome {
-            run: path.clone(),
+        Outcome {
+            run: path,
             nonce: run.to_owned(),
-            by: pod.pod.clone(),
+            by: pod.pod,
             at: self.now(),
             decision: Decision::Committed(Box::new(Committed::new(manifest, stored))),
-        };
-        let decided = store.commit(&outcome, &pinned, Timestamp::MAX).await.unwrap();
-        assert!(decided.ours);
-        path
+        }
     }
 
     /// The runs of which any data is there, in any version.

@@ -1,5 +1,6 @@
 //! What cannot be read, or is not there any more, keeps everything else of its source.
 
+use holdfast_crds::document::Acceptance;
 use holdfast_crds::{CopyState, KeepRelease, KeepSource, Reason, Said as SaidBy, hold_id};
 
 use super::passes::hold;
@@ -92,6 +93,25 @@ async fn a_source_of_which_nothing_is_left_is_told_until_its_loss_is_accepted() 
             .iter()
             .any(|finding| finding.message.contains("40 copies have to be here"))
     );
+    let blocked = source.blocked.clone().unwrap();
+    let (_, rest) = blocked.message.split_once("spec.accept: [{loss: {set: ").unwrap();
+    let accepted = holdfast_crds::Accepted {
+        what: Acceptance::Loss {
+            set: rest.strip_suffix("}}]").unwrap().parse().unwrap(),
+        },
+        said: SaidBy {
+            who: "ann".to_owned(),
+            why: "the bucket burnt".to_owned(),
+        },
+    };
+    wanted.sources[0].accepted = vec![accepted];
+    assert!(scene.pass(&wanted).await.lines.is_empty(), "exactly this was accepted");
+    // Forty others, counted later.
+    wanted.sources[0].copies_as_of = Some(scene.now());
+    assert_eq!(
+        scene.pass(&wanted).await.source().blocked.as_ref().unwrap().reason,
+        Reason::CopiesMissing
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -149,4 +169,62 @@ async fn no_legal_hold_is_lifted_while_a_record_of_a_hold_cannot_be_read() {
         "what can be read says that it was released"
     );
     assert_eq!(scene.what(&runs[0]), ["held", "legal-hold"], "but not lifted");
+}
+
+/// A run that commits while a pass lists, after the page of `data/` in which its parts would be and before the one of `catalog/` with its outcome.
+#[tokio::test(start_paused = true)]
+async fn a_copy_that_is_committed_between_the_two_listings_is_good() {
+    let [first, between, last] = ["2026-03-01T02:00:00Z", "2026-03-02T02:00:00Z", "2026-03-03T02:00:00Z"].map(at);
+    let scene = Scene::new(Memory::new().without_versions().page(4));
+    let wanted = task(|r| {
+        (r.daily, r.weekly, r.monthly) = (Some(30), Some(30), Some(30));
+        (r.quarterly, r.yearly) = (Some(30), Some(30));
+    });
+    for tick in [first, last] {
+        scene.memory.set_clock(tick + SignedDuration::from_mins(10));
+        scene.copy(tick).await;
+    }
+    scene.memory.advance(DAY * 2);
+    scene.pass(&wanted).await;
+    let elsewhere = Scene::new(Memory::new().without_versions());
+    elsewhere.memory.set_clock(scene.now());
+    let run = elsewhere.copy(between).await;
+    let committed = objects_of(&elsewhere, &run);
+    assert_eq!(committed.len(), 3);
+    for (left_out, good) in [(None, 3), (Some("data/"), 2)] {
+        let listed = Arc::new(Mutex::new(Vec::new()));
+        let (memory, committed, order) = (scene.memory.clone(), committed.clone(), Arc::clone(&listed));
+        let faulty = Faulty::new(scene.memory.clone(), move |call: &Call| {
+            if call.kind == CallKind::ListVersions && !call.path.starts_with("holds") {
+                let mut order = order.lock().unwrap();
+                order.push(call.path[..4].to_owned());
+                if *order == ["cata", "data", "cata"] {
+                    for (path, bytes) in committed
+                        .iter()
+                        .filter(|(path, _)| left_out.is_none_or(|out| !path.starts_with(out)))
+                    {
+                        memory.plant(path, bytes.clone());
+                    }
+                }
+            }
+            None
+        });
+        let said = scene.pass_through(faulty, &wanted).await.unwrap();
+        assert!(listed.lock().unwrap().starts_with(&["cata".into(), "data".into(), "cata".into()]));
+        assert_eq!((said.source().copies, said.source().good), (3, good), "{:?}", said.findings());
+        // What is really not there is told.
+        assert_eq!(said.findings().is_empty(), left_out.is_none(), "{:?}", said.findings());
+        for (path, _) in objects_of(&scene, &run) {
+            scene.memory.remove(&path);
+        }
+    }
+}
+
+fn objects_of(scene: &Scene, run: &RunPath) -> Vec<(String, Bytes)> {
+    scene
+        .memory
+        .objects()
+        .into_iter()
+        .filter(|(path, _)| path.contains(run.run.as_str()))
+        .collect()
 }
