@@ -112,6 +112,9 @@ async fn bench() -> Result<()> {
         let peak = memory(operator.0.id(), "VmHWM")?;
         println!("C3: writes per run {per_run:.2} (bar 6), processor time per run {cpu:.2} ms (bar 5), peak memory {peak:.0} MiB");
         values["writes_per_run"] = json!(per_run);
+        for (call, count) in by_call(&before.0, &after.0) {
+            println!("    {call}: {:.2} per run", f64::from(u32::try_from(count)?) / f64::from(runs));
+        }
         values["cpu_ms_per_run"] = json!(cpu);
         values["peak_mib"] = json!(peak);
     }
@@ -122,11 +125,22 @@ async fn bench() -> Result<()> {
     Ok(())
 }
 
-/// Writes among these calls, but those of the Lease and Events.
-fn writes(calls: &BTreeMap<String, u64>) -> u64 {
+/// Whether a call, as [`calls`] names it, is a write of ours: all but those of the Lease and Events.
+fn is_write(call: &str) -> bool {
     let verbs = ["create", "update", "patch", "delete"];
-    let ours = |call: &str| !call.contains("leases") && !call.contains("events") && verbs.iter().any(|verb| call.starts_with(verb));
-    calls.iter().filter(|(call, _)| ours(call)).map(|(_, count)| count).sum()
+    !call.contains("leases") && !call.contains("events") && verbs.iter().any(|verb| call.starts_with(verb))
+}
+
+/// How many of these calls are writes.
+fn writes(calls: &BTreeMap<String, u64>) -> u64 {
+    calls.iter().filter(|(call, _)| is_write(call)).map(|(_, count)| count).sum()
+}
+
+/// The writes between two looks, by what they were.
+fn by_call(before: &BTreeMap<String, u64>, after: &BTreeMap<String, u64>) -> Vec<(String, u64)> {
+    let added = |(call, count): (&String, &u64)| (call.clone(), count - before.get(call).copied().unwrap_or(0));
+    let writes = after.iter().filter(|(call, _)| is_write(call)).map(added);
+    writes.filter(|(_, count)| *count > 0).collect()
 }
 
 /// A namespace with what pods need, and a store that was probed.

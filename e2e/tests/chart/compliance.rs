@@ -228,13 +228,13 @@ async fn a_schedule_stays_and_its_namespace_still_ends_within_a_minute() {
     assert!(all.refused().unwrap().contains("CompliancePolicy 'stays'"));
 
     // Nor does it get an owner with whom it would go, at birth or later; but the operator's.
-    let owner = json!([{"apiVersion": "v1", "kind": "ConfigMap", "name": "gone", "uid": "00000000-0000-0000-0000-000000000000"}]);
-    let owned = json!({"metadata": {"ownerReferences": owner}});
+    let foreign = json!([{"apiVersion": "v1", "kind": "ConfigMap", "name": "gone", "uid": "00000000-0000-0000-0000-000000000000"}]);
+    let owned = json!({"metadata": {"ownerReferences": foreign}});
     let words = "metadata.ownerReferences: found the ConfigMap 'gone'";
     let said = ask(&release.admin, Method::PATCH, &one, &owned).await.unwrap().refused().unwrap();
     assert!(said.contains(words) && said.contains("CompliancePolicy 'stays'"), "{said}");
     let mut born = schedule.clone();
-    born["metadata"] = json!({"name": "born", "ownerReferences": owner});
+    born["metadata"] = json!({"name": "born", "ownerReferences": foreign});
     let said = ask(&release.admin, Method::POST, &path, &born).await.unwrap().refused().unwrap();
     assert!(said.contains(words), "{said}");
     let operator = "system:serviceaccount:stays-own:operator";
