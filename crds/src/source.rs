@@ -252,7 +252,7 @@ pub struct BackupSourceStatus {
     /// The run that succeeded or failed last. One that was cancelled did neither.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_run: Option<RunReference>,
-    /// The next tick of any schedule (RFC 3339, UTC).
+    /// The next tick of any schedule (RFC 3339, UTC). One that has just passed may be shown for a minute more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_tick: Option<String>,
     /// The next ticks by schedule and trigger.

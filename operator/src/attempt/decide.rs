@@ -135,8 +135,21 @@ fn count(mut course: Course, rules: &Rules<'_>, sight: &Sight, number: i32) -> P
     }
 }
 
+/// Until when nothing is said of an attempt that was counted and whose pod is on the usual way to its start: each of these steps would
+/// be a write that nobody reads.
+fn begins_as_usual(course: &Course, rules: &Rules<'_>, sight: &Sight) -> Option<Timestamp> {
+    let attempt = course.attempts.last()?;
+    let said = course.phase == RunPhase::Pending && course.reason == Some(Reason::Pending);
+    let usual = matches!(&sight.attempt.observation, Observation::Waiting { reason, .. } if *reason == Reason::Pending);
+    let until = after(read(Some(&attempt.started_at)), LOOK_AGAIN);
+    (said && usual && attempt.reason.is_none() && attempt.job_uid.is_none() && !rules.cancel && sight.now < until).then_some(until)
+}
+
 fn at_work(mut course: Course, rules: &Rules<'_>, sight: &Sight) -> Plan {
     let now = sight.now;
+    if let Some(until) = begins_as_usual(&course, rules, sight) {
+        return wait(course, Some(until));
+    }
     let Some(attempt) = course.attempts.last_mut() else {
         return wait(course, None);
     };

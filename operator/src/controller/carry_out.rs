@@ -76,10 +76,12 @@ pub async fn carry_out<W: Work>(context: &Context, work: &W, object: &W::Object)
 
 /// Whether what is seen would end an attempt without the agent's word.
 fn doubtful(course: &Course, sight: &Sight) -> bool {
+    // Of an attempt that has just begun the status does not say yet that its Job was seen.
+    let counted = course.phase == RunPhase::Pending && course.reason == Some(Reason::Pending);
     let made = course
         .attempts
         .last()
-        .is_some_and(|attempt| attempt.finished_at.is_none() && attempt.job_uid.is_some());
+        .is_some_and(|attempt| attempt.finished_at.is_none() && (counted || attempt.job_uid.is_some()));
     let silent = |state: &JobState| matches!(&state.observation, Observation::Ended(end) if end.result.is_none());
     (made && sight.attempt.observation == Observation::Absent) || silent(&sight.attempt) || silent(&sight.settle)
 }

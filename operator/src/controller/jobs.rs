@@ -86,7 +86,14 @@ pub async fn delete(context: &Context, key: &Key, uid: Option<&str>) -> Result<(
     });
     let deleted = api.delete(&key.name, &parameters).await;
     match deleted.map_err(Error::calling(format!("delete the Job {key}"))) {
-        Ok(_) => Ok(()),
+        // It is known here too, so that nobody deletes it once more before a watch tells.
+        Ok(answer) => {
+            match answer.left().filter(|job| job.metadata.finalizers.is_some()) {
+                Some(going) => context.caches.jobs.wrote(going),
+                None => context.caches.jobs.deleted(key, uid),
+            }
+            Ok(())
+        }
         Err(error) if error.is_not_found() || error.is_conflict() => Ok(()),
         Err(error) => Err(error),
     }

@@ -4,6 +4,7 @@ use holdfast_crds::Reason;
 use serde_json::{Value, json};
 
 mod stores;
+mod writes;
 
 use super::*;
 use crate::controller::carry_out::tests::world::{Kind, OURS, World};

@@ -21,6 +21,9 @@ use crate::{
     watch::{Caches, Key},
 };
 
+/// A tick that has passed is shown as the next for so long.
+const PASSED_FOR: SignedDuration = SignedDuration::from_mins(1);
+
 /// The controller of BackupSources.
 pub struct SourceController {
     context: Arc<Context>,
@@ -96,11 +99,12 @@ async fn forget(context: &Context, runs: &[Arc<BackupRun>]) -> Result<Next, Erro
     Ok(rest.or(history.again(context)))
 }
 
-/// To be called again when the protection ends, and at the next tick, whose time is shown until then.
+/// To be called again when the protection ends, and some time after the next tick, whose time is shown until then: a run that has ended by then
+/// is told with the same write.
 fn wake(protection: Option<SignedDuration>, next_tick: Option<&str>, now: Timestamp) -> Next {
     let tick = next_tick
         .and_then(|tick| tick.parse::<Timestamp>().ok())
-        .map(|tick| tick.duration_since(now));
+        .map(|tick| tick.duration_since(now).saturating_add(PASSED_FOR));
     let waits = [protection, tick].into_iter().flatten();
     let wait = waits.min().map(|wait| std::time::Duration::try_from(wait).unwrap_or_default());
     wait.map_or(Next::Change, Next::After)

@@ -162,7 +162,7 @@ async fn says_nothing_twice() {
     world.fake.calls();
     assert_eq!(world.reconcile().await, next);
     assert_eq!(world.fake.calls(), Vec::<String>::new());
-    assert_eq!(next, Next::After(Duration::from_secs(90 * 60)), "the tick at 02:00");
+    assert_eq!(next, Next::After(Duration::from_secs(91 * 60)), "a minute after the tick at 02:00");
 }
 
 #[tokio::test(start_paused = true)]
