@@ -277,23 +277,13 @@ pub struct ObjectLock {
     /// Who may end a lock before its time: with `Governance` whoever has the right to bypass it, with `Compliance` nobody at all.
     pub mode: LockMode,
     /// For how long everything is locked when it is written. It must be longer than an attempt and the keeper's next pass, a day later at most,
-    /// take together: that pass extends the locks of what is kept. At least 2d; where runs may take longer than a day, more.
+    /// take together: that pass extends the locks of what is kept. That is 2d at least, and more where runs may take longer than a day; of less the condition `Kept` tells.
     #[serde(default = "default_lock_at_write")]
-    #[schemars(extend("x-kubernetes-validations" = at_write_rules()))]
     pub at_write: Span,
 }
 
-/// The shortest lock at write: a day for the run, and one to the keeper's next pass.
-const SHORTEST_LOCK_AT_WRITE: Span = Span::from_days(2);
-
-fn at_write_rules() -> Vec<serde_json::Value> {
-    vec![serde_json::json!({
-        "rule": format!("{} >= {}", crate::compliance::span_seconds("self"), SHORTEST_LOCK_AT_WRITE.seconds()),
-        "messageExpression": format!(
-            "\"found '\" + self + \"', expected at least {SHORTEST_LOCK_AT_WRITE}: locks would end before the keeper, which looks once a day, can extend those of a new copy\""
-        ),
-    })]
-}
+/// What [`ObjectLock::at_write`] is to be at least: a day for the run, and one to the keeper's next pass.
+pub const SHORTEST_LOCK_AT_WRITE: Span = Span::from_days(2);
 
 /// Who may end a lock before its time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use clap::Args;
 use holdfast_crds::document::Label;
-use holdfast_crds::{AgentResult, DisposalReport, KEEP_TIMEOUT, KeepLine, KeepTask, Reason, StoreRole, Task};
+use holdfast_crds::{AgentResult, DisposalReport, KEEP_TIMEOUT, KeepLine, KeepTask, Reason, SHORTEST_LOCK_AT_WRITE, Span, StoreRole, Task};
 use holdfast_policy::retention::time_for_deleting;
 use jiff::{SignedDuration, Timestamp};
 
@@ -224,6 +224,17 @@ impl<'a> Pass<'a> {
         if !self.locks && self.locks_unknown.is_none() && !self.held.is_empty() {
             self.report
                 .note("the bucket has no legal holds: only Holdfast keeps what is held from being removed");
+        }
+        if let Some(short) = self
+            .store
+            .backend()
+            .write_lock()
+            .filter(|lock| lock.length < SHORTEST_LOCK_AT_WRITE.std())
+        {
+            self.report.note(format!(
+                "objectLock.atWrite is {}: locks of new copies may end before a pass extends them, which comes once a day; make it {SHORTEST_LOCK_AT_WRITE} or longer",
+                Span::from_seconds(short.length.as_secs())
+            ));
         }
         self.holds.report(&self.task.holds, &self.held, self.now, &mut self.report);
         for report in std::mem::take(&mut self.disposals).into_values() {

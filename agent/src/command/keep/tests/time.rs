@@ -125,3 +125,18 @@ async fn f44_a_delete_that_is_refused_is_told_and_done_by_the_next_pass() {
     );
     assert_eq!(left.len(), 4);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_lock_at_write_that_may_end_before_the_next_pass_is_told() {
+    for (hours, told) in [(1, true), (47, true), (48, false), (168, false)] {
+        let scene = Scene::new(Memory::new().with_write_lock(holdfast_crds::LockMode::Governance, Duration::from_hours(hours)));
+        days(&scene, "2026-03-01T02:00:00Z", 1).await;
+        let said = scene.pass(&task(|_| ())).await;
+        let notes = said.result.kept.unwrap().notes;
+        assert_eq!(
+            notes.iter().any(|note| note.contains("objectLock.atWrite is")),
+            told,
+            "{hours} h: {notes:?}"
+        );
+    }
+}
