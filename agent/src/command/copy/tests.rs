@@ -324,3 +324,40 @@ async fn a_second_store_that_was_filled_by_hand_gives_back_the_same_bytes() {
     let wrong = scene.decrypt("stranger", &["--stream", "globals"]).await.unwrap_err();
     assert_eq!(wrong.reason, Reason::WrongKey);
 }
+
+/// Somebody wrote another key over the one of the copy, or deleted it: on a bucket with versions the one that was stored counts.
+#[tokio::test]
+async fn the_key_of_a_copy_is_read_in_the_version_that_was_written() {
+    let root = tempfile::tempdir().unwrap();
+    let mine = age::x25519::Identity::generate();
+    fs::write(root.path().join("identity"), mine.to_string().expose_secret()).unwrap();
+    let to = SealTo::recipients([mine.to_public().to_string().as_str()]).unwrap();
+    let memory = crate::store::memory::Memory::new();
+    let store = Store::new(memory.clone(), Patience::PROBE, 1);
+    let (key, other) = (RunKey::generate(), RunKey::generate());
+    let path = pod().key(1);
+    let sealed = seal_key(&key, &to).unwrap();
+    let crate::store::Created::Ours(held) = store.create(&StorePath::from(&path), sealed.into()).await.unwrap() else {
+        panic!("it was there already")
+    };
+    let stored = held.to_document();
+    assert!(stored.version_id.is_some());
+    let encryption = Encryption::Age {
+        recipients: vec![],
+        public_recipient: key.recipient().to_string(),
+        key: path.to_string(),
+    };
+    let copy = Committed::new(manifest_of(vec![], encryption.clone()), vec![stored.clone()]);
+    memory.plant(&path.to_string(), seal_key(&other, &to).unwrap());
+    let read = run_key(&store, &copy, root.path()).await.unwrap().unwrap();
+    assert_eq!(read.recipient().to_string(), key.recipient().to_string());
+    memory.hide(&path.to_string());
+    assert!(run_key(&store, &copy, root.path()).await.unwrap().is_some());
+    // Without the version it is the newest that is read: there is none, and another's would not fit.
+    let unversioned = StoredObject {
+        version_id: None,
+        ..stored
+    };
+    let copy = Committed::new(manifest_of(vec![], encryption), vec![unversioned]);
+    assert_eq!(run_key(&store, &copy, root.path()).await.err().unwrap().reason, Reason::CopyCorrupt);
+}

@@ -228,3 +228,56 @@ fn objects_of(scene: &Scene, run: &RunPath) -> Vec<(String, Bytes)> {
         .filter(|(path, _)| path.contains(run.run.as_str()))
         .collect()
 }
+
+/// F83: an older keeper comes back after a downgrade. What the newer one wrote it cannot read: of that source nothing is marked or removed, of
+/// the others all goes on.
+#[tokio::test(start_paused = true)]
+async fn f83_a_keeper_that_is_older_than_a_manifest_removes_nothing_of_its_source() {
+    let scene = Scene::new(Memory::new().without_versions());
+    let mut runs = Vec::new();
+    for day in 0..5 {
+        let tick = at("2026-03-01T02:00:00Z") + DAY * day;
+        scene.memory.set_clock(tick + SignedDuration::from_mins(10));
+        runs.push(scene.copy(tick).await);
+        scene.copy_of("users", "shop/offsite", &format!("users-{day}"), tick, |_| {}).await;
+    }
+    let wanted = task(|r| r.keep_last = Some(2));
+    scene.pass(&wanted).await;
+    assert_eq!(scene.what(&runs[0]), ["mark"]);
+    let newer = runs[4].outcome().to_string();
+    let outcome: serde_json::Value = serde_json::from_slice(&scene.memory.objects()[&newer]).unwrap();
+    let mut later = outcome;
+    later["version"] = serde_json::json!("2.0");
+    scene.memory.remove(&newer);
+    scene.memory.plant(&newer, later.to_string());
+    scene.memory.set_clock(at("2026-03-07T02:15:00Z"));
+    scene
+        .copy_of("users", "shop/offsite", "users-5", at("2026-03-07T02:00:00Z"), |_| {})
+        .await;
+    let before = scene.memory.objects();
+    let said = scene.pass(&wanted).await;
+    let told = |finding: &&StoreFinding| finding.reason == Reason::FormatUnknown && finding.place == Some(runs[4].to_string());
+    assert!(said.findings().iter().any(told), "{:?}", said.findings());
+    let of = |name: &str| {
+        let source = said.lines.iter().find_map(|line| match line {
+            KeepLine::Source(source) if source.source == name => Some(source.clone()),
+            _ => None,
+        });
+        source.unwrap()
+    };
+    assert_eq!(of("orders").blocked.unwrap().reason, Reason::CatalogueUnreadable);
+    assert_eq!((of("users").blocked, of("users").removed), (None, 3));
+    let after = scene.memory.objects();
+    let gone = before
+        .iter()
+        .find(|(path, bytes)| path.contains("/orders/") && after.get(*path) != Some(*bytes));
+    assert!(gone.is_none(), "{gone:?}");
+    let new: Vec<_> = after
+        .keys()
+        .filter(|path| path.contains("/orders/") && !before.contains_key(*path))
+        .collect();
+    assert!(
+        new.iter().all(|path| path.ends_with("-unmark.json")),
+        "what can be read may be kept again: {new:?}"
+    );
+}
