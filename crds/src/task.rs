@@ -148,6 +148,9 @@ pub struct BackupTask {
 pub struct SettleTask {
     pub run: String,
     pub source: String,
+    /// The tick that made the run: an outcome that is older is not of this run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tick: Option<Tick>,
     /// Whether the register is closed where it is empty.
     pub gives_up: bool,
     /// Why the run is given up.

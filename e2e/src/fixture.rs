@@ -71,88 +71,13 @@ impl Sandbox {
         self.served(name, 5432).await
     }
 
-    /// Starts an S3 server with a bucket `backups` as pod, service and Secret `s3`. Returns when it is reached. Its data goes with its pod.
-    ///
-    /// # Errors
-    /// If it does not become ready.
-    pub async fn s3(&self) -> Result<()> {
-        self.secret("s3", "access_key_id: tester, secret_access_key: VALUE").await?;
-        self.s3_server("s3").await
-    }
-
-    /// Starts another as pod and service of this name, with the Secret of [`Sandbox::s3`].
-    ///
-    /// # Errors
-    /// If it does not become ready.
-    pub async fn s3_server(&self, name: &str) -> Result<()> {
-        let manifest = include_str!("../demo/s3.yaml")
-            .replace("metadata: {name: s3", &format!("metadata: {{name: {name}"))
-            .replace("app: s3}", &format!("app: {name}}}"));
-        self.apply(&manifest).await?;
-        self.until::<Pod>(name, 120, "ready", ready).await?;
-        self.served(name, 7070).await
-    }
-
     /// Returns when a pod is reached under the name of its Service, which is some time after it is ready.
-    async fn served(&self, name: &str, port: u16) -> Result<()> {
+    pub(crate) async fn served(&self, name: &str, port: u16) -> Result<()> {
         let reached = format!("timeout 30 bash -c 'until exec 3<>/dev/tcp/{name}/{port}; do sleep 0.1; done' 2>/dev/null");
         self.exec(name, &["bash", "-c", &reached], "")
             .await
             .with_context(|| format!("the Service {name} leads nowhere"))?;
         Ok(())
-    }
-
-    /// As [`Sandbox::s3`], with versions and Object Lock.
-    ///
-    /// # Errors
-    /// If it does not become ready, or refuses the bucket.
-    pub async fn s3_with_locks(&self) -> Result<()> {
-        self.secret("s3", "access_key_id: tester, secret_access_key: VALUE").await?;
-        let plain = "mkdir -p /data/backups && exec versitygw --port :7070 posix /data";
-        let locked =
-            "mkdir -p /data/objects /data/versions && exec versitygw --port :7070 posix --versioning-dir /data/versions /data/objects";
-        let manifest = include_str!("../demo/s3.yaml").replace(plain, locked);
-        ensure!(manifest.contains(locked), "e2e/demo/s3.yaml starts its server in another way");
-        self.apply(&manifest).await?;
-        self.until::<Pod>("s3", 120, "ready", ready).await?;
-        self.ask_s3("PUT", "backups", &["x-amz-bucket-object-lock-enabled: true"]).await?;
-        Ok(())
-    }
-
-    /// Sends one request to the S3 server, as who owns it, and returns the answer's body.
-    ///
-    /// # Errors
-    /// If it refuses.
-    pub async fn ask_s3(&self, method: &str, path: &str, headers: &[&str]) -> Result<String> {
-        let secret = "go-template={{.data.secret_access_key | base64decode}}";
-        let secret = self.kubectl(&["get", "secret", "s3", "-o", secret]).await?;
-        let server = self.forward("s3", 7070).await?;
-        let mut curl = tokio::process::Command::new("curl");
-        curl.args([
-            "--silent",
-            "--show-error",
-            "--fail-with-body",
-            "--aws-sigv4",
-            "aws:amz:us-east-1:s3",
-        ]);
-        curl.args(["--config", "-", "-X", method, "-H", "x-amz-content-sha256: UNSIGNED-PAYLOAD"]);
-        for header in headers {
-            curl.args(["-H", header]);
-        }
-        let mut child = curl
-            .arg(format!("{}/{path}", server.address))
-            .stdin(std::process::Stdio::piped())
-            .stdout(std::process::Stdio::piped())
-            .stderr(std::process::Stdio::piped())
-            .spawn()?;
-        let mut stdin = child.stdin.take().context("stdin")?;
-        tokio::io::AsyncWriteExt::write_all(&mut stdin, format!("user = \"tester:{secret}\"\n").as_bytes()).await?;
-        drop(stdin);
-        let output = child.wait_with_output().await?;
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        let errors = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "{method} {path}: {said}{errors}");
-        Ok(said)
     }
 
     /// Makes a Secret with `fields` (YAML), where VALUE stands for a value that no log, event or object may show; returns that value.

@@ -6,4 +6,5 @@ pub mod fixture;
 pub mod helm;
 pub mod keeper;
 pub mod operator;
+pub mod s3;
 pub mod sandbox;

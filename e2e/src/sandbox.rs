@@ -332,7 +332,7 @@ impl Sandbox {
     }
 
     /// What a person would look at.
-    async fn describe(&self) -> String {
+    pub async fn describe(&self) -> String {
         let mut text = format!("--- namespace {} ---\n", self.namespace);
         for arguments in [
             vec![

@@ -84,7 +84,7 @@ impl Backend for Sink {
         nothing_kept("list uploads")
     }
 
-    async fn head(&self, path: &str) -> Result<Option<ObjectMeta>, StoreError> {
+    async fn head(&self, path: &str, _: Option<&str>) -> Result<Option<ObjectMeta>, StoreError> {
         let meta = |(size, checksum): &(u64, Checksum)| ObjectMeta {
             path: path.to_owned(),
             size: *size,

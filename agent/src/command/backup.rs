@@ -11,7 +11,7 @@ use holdfast_crds::document::{
 };
 use holdfast_crds::{
     Action, AgentResult, BackupSource, BackupStore, BackupTask, BackupType, Class, FrozenStore, KEEP_BY_HAND, Reason, Span, StoreKind,
-    TASK_VERSION, Task,
+    TASK_VERSION, Task, Tick,
 };
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
@@ -105,6 +105,25 @@ pub(super) fn freeze(store: BackupStore) -> FrozenStore {
     }
 }
 
+/// When the run of a tick was due.
+///
+/// # Errors
+/// [`Reason::InvalidSpec`] if it is no time.
+pub fn tick_time(tick: Option<&Tick>) -> Result<Option<Timestamp>, Failure> {
+    tick.map(|tick| time("tick.time", &tick.time)).transpose()
+}
+
+/// What the register says, as this run's own.
+///
+/// # Errors
+/// [`Reason::Tampered`] if it is older than the run's tick: then nobody can write another outcome, and nothing is to be settled.
+pub fn own(decided: Decided, tick: Option<Timestamp>) -> Result<Decided, Failure> {
+    decided.adopt(tick).map_err(|error| Failure {
+        closed: true,
+        ..error.into()
+    })
+}
+
 /// Opens store and database, and copies.
 pub async fn run(invocation: &Invocation, task: &BackupTask) -> Result<AgentResult, Failure> {
     let store = place::open(invocation, Patience::RUN)?;
@@ -118,7 +137,7 @@ pub async fn run_with(invocation: &Invocation, task: &BackupTask, store: &Store)
     }
     let run = RunPath::new(&invocation.task.namespace, &task.source, &task.run).map_err(|error| invalid(&error))?;
     let job = Job {
-        tick: task.tick.as_ref().map(|tick| time("tick.time", &tick.time)).transpose()?,
+        tick: tick_time(task.tick.as_ref())?,
         not_after: time("notAfter", &task.not_after)?,
         stop: invocation.cancel.child_token(),
         invocation,
@@ -416,7 +435,7 @@ impl Job<'_> {
 
     /// What the register already says is what this run is.
     async fn adopt(&self, decided: Decided) -> Result<AgentResult, Failure> {
-        let decided = decided.adopt(self.tick)?;
+        let decided = own(decided, self.tick)?;
         match &decided.outcome.decision {
             Decision::Committed(copy) => {
                 removed::refuse(self.store, &self.run).await?;

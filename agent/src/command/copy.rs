@@ -99,10 +99,12 @@ impl Found {
     }
 }
 
-/// The copy of a run, out of the register, and the version of the object that holds it.
+/// The copy of a run, out of the register, and the version of the object that holds it. One that was written before its own tick is nobody's copy.
 pub async fn find(store: &Store, run: &RunPath) -> Result<(Committed, Option<String>), Failure> {
     let missing = || Failure::new(Reason::CopyNotFound, format!("{} holds no copy at {run}", store.describe()));
-    let Decided { outcome, version, .. } = store.outcome(run).await?.ok_or_else(missing)?;
+    let decided = store.outcome(run).await?.ok_or_else(missing)?;
+    let tick = decided.outcome.committed().and_then(|copy| copy.manifest().run.tick);
+    let Decided { outcome, version, .. } = decided.adopt(tick)?;
     match outcome.decision {
         Decision::Committed(copy) => Ok((*copy, version)),
         Decision::Abandoned(abandonment) => {

@@ -6,6 +6,7 @@ use clap::Args;
 use holdfast_crds::document::{Abandonment, Decision, RunPath};
 use holdfast_crds::{AgentResult, Reason, SettleTask};
 
+use super::backup::{own, tick_time};
 use super::{place, removed};
 use crate::config::{Invocation, Places};
 use crate::result::{Failure, plain, summarise};
@@ -36,9 +37,10 @@ pub async fn run(invocation: &Invocation, task: &SettleTask) -> Result<AgentResu
 pub async fn run_with(invocation: &Invocation, task: &SettleTask, store: &Store) -> Result<AgentResult, Failure> {
     let path = RunPath::new(&invocation.task.namespace, &task.source, &task.run);
     let run = path.map_err(|error| Failure::new(Reason::InvalidSpec, error.to_string()))?;
+    let tick = tick_time(task.tick.as_ref())?;
     // Reading needs no right to write: the owner is asked only where something is to be written.
     if let Settled::Decided(decided) = store.settle(&run, None).await? {
-        return told(store, &run, &decided).await;
+        return told(store, &run, own(decided, tick)?).await;
     }
     if !task.gives_up {
         let message = format!("the register of {run} is empty: no copy was committed, and none is ruled out");
@@ -54,12 +56,12 @@ pub async fn run_with(invocation: &Invocation, task: &SettleTask, store: &Store)
         message: crate::result::shorten(&task.message, 1024),
     };
     match store.settle(&run, Some((&invocation.pod, abandonment, &pinned))).await? {
-        Settled::Decided(decided) => told(store, &run, &decided).await,
+        Settled::Decided(decided) => told(store, &run, own(decided, tick)?).await,
         Settled::Open => Err(Failure::new(Reason::InternalError, "the register is still empty")),
     }
 }
 
-async fn told(store: &Store, run: &RunPath, decided: &Decided) -> Result<AgentResult, Failure> {
+async fn told(store: &Store, run: &RunPath, decided: Decided) -> Result<AgentResult, Failure> {
     let outcome = &decided.outcome;
     match &outcome.decision {
         Decision::Committed(copy) => {
@@ -102,7 +104,7 @@ mod tests {
     use crate::store::faulty::{Call, CallKind, Fault, Faulty};
     use crate::store::memory::Memory;
     use holdfast_crds::document::{Label, Outcome};
-    use holdfast_crds::{Action, FrozenStore, TASK_VERSION, Task};
+    use holdfast_crds::{Action, FrozenStore, TASK_VERSION, Task, Tick};
 
     const PLACE: &str = "catalog/shop/db/db-1/outcome.json";
 
@@ -110,6 +112,7 @@ mod tests {
         SettleTask {
             run: "db-1".into(),
             source: "db".into(),
+            tick: None,
             gives_up,
             reason: Reason::NodeLost,
             message: "its node is gone".into(),
@@ -203,5 +206,25 @@ mod tests {
         store(&foreign).claim("b", "shop/local").await.unwrap();
         let failed = settled(&store(&foreign), &settle(true)).await.unwrap_err();
         assert_eq!(failed.reason, Reason::StoreForeign);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_outcome_that_is_older_than_the_runs_tick_is_not_the_runs() {
+        let memory = Memory::new();
+        settled(&store(&memory), &settle(true)).await.unwrap();
+        let of_tick = |time: &str| SettleTask {
+            tick: Some(Tick {
+                schedule: "gold".into(),
+                trigger: "daily".into(),
+                time: time.into(),
+                generation: 1,
+                replaces: false,
+            }),
+            ..settle(true)
+        };
+        let failed = settled(&store(&memory), &of_tick("2099-01-01T00:00:00Z")).await.unwrap_err();
+        assert_eq!((failed.reason, failed.closed), (Reason::Tampered, true), "{failed:?}");
+        let own = settled(&store(&memory), &of_tick("1999-01-01T00:00:00Z")).await.unwrap();
+        assert_eq!(own.reason, Reason::Abandoned);
     }
 }

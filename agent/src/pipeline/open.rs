@@ -112,7 +112,8 @@ impl CopyReader {
             object: path.to_owned(),
             problem,
         };
-        let found = self.store.head(&object.path).await.map_err(|source| store_failed(path, source))?;
+        let found = self.store.head_version(&object.path, object.version.as_deref()).await;
+        let found = found.map_err(|source| store_failed(path, source))?;
         let found = found.ok_or_else(|| corrupt("it is not there".to_owned()))?;
         if found.size != bytes {
             return Err(corrupt(format!("it has {} bytes, expected {bytes}", found.size)));

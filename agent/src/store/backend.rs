@@ -225,8 +225,8 @@ pub trait Backend: Debug + Send + Sync + 'static {
     /// Uploads under `prefix` that have begun and not ended.
     async fn list_uploads(&self, prefix: &str, from: Option<&str>) -> Result<Page<OpenUpload>, StoreError>;
 
-    /// What the store holds at `path`; `None` if nothing.
-    async fn head(&self, path: &str) -> Result<Option<ObjectMeta>, StoreError>;
+    /// What the store holds at `path`, of a version or the newest; `None` if nothing.
+    async fn head(&self, path: &str, version: Option<&str>) -> Result<Option<ObjectMeta>, StoreError>;
 
     /// Reads an object, or a range of it in bytes, of a version or the newest; `None` if it is not there. An empty range is not asked for.
     async fn get(

@@ -281,8 +281,8 @@ impl Backend for Faulty {
             .await
     }
 
-    async fn head(&self, path: &str) -> Result<Option<ObjectMeta>, StoreError> {
-        self.plain(CallKind::Head, path, self.backend.head(path)).await
+    async fn head(&self, path: &str, version: Option<&str>) -> Result<Option<ObjectMeta>, StoreError> {
+        self.plain(CallKind::Head, path, self.backend.head(path, version)).await
     }
 
     async fn get(

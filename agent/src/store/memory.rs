@@ -329,6 +329,14 @@ fn newest(versions: &[Object]) -> Option<&Object> {
     versions.last().filter(|object| !object.marker)
 }
 
+/// What a read finds, of a version or the newest.
+fn found<'a>(versions: &'a [Object], version: Option<&str>) -> Option<&'a Object> {
+    match version {
+        Some(version) => versions.iter().find(|object| object.version == version && !object.marker),
+        None => newest(versions),
+    }
+}
+
 const MISSING: &str = "Bucket is missing Object Lock Configuration";
 
 fn denied(call: &'static str, path: &str) -> StoreError {
@@ -491,13 +499,10 @@ impl Backend for Memory {
         Ok(Page { items, next })
     }
 
-    async fn head(&self, path: &str) -> Result<Option<ObjectMeta>, StoreError> {
-        Ok(self
-            .lock()
-            .objects
-            .get(path)
-            .and_then(|versions| newest(versions))
-            .map(|object| self.meta(path, object)))
+    async fn head(&self, path: &str, version: Option<&str>) -> Result<Option<ObjectMeta>, StoreError> {
+        let inner = self.lock();
+        let versions = inner.objects.get(path).map(Vec::as_slice).unwrap_or_default();
+        Ok(found(versions, version).map(|object| self.meta(path, object)))
     }
 
     async fn get(
@@ -508,11 +513,7 @@ impl Backend for Memory {
     ) -> Result<Option<(ObjectMeta, ByteStream)>, StoreError> {
         let inner = self.lock();
         let versions = inner.objects.get(path).map(Vec::as_slice).unwrap_or_default();
-        let found = match version {
-            Some(version) => versions.iter().find(|object| object.version == version && !object.marker),
-            None => newest(versions),
-        };
-        let Some(object) = found else { return Ok(None) };
+        let Some(object) = found(versions, version) else { return Ok(None) };
         let bytes = match range {
             Some(range) => {
                 let index = |at: u64| usize::try_from(at).ok().filter(|at| *at <= object.bytes.len());

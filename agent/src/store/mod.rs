@@ -135,7 +135,12 @@ impl Store {
 
     /// What the store holds at `path`; `None` if nothing.
     pub async fn head(&self, path: &StorePath) -> Result<Option<ObjectMeta>, StoreError> {
-        self.repeat("head", |backend| backend.head(path.as_str())).await
+        self.head_version(path, None).await
+    }
+
+    /// What the store holds at `path` in this version, or the newest; `None` if nothing.
+    pub async fn head_version(&self, path: &StorePath, version: Option<&str>) -> Result<Option<ObjectMeta>, StoreError> {
+        self.repeat("head", |backend| backend.head(path.as_str(), version)).await
     }
 
     /// Aborts all uploads that this process has begun and not ended: what SIGTERM and a failed run call. Drop the writers first. Returns how many could

@@ -388,8 +388,8 @@ impl Backend for Pager {
     async fn list_uploads(&self, prefix: &str, from: Option<&str>) -> Result<Page<backend::OpenUpload>, StoreError> {
         self.0.list_uploads(prefix, from).await
     }
-    async fn head(&self, path: &str) -> Result<Option<ObjectMeta>, StoreError> {
-        self.0.head(path).await
+    async fn head(&self, path: &str, version: Option<&str>) -> Result<Option<ObjectMeta>, StoreError> {
+        self.0.head(path, version).await
     }
     async fn get(
         &self,

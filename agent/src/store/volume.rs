@@ -424,7 +424,7 @@ impl Backend for Volume {
         .await
     }
 
-    async fn head(&self, path: &str) -> Result<Option<ObjectMeta>, StoreError> {
+    async fn head(&self, path: &str, _: Option<&str>) -> Result<Option<ObjectMeta>, StoreError> {
         let (file, path) = (self.file(path), path.to_owned());
         blocking(move || match fs::symlink_metadata(&file) {
             Ok(metadata) if metadata.is_file() => Ok(Some(meta(&path, &metadata))),

@@ -275,7 +275,9 @@ async fn what_somebody_does_with_the_writers_keys_is_refused_or_seen() {
     );
     let tampered = keeper.tampered(&path(record), first_record.meta.version.as_deref()).await.unwrap();
     assert!(matches!(tampered, Some(Alteration::Overwritten { first, .. }) if first == first_record.meta.version));
-    // Parts are read by their version.
+    // Parts are looked at and read by their version.
+    let head = reader.head_version(&part.path, part.version.as_deref()).await.unwrap().unwrap();
+    assert_eq!((head.size, head.version), (part.size, part.version.clone()));
     let (_, body) = reader.open(&part.path, None, part.version.as_deref()).await.unwrap();
     assert_eq!(body.try_collect::<Vec<_>>().await.unwrap().concat(), three_pieces().concat());
     // A forged outcome for a run that is due tomorrow is older than its tick.

@@ -34,7 +34,7 @@ pub enum Leftover {
 }
 
 /// What is to be done with a run's folder at `now`, the earlier of the clocks. `all_read`: nothing of the source is missing or unreadable;
-/// otherwise no run is given up, for its register may be what is missing.
+/// otherwise no run is given up, nor is anything swept of one that was, for its register may be what is missing.
 pub fn leftover(run: &Run, folder: &RunFolder, now: Timestamp, in_flight: bool, all_read: bool) -> Leftover {
     if run.unreadable.is_some() || in_flight {
         return Leftover::None;
@@ -53,6 +53,8 @@ pub fn leftover(run: &Run, folder: &RunFolder, now: Timestamp, in_flight: bool, 
             false => Leftover::None,
         },
         (State::Abandoned { at }, _) => match left {
+            // Of a source that lacks copies, this may be one whose register was overwritten.
+            true if !all_read => Leftover::None,
             true => Leftover::Sweep,
             false if past(*at, TOMBSTONE) => Leftover::Forget,
             false => Leftover::None,

@@ -176,6 +176,10 @@ pub async fn read_run(store: &Store, path: RunPath, folder: &RunFolder, data_lis
             problem: error.to_string(),
         },
         Some(Ok((outcome, outcome_digest))) => match &outcome.decision {
+            Decision::Abandoned(_) if records.iter().any(of_a_copy) && !records.iter().any(is_removal) => State::Unreadable {
+                reason: Reason::Tampered,
+                problem: format!("{place} says that the run was given up, but records of its copy are there; put the copy's outcome back"),
+            },
             Decision::Abandoned(_) => State::Abandoned { at: outcome.at },
             Decision::Committed(committed) => {
                 let mut copy = copy(&outcome, committed, outcome_digest, folder);
@@ -360,6 +364,11 @@ impl Run {
         let believed = self.forged.is_none();
         self.records.iter().find(|record| believed && is_removal(record))
     }
+}
+
+/// Whether it was written of a copy: none is of a run that was given up.
+fn of_a_copy(record: &Record) -> bool {
+    record.manifest_sha256.is_some()
 }
 
 pub fn is_removal(record: &Record) -> bool {

@@ -407,6 +407,7 @@ async fn a_run_under_the_name_of_a_removed_copy_fails_and_says_so() {
     let task = holdfast_crds::SettleTask {
         run: "before-upgrade".into(),
         source: "shop".into(),
+        tick: None,
         gives_up: true,
         reason: Reason::NodeLost,
         message: String::new(),

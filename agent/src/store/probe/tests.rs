@@ -211,7 +211,7 @@ impl Backend for Liar {
     }
     async fn create(&self, path: &str, content: Content, body: &PutPayload, sha256: &digest::Sha256) -> Result<(), StoreError> {
         let bytes: Vec<u8> = body.iter().flatten().copied().collect();
-        let exists = self.0.head(path).await?.is_some();
+        let exists = self.0.head(path, None).await?.is_some();
         match self.1 {
             Lie::Overwrites => self.0.plant(path, bytes),
             Lie::Pretends if exists => {}
@@ -241,8 +241,8 @@ impl Backend for Liar {
     async fn list_uploads(&self, prefix: &str, from: Option<&str>) -> Result<Page<OpenUpload>, StoreError> {
         self.0.list_uploads(prefix, from).await
     }
-    async fn head(&self, path: &str) -> Result<Option<ObjectMeta>, StoreError> {
-        self.0.head(path).await
+    async fn head(&self, path: &str, version: Option<&str>) -> Result<Option<ObjectMeta>, StoreError> {
+        self.0.head(path, version).await
     }
     async fn get(
         &self,

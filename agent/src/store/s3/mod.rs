@@ -375,8 +375,11 @@ impl Backend for S3 {
         Ok(Page { items, next })
     }
 
-    async fn head(&self, path: &str) -> Result<Option<ObjectMeta>, StoreError> {
-        let request = Request::new("head", Method::HEAD, path).header("x-amz-checksum-mode", "ENABLED");
+    async fn head(&self, path: &str, version: Option<&str>) -> Result<Option<ObjectMeta>, StoreError> {
+        let mut request = Request::new("head", Method::HEAD, path).header("x-amz-checksum-mode", "ENABLED");
+        if let Some(version) = version {
+            request = request.query("versionId", version);
+        }
         let answer = match self.send(request).await {
             Err(StoreError::NotFound { .. }) => return Ok(None),
             other => other?,

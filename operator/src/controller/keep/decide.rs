@@ -19,8 +19,8 @@ const DAILY: Backoff = Backoff {
 };
 
 /// When the next pass is due after one that ended, or at once where there was none. `told` is the digest of what it would be told,
-/// `committed` when the newest copy was. A pass that could not do something yet has said when it can.
-pub fn next_pass(keeper: &KeeperStatus, name: &str, told: &str, committed: Option<Timestamp>) -> Timestamp {
+/// `news` when something was last that it has not seen: a commit, an object of a source whose copies it told. A pass that could not do something yet has said when it can.
+pub fn next_pass(keeper: &KeeperStatus, name: &str, told: &str, news: Option<Timestamp>) -> Timestamp {
     let time = |text: &Option<String>| text.as_deref().and_then(|text| text.parse::<Timestamp>().ok());
     let (Some(started), Some(finished)) = (time(&keeper.started_at), time(&keeper.finished_at)) else {
         return Timestamp::MIN;
@@ -35,9 +35,7 @@ pub fn next_pass(keeper: &KeeperStatus, name: &str, told: &str, committed: Optio
     let took = finished.duration_since(started);
     let rested = after(finished, took.saturating_mul(REST).clamp(AFTER_COMMIT, LONGEST_REST));
     let again = time(&keeper.last_pass.as_ref().and_then(|pass| pass.summary.again_at.clone()));
-    let news = committed
-        .filter(|committed| *committed >= started)
-        .map(|committed| after(committed, AFTER_COMMIT));
+    let news = news.filter(|news| *news >= started).map(|news| after(news, AFTER_COMMIT));
     let soon = news.into_iter().chain(again).min().map(|due| due.max(rested));
     soon.into_iter()
         .chain([after(started, DAILY.delay(1, name))])

@@ -9,7 +9,7 @@ mod triggers;
 
 use std::sync::Arc;
 
-use holdfast_crds::{Class, KEEP_LINE, Reason, StoreUse};
+use holdfast_crds::{Class, KEEP_LINE, KeeperStatus, Reason, StoreUse};
 use jiff::Timestamp;
 
 pub use triggers::triggers;
@@ -89,7 +89,8 @@ impl KeepController {
         let task = task::task(&context.caches, store, now);
         let told = task::told(&task);
         let name = store.key().to_string();
-        let due = decide::next_pass(&keeper, &name, &told, self.committed(store));
+        let news = self.committed(store).max(self.appeared(&keeper));
+        let due = decide::next_pass(&keeper, &name, &told, news);
         if due > now {
             return Ok(Next::After(context.clock.until(due)));
         }
@@ -118,6 +119,16 @@ impl KeepController {
             at.parse().ok()
         });
         committed.max()
+    }
+
+    /// When the newest object was made of those sources of which the last pass saw copies and no object: it is to show them.
+    fn appeared(&self, keeper: &KeeperStatus) -> Option<Timestamp> {
+        let sources = &self.context.caches.sources;
+        let appeared = keeper.unknown.iter().filter_map(|unknown| {
+            let source = sources.get(&Key::new(&unknown.namespace, &unknown.source))?;
+            source.metadata.creation_timestamp.as_ref().map(|time| time.0)
+        });
+        appeared.max()
     }
 
     /// Makes the Job of a pass that is counted. A refusal ends the pass, with the reason.

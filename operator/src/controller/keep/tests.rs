@@ -192,6 +192,36 @@ async fn a_pass_is_counted_made_read_and_shown() {
     assert_eq!(world.fake.calls(), [""; 0], "idle is silent");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_source_that_appears_after_a_pass_saw_its_copies_gets_one_that_shows_them() {
+    let world = world();
+    world.reconcile().await;
+    let lines = [source_line("shop", "a"), source_line("shop", "b")];
+    world.ends("offsite-k1", Reason::Succeeded, &lines, &text(&lines));
+    world.reconcile().await;
+    assert_eq!(world.status().keeper.unwrap().unknown[0].source, "b");
+    let source = json!({
+        "apiVersion": "holdfast.dev/v1alpha1", "kind": "BackupSource",
+        "metadata": {"name": "b", "namespace": "shop", "uid": "uid-b", "generation": 1, "creationTimestamp": "2026-03-01T00:05:00Z"},
+        "spec": {},
+    });
+    let source = world.fake.put::<BackupSource>(&format!("{API}/backupsources/b"), source);
+    world.context.caches.sources.watched(source);
+    world.context.clock.observe("2026-03-01T00:05:00Z".parse().unwrap());
+    let Next::After(wait) = world.reconcile().await else {
+        panic!("a pass is to come")
+    };
+    assert_eq!(wait.as_secs(), 60, "and not only tomorrow");
+    world.context.clock.observe("2026-03-01T00:06:00Z".parse().unwrap());
+    world.reconcile().await;
+    world.ends("offsite-k2", Reason::Succeeded, &lines, &text(&lines));
+    let Next::After(wait) = world.reconcile().await else {
+        panic!("there is a next pass")
+    };
+    assert!(wait > std::time::Duration::from_secs(17 * 3_600), "one pass is enough: {wait:?}");
+    assert_eq!(world.status().keeper.unwrap().unknown, []);
+}
+
 /// A pass that finds this of source `a`; then what the next is told of it.
 async fn passes(world: &World, number: i64, report: Value) -> (Option<u64>, Option<String>) {
     world.reconcile().await;

@@ -40,6 +40,7 @@ pub fn settle(context: &Context, run: &BackupRun, known: &Known) -> Result<Job, 
     let action = Action::Settle(SettleTask {
         run: run.name_any(),
         source: run.spec.source.clone(),
+        tick: run.spec.tick.clone(),
         gives_up: settle.gives_up,
         reason: settle.otherwise.unwrap_or(Reason::Abandoned),
         message: settle.otherwise_message.unwrap_or_default(),

@@ -67,6 +67,7 @@ fn settle(store: FrozenStore) -> Task {
     let action = Action::Settle(SettleTask {
         run: "now".into(),
         source: "shop".into(),
+        tick: None,
         gives_up: true,
         reason: Reason::PodDeleted,
         message: String::new(),

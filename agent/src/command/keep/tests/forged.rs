@@ -1,6 +1,6 @@
 //! Records of a removal that no keeper wrote: who took the writer's keys may leave them.
 
-use holdfast_crds::document::{HoldScope, Ulid};
+use holdfast_crds::document::{Abandonment, HoldScope, Ulid};
 use holdfast_crds::{KeepDisposal, Reason};
 
 use super::passes::hold;
@@ -161,4 +161,45 @@ async fn a_removal_beside_a_run_that_is_at_work_takes_neither_its_keys_nor_its_d
     let said = scene.pass(&task(|_| ())).await;
     assert!(scene.memory.objects().contains_key(&key));
     told(&said, "there was no copy yet");
+}
+
+/// An abandonment put over the register of a copy.
+fn abandon(scene: &Scene, run: &RunPath) {
+    let outcome = Outcome {
+        run: run.clone(),
+        nonce: "forged".into(),
+        by: label("somebody"),
+        at: scene.now(),
+        decision: Decision::Abandoned(Abandonment {
+            reason: "Cancelled".into(),
+            message: "nobody needs it".into(),
+        }),
+    };
+    scene.memory.plant(&run.outcome().to_string(), outcome.to_bytes());
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_no_versions_are_kept_an_abandonment_over_the_register_of_a_copy_deletes_nothing() {
+    // What a keeper recorded of the copy says that it is one.
+    let scene = Scene::new(Memory::new().without_versions());
+    let runs = days(&scene, "2026-03-01T02:00:00Z", 3).await;
+    let wanted = task(|r| r.keep_within = Some("30d".parse().unwrap()));
+    scene.pass(&wanted).await;
+    abandon(&scene, &runs[1]);
+    // A new copy makes up for it in number.
+    scene.memory.advance(DAY);
+    scene.copy(at("2026-03-04T02:00:00Z")).await;
+    let said = scene.pass(&wanted).await;
+    told(&said, "says that the run was given up, but records of its copy are there");
+    assert_eq!(scene.with_data().len(), 4);
+
+    // Without a record, the number of copies does.
+    let scene = Scene::new(Memory::new().without_versions());
+    let runs = days(&scene, "2026-03-01T02:00:00Z", 3).await;
+    let mut wanted = task(|_| ());
+    wanted.sources = vec![counted(3)];
+    abandon(&scene, &runs[1]);
+    let said = scene.pass(&wanted).await;
+    assert_eq!(said.source().blocked.as_ref().map(|blocked| blocked.reason), Some(Reason::CopiesMissing));
+    assert_eq!(scene.with_data().len(), 3);
 }
