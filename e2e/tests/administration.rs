@@ -84,6 +84,51 @@ async fn without_an_operator(sandbox: &Sandbox, lock: holdfast_e2e::fixture::Hel
     Ok(())
 }
 
+#[test]
+fn definitions_that_were_deleted_take_no_data_with_them_and_all_is_in_view_again_after_applying() {
+    sandbox::run_alone("definitions", |sandbox| async move {
+        let operator = Operator::new(sandbox.client.clone());
+        sandbox.prepared(100).await?;
+        sandbox.back_up("first", "shop").await?;
+        let before = sandbox
+            .catalogue("shop", "offsite", 120, "there", |entry| entry.copies == 1)
+            .await?;
+        let list = "cd /data/backups/e2e && find catalog data owner -type f | sort";
+        let lying = sandbox.exec("s3", &["sh", "-c", list], "").await?;
+
+        let all = sandbox.kubectl(&["get", "customresourcedefinitions", "-o", "name"]).await?;
+        let ours: Vec<_> = all.lines().filter(|name| name.ends_with(".holdfast.dev")).collect();
+        ensure!(ours.len() > 8, "{ours:?}");
+        for name in &ours {
+            let plural = name.rsplit('/').next().and_then(|name| name.split('.').next()).context("plural")?;
+            sandbox
+                .kubectl(&["annotate", "--overwrite", name, &format!("holdfast.dev/delete={plural}")])
+                .await?;
+        }
+        let deleted = sandbox.kubectl(&[&["delete", "--timeout=60s"], ours.as_slice()].concat()).await;
+        install(&[]).await?;
+        operator.until_ready(2).await?;
+        deleted.context("definitions do not go within a minute")?;
+
+        ensure!(
+            sandbox.exec("s3", &["sh", "-c", list], "").await? == lying,
+            "data went with the definitions"
+        );
+        ensure!(
+            sandbox.api::<BackupRun>().list(&ListParams::default()).await?.items.is_empty(),
+            "runs are there still"
+        );
+        sandbox.store("{none: {}}").await?;
+        sandbox.source("shop", "databases: {include: [shop]}").await?;
+        let after = sandbox
+            .catalogue("shop", "offsite", 120, "there again", |entry| entry.copies == 1)
+            .await?;
+        ensure!(after.newest_copies == before.newest_copies, "{after:?}, was {before:?}");
+        sandbox.back_up("second", "shop").await?;
+        Ok(())
+    });
+}
+
 /// With Roles in one namespace and no ClusterRole, the operator makes a copy and restores it there, and leaves other namespaces alone.
 #[test]
 fn a_release_for_one_namespace_backs_up_and_restores_there_and_nowhere_else() {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use futures::{StreamExt, TryStreamExt};
-use holdfast_crds::{BackupRun, BackupSchedule, BackupSource, ClusterBackupStore, Reason, StoreKind};
+use holdfast_crds::{BackupRun, BackupSchedule, BackupSource, ClusterBackupStore, Reason, ReplicaState, StoreKind};
 use holdfast_e2e::{
     fixture::condition,
     sandbox::{self, Sandbox},
@@ -182,6 +182,89 @@ spec: {{sources: {{names: [shop]}}, stores: [{{name: {vault}, kind: ClusterBacku
     restore(main, shop, "theirs", &theirs).await?;
     shop.restore_failed("theirs", 30, Reason::InvalidSpec).await?;
     shop.restore_succeeded("own", 120).await?;
+    ensure!(
+        database.checksums("shop").await? == database.checksums("shop_again").await?,
+        "the tables differ"
+    );
+    Ok(())
+}
+
+/// What lies of a run below a prefix, byte for byte, and its manifest.
+async fn lying(sandbox: &Sandbox, prefix: &str, run: &str) -> Result<(String, serde_json::Value)> {
+    let place = format!("{}/shop/{run}", sandbox.namespace);
+    let digests = format!("cd /data/backups/{prefix} && find data/{place} -type f -exec md5sum {{}} + | sort -k 2");
+    let digests = sandbox.exec("s3", &["sh", "-c", &digests], "").await?;
+    let outcome = format!("/data/backups/{prefix}/catalog/{place}/outcome.json");
+    let outcome: serde_json::Value = serde_json::from_str(&sandbox.exec("s3", &["cat", &outcome], "").await?)?;
+    ensure!(
+        digests.lines().count() >= 4 && outcome["manifest"].is_object(),
+        "{digests}{outcome}"
+    );
+    Ok((digests, outcome["manifest"].clone()))
+}
+
+#[test]
+fn a_store_of_the_cluster_that_is_added_to_a_schedule_gets_old_copies_and_new_ones() {
+    sandbox::run("cluster-copies", |sandbox| async move {
+        let outcome = added(&sandbox).await;
+        sandbox
+            .kubectl(&["delete", "clusterbackupstore", &sandbox.namespace, "--ignore-not-found"])
+            .await?;
+        outcome
+    });
+}
+
+async fn added(sandbox: &Sandbox) -> Result<()> {
+    let database = sandbox.prepared(100).await?;
+    let vault = sandbox.namespace.as_str();
+    let schedule = |stores: &str| {
+        format!(
+            "apiVersion: holdfast.dev/v1alpha1\nkind: BackupSchedule\nmetadata: {{name: gold}}\nspec: {{sources: {{names: [shop]}}, stores: [{stores}], triggers: [{{name: yearly, cron: '0 0 1 1 *'}}]}}\n"
+        )
+    };
+    let by_schedule = |name: &str| {
+        format!(
+            "apiVersion: holdfast.dev/v1alpha1\nkind: BackupRun\nmetadata: {{name: {name}}}\nspec: {{source: shop, schedule: {{name: gold}}}}\n"
+        )
+    };
+    sandbox.apply(&schedule("{name: offsite}")).await?;
+    sandbox.apply(&by_schedule("old")).await?;
+    sandbox.run_succeeded("old", 120).await?;
+
+    sandbox
+        .apply(&format!(
+            r"
+apiVersion: holdfast.dev/v1alpha1
+kind: ClusterBackupStore
+metadata: {{name: {vault}}}
+spec:
+  s3: {{bucket: backups, prefix: vault, endpoint: 'http://s3.{vault}.svc:7070'}}
+  allowedNamespaces: {{names: [{vault}]}}
+  credentials: {{writer: {{secretName: s3}}}}
+  maintenance: {{namespace: {vault}, credentials: {{secretName: s3}}}}
+  encryption: {{none: {{}}}}
+"
+        ))
+        .await?;
+    sandbox
+        .apply(&schedule(&format!(
+            "{{name: offsite}}, {{name: {vault}, kind: ClusterBackupStore}}"
+        )))
+        .await?;
+    let copied = |run: &BackupRun| {
+        let mut places = run.status.iter().flat_map(|status| &status.stores);
+        places.any(|place| (place.name.as_str(), place.kind, place.state) == (vault, StoreKind::ClusterBackupStore, ReplicaState::Present))
+    };
+    sandbox.until::<BackupRun>("old", 120, "copied", copied).await?;
+    sandbox.apply(&by_schedule("new")).await?;
+    sandbox.until::<BackupRun>("new", 120, "copied", copied).await?;
+    for run in ["old", "new"] {
+        let (here, there) = (lying(sandbox, "e2e", run).await?, lying(sandbox, "vault", run).await?);
+        ensure!(here == there, "{here:?}, in the store of the cluster: {there:?}");
+    }
+
+    restore(sandbox, sandbox, "old", &format!("{vault}/shop/old")).await?;
+    sandbox.restore_succeeded("old", 120).await?;
     ensure!(
         database.checksums("shop").await? == database.checksums("shop_again").await?,
         "the tables differ"

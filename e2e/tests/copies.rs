@@ -71,6 +71,15 @@ fn a_copy_goes_to_each_store_and_is_restored_from_the_second_when_the_first_is_g
         // The store that is added gets it.
         sandbox.apply(&schedule("{name: offsite}, {name: vault}")).await?;
         copied(&sandbox, "old", "vault").await?;
+        let bytes = |prefix: &str| {
+            format!(
+                "cd /data/backups/{prefix} && find data/{0}/shop/old catalog/{0}/shop/old -type f ! -name '*.json' -exec md5sum {{}} + | sort -k 2",
+                sandbox.namespace
+            )
+        };
+        let here = sandbox.exec("s3", &["sh", "-c", &bytes("offsite")], "").await?;
+        let there = sandbox.exec("s3-vault", &["sh", "-c", &bytes("vault")], "").await?;
+        ensure!(here == there && here.lines().count() >= 5, "{here}\nin the other store:\n{there}");
 
         // A new one goes to the primary, and from there to the other.
         sandbox.apply(&by_schedule("new")).await?;

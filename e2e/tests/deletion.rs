@@ -1,7 +1,7 @@
 //! Deleting Kubernetes objects deletes no data, blocks nothing, and starts nothing twice.
 
-use anyhow::{Context, ensure};
-use holdfast_crds::{BackupRun, BackupSchedule, Reason, RunPhase};
+use anyhow::{Context, Result, ensure};
+use holdfast_crds::{BackupRun, BackupRunStatus, BackupSchedule, BackupSource, BackupStore, Reason, RunPhase};
 use holdfast_e2e::sandbox::{self, Sandbox};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, ResourceExt, api::ListParams, runtime::wait::await_condition};
@@ -69,7 +69,7 @@ fn a_namespace_deleted_in_mid_run_is_gone_within_a_minute_and_the_data_stays() {
             .await?;
         sandbox.source("shop", "databases: {include: [shop]}").await?;
         sandbox
-            .until::<holdfast_crds::BackupStore>("offsite", 120, "Ready", |store| {
+            .until::<BackupStore>("offsite", 120, "Ready", |store| {
                 store
                     .status
                     .as_ref()
@@ -89,6 +89,53 @@ fn a_namespace_deleted_in_mid_run_is_gone_within_a_minute_and_the_data_stays() {
         let path = format!("/data/backups/e2e/catalog/{}/shop/first/outcome.json", sandbox.namespace);
         let outcome: serde_json::Value = serde_json::from_str(&store.exec("s3", &["cat", &path], "").await?)?;
         ensure!(outcome["manifest"].is_object(), "{outcome}");
+        Ok(())
+    });
+}
+
+/// What is in the store, but for what probes leave.
+async fn in_store(sandbox: &Sandbox) -> Result<String> {
+    let list = "cd /data/backups/e2e && find catalog data owner -type f | sort";
+    sandbox.exec("s3", &["sh", "-c", list], "").await
+}
+
+#[test]
+fn run_source_and_store_that_were_deleted_are_in_view_again_once_they_are_applied_again() {
+    sandbox::run("all-deleted", |sandbox| async move {
+        sandbox.prepared(100).await?;
+        let first = sandbox.back_up("first", "shop").await?;
+        let before = sandbox
+            .catalogue("shop", "offsite", 120, "there", |entry| entry.copies == 1)
+            .await?;
+        let lying = in_store(&sandbox).await?;
+        sandbox
+            .kubectl(&[
+                "delete",
+                "backuprun/first",
+                "backupsource/shop",
+                "backupstore/offsite",
+                "--wait=false",
+            ])
+            .await?;
+        sandbox.until_gone::<BackupRun>("first", 60).await?;
+        sandbox.until_gone::<BackupSource>("shop", 60).await?;
+        sandbox.until_gone::<BackupStore>("offsite", 60).await?;
+        ensure!(in_store(&sandbox).await? == lying, "data went with the objects");
+
+        // The same objects, with other UIDs: the place is theirs still, and all of it is told again.
+        sandbox.store("{none: {}}").await?;
+        sandbox.source("shop", "databases: {include: [shop]}").await?;
+        let after = sandbox
+            .catalogue("shop", "offsite", 120, "there again", |entry| entry.copies == 1)
+            .await?;
+        ensure!(after.newest_copies == before.newest_copies, "{after:?}, was {before:?}");
+        sandbox.start_run("first", "shop", "").await?;
+        let again = sandbox.run_succeeded("first", 120).await?;
+        let digest = |status: &BackupRunStatus| status.copy.as_ref().map(|copy| copy.manifest_digest.clone());
+        ensure!(
+            again.reason == Some(Reason::AlreadyDone) && digest(&again) == first.status.as_ref().and_then(digest),
+            "{again:?}"
+        );
         Ok(())
     });
 }
