@@ -69,6 +69,9 @@ pub struct Places {
     /// Directory with `identity` (as age-keygen writes it) or `passphrase`, which opens copies
     #[arg(long, value_name = "DIR", default_value = layout::IDENTITY, help_heading = "Files")]
     pub identity: PathBuf,
+    /// Directory with `seal.pem`, the keeper's private key for seals
+    #[arg(long, value_name = "DIR", default_value = layout::SEAL, help_heading = "Files")]
+    pub seal: PathBuf,
     /// Directory, in memory, through which the run's key passes from `key` to `backup`
     #[arg(long, value_name = "DIR", default_value = layout::KEY, help_heading = "Files")]
     pub key: PathBuf,
@@ -111,6 +114,7 @@ impl Places {
             from_ca: at(layout::FROM_CA),
             from_volume: at(layout::FROM_VOLUME),
             identity: at(layout::IDENTITY),
+            seal: at(layout::SEAL),
             key: at(layout::KEY),
             scratch: root.to_owned(),
             tools: None,

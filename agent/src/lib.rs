@@ -7,4 +7,5 @@ pub mod engine;
 pub mod pipeline;
 pub mod progress;
 pub mod result;
+pub mod seal;
 pub mod store;

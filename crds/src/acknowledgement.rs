@@ -12,7 +12,7 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Retirement {
-    /// Who says so. It is shown and recorded as it stands here, and not compared with the user of the request.
+    /// Who says so: must be the user name of who writes it. It is shown and recorded.
     #[schemars(length(min = 1, max = 256))]
     pub by: String,
     /// Why.
@@ -28,7 +28,7 @@ pub struct Retirement {
         "found none or several of loss, size and removal; name exactly one, and add an entry for each other")
 ]))]
 pub struct Acknowledgement {
-    /// Who accepts it. It is shown and recorded as it stands here, and not compared with the user of the request.
+    /// Who accepts it: must be the user name of who writes it. It is shown and recorded.
     #[schemars(length(min = 1, max = 256))]
     pub by: String,
     /// Why.

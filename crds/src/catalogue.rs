@@ -41,6 +41,9 @@ pub struct CatalogueInStore {
     /// Bytes of all copies.
     pub bytes: i64,
     pub held: i64,
+    /// Copies with a seal by a trusted key; the others are unsealed. Absent where the store has no seal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sealed: Option<i64>,
     /// Copies that nothing keeps any more, and that go after the delay.
     pub marked: i64,
     /// Recovery points (RFC 3339, UTC) of the newest and the oldest good copy.

@@ -26,13 +26,12 @@ pub struct KeepTask {
     /// The API server's time when the task was made.
     #[schemars(with = "String", extend("format" = "date-time"))]
     pub now: Timestamp,
-    /// Nothing is written or deleted: the report tells what would be.
+    /// Nothing is written or deleted, because another cluster owns the place.
     #[serde(default)]
-    pub preview: bool,
-    /// For a preview: as if it were then.
+    pub read_only: bool,
+    /// Nothing is written or deleted: the report tells what would be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
-    pub preview_at: Option<Timestamp>,
+    pub preview: Option<KeepPreview>,
     /// The source (`<namespace>/<source>`) that the pass begins with: then the rest, and those before it last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<String>,
@@ -54,6 +53,44 @@ pub struct KeepTask {
     /// Disposals that two people agreed on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub disposals: Vec<KeepDisposal>,
+}
+
+/// What a preview is of.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct KeepPreview {
+    /// Name of the RetentionPreview; absent by hand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<String>,
+    /// As if it were then, and keepers had come as usual until then; by default now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    pub at: Option<Timestamp>,
+    /// Only of this namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<Label>,
+    /// Only of this source of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<Label>,
+    /// Rules that take the place of those in force: what differs because of them is told.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub proposed: Vec<ProposedRules>,
+}
+
+/// Rules that are not applied yet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ProposedRules {
+    /// Whose they would be; of every schedule that has rules in this store where it is absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<ScheduleName>,
+    pub retention: Retention,
+    /// By default that of the rules in force.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time_zone: Option<String>,
+    /// As [`KeepSchedule::interval_seconds`]; by default that of the rules in force.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interval_seconds: Option<u64>,
 }
 
 /// A schedule's rules for this store.
@@ -207,6 +244,12 @@ pub struct KeepSummary {
     pub marked: i64,
     pub removed: i64,
     pub held: i64,
+    /// Copies with a seal by a trusted key.
+    #[serde(default)]
+    pub sealed: i64,
+    /// The public key (Ed25519, in hexadecimal) that it seals with; absent where the store has no seal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seal_key: Option<String>,
     pub blocked: i64,
     pub findings: i64,
     /// The store's clock at the beginning: holds that are older than this were seen.
@@ -219,10 +262,62 @@ pub struct KeepSummary {
     /// The source (`<namespace>/<source>`) at which the time in which a pass may delete was over: the next pass begins there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stopped_at: Option<String>,
+    /// Of a preview: what would be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preview: Option<PreviewCounts>,
     /// What could not be done at all, such as setting legal holds; at most 4.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
 }
+
+/// The copies of a preview, counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PreviewCounts {
+    /// Copies that stay, those that are held or not good among them.
+    pub kept: i64,
+    /// Copies that nothing keeps, and that wait for the end of the delay.
+    pub marked: i64,
+    pub marked_bytes: i64,
+    /// Copies that are removed.
+    pub removed: i64,
+    pub removed_bytes: i64,
+    /// Copies that are marked or removed, and would stay under the rules in force.
+    pub more: i64,
+    pub more_bytes: i64,
+    /// Copies that stay, and would be marked or removed under the rules in force.
+    pub fewer: i64,
+}
+
+impl PreviewCounts {
+    /// Counts a copy.
+    pub fn add(&mut self, copy: &CopyReport) {
+        match copy.state {
+            CopyState::Marked => {
+                self.marked += 1;
+                self.marked_bytes = self.marked_bytes.saturating_add(copy.bytes);
+            }
+            CopyState::Removing => {
+                self.removed += 1;
+                self.removed_bytes = self.removed_bytes.saturating_add(copy.bytes);
+            }
+            _ => self.kept += 1,
+        }
+        if let Some(before) = copy.in_force {
+            match (before.goes(), copy.state.goes()) {
+                (false, true) => {
+                    self.more += 1;
+                    self.more_bytes = self.more_bytes.saturating_add(copy.bytes);
+                }
+                (true, false) => self.fewer += 1,
+                _ => {}
+            }
+        }
+    }
+}
+
+/// The most copies that the report of a preview lists, those that go first; the log has all.
+pub const PREVIEW_COPIES: usize = 100;
 
 /// What a line of the report begins with in the log.
 pub const KEEP_LINE: &str = "holdfast-report ";
@@ -235,8 +330,20 @@ pub enum KeepLine {
     Hold(HoldReport),
     Disposal(DisposalReport),
     Finding(StoreFinding),
-    /// Only in previews: what becomes of one copy, and why.
+    /// A copy that was sealed in this pass; its source was told of before.
+    Sealed(SealedCopy),
+    /// Only in previews: what becomes of one copy (its run as `<namespace>/<source>/<run>`), and why.
     Copy(CopyReport),
+}
+
+/// A copy that was read back and sealed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SealedCopy {
+    pub namespace: String,
+    pub source: String,
+    /// The run's name.
+    pub run: String,
 }
 
 /// What a store has of a source.
@@ -258,6 +365,9 @@ pub struct SourceReport {
     /// Bytes of all copies.
     pub bytes: i64,
     pub held: i64,
+    /// Copies with a seal by a trusted key, when the source was looked at.
+    #[serde(default)]
+    pub sealed: i64,
     pub marked: i64,
     /// Removed in this pass.
     pub removed: i64,
@@ -301,6 +411,12 @@ pub struct CopyReport {
     pub recovery_point: String,
     pub bytes: i64,
     pub state: CopyState,
+    /// Of a preview of proposed rules: what becomes of it under the rules in force, where that is something else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_force: Option<CopyState>,
+    /// Whether it has a seal by a trusted key.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub sealed: bool,
     /// Kept at least until then (RFC 3339, UTC), where a rule, a floor or a lock says so; `why` has what may keep it for longer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kept_until: Option<String>,
@@ -328,6 +444,13 @@ pub enum CopyState {
     NotGood,
     /// Its keys were destroyed on purpose.
     Shredded,
+}
+
+impl CopyState {
+    /// Whether nothing keeps the copy.
+    pub const fn goes(self) -> bool {
+        matches!(self, Self::Marked | Self::Removing)
+    }
 }
 
 /// How a hold stands in this store.

@@ -282,6 +282,10 @@ reasons! {
     Cancelled = 100, Terminal;
     /// A defect of Holdfast: please report it with the log.
     InternalError = 101, Transient;
+    /// The copy has no seal by a key that is trusted.
+    Unsealed = 103, Terminal;
+    /// A preview found copies that would go, and was asked to fail then.
+    RemovalForeseen = 102, Terminal;
 }
 
 impl Reason {

@@ -2,6 +2,7 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::Span;
 
@@ -78,6 +79,26 @@ impl Default for Retention {
 }
 
 impl Retention {
+    /// Reads rules that no API server has looked at: what it would refuse is refused. The error names the field.
+    pub fn checked(value: &Value) -> Result<Self, String> {
+        let schema = schemars::schema_for!(Self).to_value();
+        let fields = value.as_object().ok_or("found no fields, expected rules such as keepWithin: 14d")?;
+        for (name, found) in fields {
+            let known = schema["properties"].get(name).ok_or_else(|| {
+                let names = schema["properties"].as_object().into_iter().flat_map(|fields| fields.keys());
+                let names: Vec<_> = names.map(String::as_str).collect();
+                format!("{name}: there is no such rule; there are {}", names.join(", "))
+            })?;
+            let (min, max) = (known["minimum"].as_i64(), known["maximum"].as_i64());
+            if let (Some(min), Some(max), Some(number)) = (min, max, found.as_i64())
+                && !(min..=max).contains(&number)
+            {
+                return Err(format!("{name}: found {number}, expected {min} to {max}"));
+            }
+        }
+        serde_path_to_error::deserialize(value).map_err(|error| format!("{}: {}", error.path(), error.inner()))
+    }
+
     /// Whether no rule is named: then everything is kept.
     pub fn keeps_everything(&self) -> bool {
         let counts = [
@@ -90,5 +111,30 @@ impl Retention {
             self.yearly,
         ];
         self.keep_within.is_none() && counts.iter().all(Option::is_none)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn rules_by_hand_are_looked_at_as_the_api_server_would() {
+        let good = Retention::checked(&json!({"keepWithin": "14d", "monthly": 12})).unwrap();
+        assert_eq!((good.monthly, good.min_good), (Some(12), 2));
+        for (wrong, says) in [
+            (json!({"keeplast": 3}), "keeplast: there is no such rule; there are "),
+            (json!({"keepLast": 0}), "keepLast: found 0, expected 1 to 10000"),
+            (json!({"yearly": 101}), "yearly: found 101, expected 1 to 100"),
+            (json!({"keepWithin": "14 days"}), "keepWithin: "),
+            (json!({"daily": "7"}), "daily: "),
+            (json!([]), "found no fields"),
+            (json!("keepLast"), "found no fields"),
+        ] {
+            let refused = Retention::checked(&wrong).unwrap_err();
+            assert!(refused.starts_with(says), "{refused}");
+        }
     }
 }

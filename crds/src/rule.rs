@@ -89,6 +89,10 @@ const PATTERNS: &[(&str, &str)] = &[
         "^(([01][0-9]|2[0-3]):[0-5][0-9]|24:00)$",
         "a time of day from 00:00 to 24:00, such as 18:00",
     ),
+    (
+        "^[A-Za-z0-9._-]+$",
+        "the key of a Secret: letters, digits, dots, _ and -, such as seal.pem",
+    ),
     ("^[0-9]{4}-[0-9]{2}-[0-9]{2}$", "a day of the calendar, such as 2026-12-24"),
     ("^[A-Za-z0-9._+/-]+$", "the name of a time zone, such as UTC or Europe/Zurich"),
     (

@@ -155,6 +155,10 @@ pub struct Tick {
     /// Generation of the schedule that made the run.
     #[serde(default)]
     pub generation: i64,
+    /// Digest of that schedule's policy then: how long its copies are kept, and where.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 64, max = 64))]
+    pub policy_digest: Option<String>,
     /// Whether runs of earlier ticks of the trigger for the source are cancelled for it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub replaces: bool,
@@ -266,6 +270,9 @@ pub struct FrozenRun {
 pub struct FrozenSchedule {
     pub name: String,
     pub generation: i64,
+    /// Digest of its policy: how long its copies are kept, and where.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy_digest: Option<String>,
     pub attempts: i32,
     pub timeout: Span,
 }

@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::document::{Sha256, canonical_bytes};
 use crate::{CatchUp, ConcurrencyPolicy, Exclusion, Reason, Retention, SHORTEST_DELETION_DELAY, Span, StoreKind, StoreReference};
 
 /// When copies of which sources are made, and where they go.
@@ -83,6 +84,16 @@ pub struct BackupScheduleSpec {
     /// How many objects of ended runs remain. Copies in the store are not touched.
     #[serde(default)]
     pub history: RunHistory,
+}
+
+impl BackupScheduleSpec {
+    /// Digest of the policy: SHA-256 of the canonical bytes of `{"stores": …, "timeZone": …}`, how long copies are kept in each store, and
+    /// the zone in which periods are counted.
+    pub fn policy_digest(&self) -> Sha256 {
+        Sha256::of(&canonical_bytes(
+            &serde_json::json!({"stores": self.stores, "timeZone": self.time_zone}),
+        ))
+    }
 }
 
 fn rules() -> Vec<serde_json::Value> {
@@ -338,4 +349,29 @@ pub struct FailingSource {
     pub source: String,
     pub run: String,
     pub reason: Reason,
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_digest_of_a_policy_is_of_what_is_kept_where_and_of_nothing_else() {
+        let spec = |cron: &str, stores: serde_json::Value, zone: &str| -> BackupScheduleSpec {
+            let spec = json!({"sources": {"names": ["a"]}, "stores": stores, "timeZone": zone, "triggers": [{"name": "n", "cron": cron}]});
+            serde_json::from_value(spec).unwrap()
+        };
+        let stores = |daily: i32| json!([{"name": "offsite", "retention": {"daily": daily}}]);
+        let digest = spec("0 2 * * *", stores(7), "UTC").policy_digest();
+        assert_eq!(spec("0 3 * * *", stores(7), "UTC").policy_digest(), digest);
+        assert_ne!(spec("0 2 * * *", stores(8), "UTC").policy_digest(), digest);
+        assert_ne!(spec("0 2 * * *", json!([{"name": "offsite"}]), "UTC").policy_digest(), digest);
+        assert_ne!(
+            spec("0 2 * * *", json!([{"name": "near", "retention": {"daily": 7}}]), "UTC").policy_digest(),
+            digest
+        );
+        assert_ne!(spec("0 2 * * *", stores(7), "Europe/Paris").policy_digest(), digest);
+    }
 }

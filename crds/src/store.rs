@@ -53,6 +53,9 @@ pub struct BackupStoreSpec {
     /// Locks that the bucket itself enforces (S3 Object Lock). It must be a bucket with Object Lock; others are refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub object_lock: Option<ObjectLock>,
+    /// With which key the keeper countersigns copies that it has read back. By default copies are not sealed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seal: Option<StoreSeal>,
     /// The cluster (its id, as the refusal and the status show it) that this place is taken over from. Jobs of that cluster stop before they commit or delete.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 256))]
@@ -268,6 +271,35 @@ pub struct WebIdentity {
 
 fn default_audience() -> String {
     "sts.amazonaws.com".to_owned()
+}
+
+/// The keeper's seal: it reads each copy back, compares every digest, and signs the manifest (Ed25519).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StoreSeal {
+    /// Secret with the private key, as `openssl genpkey -algorithm ed25519` writes it. Only keeper Jobs mount it.
+    #[schemars(length(min = 1, max = 253))]
+    pub secret_name: String,
+    /// Key of the Secret.
+    #[serde(default = "default_seal_key")]
+    #[schemars(length(min = 1, max = 253), regex(pattern = "^[A-Za-z0-9._-]+$"))]
+    pub key: String,
+    /// Public keys whose seals count beside that of the Secret's key: those of keys before a rotation, as `status.keeper.lastPass.summary.sealKey` showed them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8), inner(length(min = 64, max = 64), regex(pattern = "^[0-9a-f]{64}$")), extend("x-kubernetes-list-type" = "set"))]
+    pub public_keys: Vec<String>,
+    /// How much a pass reads back at most, in GiB: the newest copies come first, the rest waits for later passes.
+    #[serde(default = "default_seal_budget")]
+    #[schemars(range(min = 1, max = 10_000))]
+    pub gib_per_pass: i32,
+}
+
+fn default_seal_key() -> String {
+    "seal.pem".to_owned()
+}
+
+fn default_seal_budget() -> i32 {
+    50
 }
 
 /// Locks that the bucket itself enforces. What is written is locked for a short time; what is kept, the keeper locks for as long as it is kept.

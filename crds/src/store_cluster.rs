@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     BackupStoreSpec, BackupStoreStatus, Encryption, JobTemplate, ObjectLock, RoleCredential, RoleCredentials, S3Location, StoreCredentials,
-    store::default_max_concurrent_runs,
+    StoreSeal, store::default_max_concurrent_runs,
 };
 
 /// A place for the copies of many namespaces. A namespace has credentials for its own folders only; what deletes lives in one namespace.
@@ -105,6 +105,9 @@ pub struct Maintenance {
     pub namespace: String,
     /// With which rights, in Secrets and service accounts of this namespace. The writer is the probe's: it writes `probe/` and `owner/`.
     pub credentials: StoreCredentials,
+    /// With which key, in a Secret of this namespace, the keeper countersigns copies that it has read back. By default copies are not sealed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seal: Option<StoreSeal>,
     /// How the pods of probe and keeper are shaped. By default as `spec.job` says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job: Option<JobTemplate>,
@@ -129,7 +132,10 @@ impl ClusterBackupStoreSpec {
     /// The store as its probe and its keeper use it.
     pub fn for_maintenance(&self) -> BackupStoreSpec {
         let job = self.maintenance.job.as_ref().or(self.job.as_ref());
-        self.with(self.maintenance.credentials.clone(), job.cloned())
+        BackupStoreSpec {
+            seal: self.maintenance.seal.clone(),
+            ..self.with(self.maintenance.credentials.clone(), job.cloned())
+        }
     }
 
     fn with(&self, credentials: StoreCredentials, job: Option<JobTemplate>) -> BackupStoreSpec {
@@ -138,6 +144,7 @@ impl ClusterBackupStoreSpec {
             volume: None,
             credentials: Some(credentials),
             object_lock: self.object_lock,
+            seal: None,
             take_over: self.take_over.clone(),
             encryption: self.encryption.clone(),
             max_concurrent_runs: self.max_concurrent_runs,

@@ -53,6 +53,8 @@ pub mod layout {
     pub const DATABASE_CA: &str = "/holdfast/secrets/database-ca";
     /// `tls.crt` and `tls.key` for the database.
     pub const DATABASE_CLIENT: &str = "/holdfast/secrets/database-client";
+    /// `seal.pem`, the private key of seals; only keepers have it.
+    pub const SEAL: &str = "/holdfast/secrets/seal";
     /// `identity` or `passphrase` that opens a copy; in backups only the init container `key` has the passphrase.
     pub const IDENTITY: &str = "/holdfast/secrets/identity";
     /// The run's key, in memory, between the init container `key` and the main container.
@@ -73,6 +75,7 @@ impl Action {
             Self::Restore(_) => &[StoreRole::Reader],
             // The receipt lies in the target.
             Self::SettleRestore(_) => &[],
+            Self::Keep(keep) if keep.preview.is_some() => &[StoreRole::Reader],
             Self::Keep(_) => &[StoreRole::Keeper, StoreRole::Pruner],
         }
     }

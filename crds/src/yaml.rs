@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::{
     BackupRun, BackupSchedule, BackupSource, BackupStore, ClusterBackupSchedule, ClusterBackupStore, ClusterComplianceHold, ComplianceHold,
-    CompliancePolicy, DisposalRequest, RestoreRequest,
+    CompliancePolicy, DisposalRequest, RestoreRequest, RetentionPreview,
 };
 
 /// Every definition, by file name.
@@ -23,6 +23,7 @@ pub fn definitions() -> Vec<(String, CustomResourceDefinition)> {
         CompliancePolicy::crd(),
         DisposalRequest::crd(),
         RestoreRequest::crd(),
+        RetentionPreview::crd(),
     ]
     .into_iter()
     .map(|definition| (format!("{}.yaml", definition.spec.names.plural), definition))

@@ -10,7 +10,7 @@ use std::{
 
 use holdfast_crds::{
     BackupRun, BackupSchedule, BackupSource, BackupStore, ClusterBackupSchedule, ClusterBackupStore, ClusterComplianceHold, ComplianceHold,
-    CompliancePolicy, DisposalRequest, Reason, RestoreRequest, defaults,
+    CompliancePolicy, DisposalRequest, Reason, RestoreRequest, RetentionPreview, defaults,
     document::{Decision, IndexLine, ObjectPath, Outcome, Owner, RunPath},
 };
 use serde_json::Value;
@@ -312,6 +312,7 @@ fn the_objects_in_the_manual_are_understood() {
             "ComplianceHold" => again::<ComplianceHold>(&object),
             "ClusterComplianceHold" => again::<ClusterComplianceHold>(&object),
             "DisposalRequest" => again::<DisposalRequest>(&object),
+            "RetentionPreview" => again::<RetentionPreview>(&object),
             other => panic!("{}: kind {other:?} is not known", path.display()),
         };
         let known = known.unwrap_or_else(|error| panic!("{}: {kind}: {error}", path.display()));

@@ -181,6 +181,7 @@ mod tests {
         caches.jobs.listed(None, &nothing);
         caches.holds.listed(None, &nothing);
         caches.disposals.listed(None, &nothing);
+        caches.previews.listed(None, &nothing);
         caches.cluster_holds.listed(None, &nothing);
         caches.cluster_schedules.listed(None, &nothing);
         caches.cluster_stores.listed(None, &nothing);

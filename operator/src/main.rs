@@ -9,7 +9,7 @@ use holdfast_operator::{
     clock::ServerClock,
     config::Config,
     context::{Context, chain},
-    controller::{cluster_schedule, compliance, copy, disposal, hold, keep, restore, run as backup_run, schedule, source, store},
+    controller::{cluster_schedule, compliance, copy, disposal, hold, keep, preview, restore, run as backup_run, schedule, source, store},
     lease::Election,
     metrics::{Metrics, Objects},
     queue::{self, Queue, Reconcile},
@@ -180,6 +180,7 @@ struct Controllers {
     holds: Queue,
     cluster_holds: Queue,
     disposals: Queue,
+    previews: Queue,
 }
 
 impl Controllers {
@@ -199,6 +200,7 @@ impl Controllers {
             holds: Queue::default(),
             cluster_holds: Queue::default(),
             disposals: Queue::default(),
+            previews: Queue::default(),
         };
         backup_run::triggers(context, &controllers.turns, &controllers.runs);
         restore::triggers(&context.caches, &controllers.restores);
@@ -212,6 +214,7 @@ impl Controllers {
         hold::triggers(&context.caches, &controllers.holds);
         hold::cluster_triggers(&context.caches, &controllers.cluster_holds);
         disposal::triggers(&context.caches, &controllers.disposals);
+        preview::triggers(&context.caches, &controllers.previews);
         controllers
     }
 
@@ -299,6 +302,13 @@ impl Controllers {
             &mut running,
             disposal::DisposalController::new(context.clone()),
             self.disposals,
+            context,
+            stopped,
+        );
+        spawn(
+            &mut running,
+            preview::PreviewController::new(context.clone()),
+            self.previews,
             context,
             stopped,
         );

@@ -133,6 +133,8 @@ pub enum JobPurpose {
     ClusterKeep,
     /// `-c<n>`: copies of one source from store to store.
     Copy,
+    /// `-v<n>`: a preview of what such a pass would do.
+    Preview,
 }
 
 impl JobPurpose {
@@ -146,6 +148,7 @@ impl JobPurpose {
             Self::ClusterProbe => "cp",
             Self::ClusterKeep => "ck",
             Self::Copy => "c",
+            Self::Preview => "v",
         }
     }
 }

@@ -357,15 +357,18 @@ impl Job<'_> {
         let by_tick = self.task.tick.as_ref();
         let by_hand = self.task.schedule.as_ref();
         let schedule = by_tick
-            .map(|tick| (&tick.schedule, Some(&tick.trigger), tick.generation))
-            .or(by_hand.map(|schedule| (&schedule.name, None, schedule.generation)));
-        let schedule = schedule.map(|(name, trigger, generation)| ScheduleIdentity {
+            .map(|tick| (&tick.schedule, Some(&tick.trigger), tick.generation, &tick.policy_digest))
+            .or(by_hand.map(|schedule| (&schedule.name, None, schedule.generation, &schedule.policy_digest)));
+        let schedule = schedule.map(|(name, trigger, generation, digest)| ScheduleIdentity {
             name: name.clone(),
             namespace: Some(self.invocation.task.namespace.clone()),
             trigger: trigger.cloned(),
             generation,
-            // Retention is not built yet: the policy under which the copy is kept is the empty one, which keeps everything.
-            policy_digest: Sha256::of(b"{}"),
+            // Runs that an earlier version made do not name it: that of the empty policy, which keeps everything, stands for it.
+            policy_digest: digest
+                .as_ref()
+                .and_then(|digest| digest.parse().ok())
+                .unwrap_or_else(|| Sha256::of(b"{}")),
         });
         Manifest {
             version: FORMAT,

@@ -100,7 +100,9 @@ pub fn main() -> ExitCode {
         }
     };
     // What decrypt writes to standard output is data.
-    start_log(cli.log, matches!(cli.command, Command::Decrypt(_)));
+    // … and so is what a preview tells.
+    let tells = matches!(&cli.command, Command::Decrypt(_)) || matches!(&cli.command, Command::Keep(keep) if keep.preview);
+    start_log(cli.log, tells);
     if let Err(error) = rustix::process::setrlimit(
         rustix::process::Resource::Core,
         rustix::process::Rlimit {
@@ -154,6 +156,11 @@ pub fn main() -> ExitCode {
             begin(&runtime, "settle", read_task(&arguments.places.task), &arguments.places),
             Some(arguments.places),
         ),
+        Command::Keep(arguments) if arguments.preview => {
+            let (output, gate) = (arguments.output, arguments.fail_on_removal);
+            let previewed = move |invocation: Arc<Invocation>| async move { keep::preview::run(&invocation, output, gate).await };
+            (run(&runtime, arguments.task(), &arguments.places, previewed), None)
+        }
         Command::Keep(arguments) => (begin(&runtime, "keep", arguments.task(), &arguments.places), Some(arguments.places)),
         Command::Copy(arguments) => (begin(&runtime, "copy", arguments.task(), &arguments.places), Some(arguments.places)),
         Command::SettleRestore(arguments) => (

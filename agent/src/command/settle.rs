@@ -214,6 +214,7 @@ mod tests {
         settled(&store(&memory), &settle(true)).await.unwrap();
         let of_tick = |time: &str| SettleTask {
             tick: Some(Tick {
+                policy_digest: None,
                 schedule: "gold".into(),
                 trigger: "daily".into(),
                 time: time.into(),

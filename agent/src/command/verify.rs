@@ -1,16 +1,21 @@
 //! `verify`: whether a copy is still whole.
 
 use clap::{Args, ValueEnum};
-use holdfast_crds::document::StreamKind;
+use holdfast_crds::document::{ObjectPath, Record, RunPath, StreamKind};
 use holdfast_crds::{AgentResult, Reason};
 use tokio_util::sync::CancellationToken;
 
-use super::copy::CopyArgs;
+use super::copy::{CopyArgs, Found};
 use crate::engine::postgresql::check::{ArchiveCheck, GlobalsCheck};
 use crate::pipeline::check::StreamCheck;
 use crate::pipeline::{self, Level, Report};
 use crate::progress::Progress;
 use crate::result::{Failure, plain};
+use crate::seal::{PublicKey, look};
+use crate::store::{StoreError, StorePath};
+
+/// The largest record, in bytes.
+const RECORD_LIMIT: u64 = 64 << 10;
 
 /// Check that a copy is still whole
 ///
@@ -26,6 +31,9 @@ pub struct VerifyArgs {
     /// How closely to look
     #[arg(long, value_enum, default_value_t = LevelArg::Digest)]
     pub level: LevelArg,
+    /// Demand a seal by this public key (64 hexadecimal digits, or a PEM file); of several, by one of them
+    #[arg(long, value_name = "PUB")]
+    pub seal_key: Vec<String>,
 }
 
 /// How closely to look.
@@ -51,7 +59,11 @@ impl From<LevelArg> for Level {
 
 /// Finds the copy, and looks at it.
 pub async fn run(arguments: VerifyArgs, cancel: CancellationToken, progress: Progress) -> Result<AgentResult, Failure> {
-    let VerifyArgs { copy, level } = arguments;
+    let VerifyArgs { copy, level, seal_key } = arguments;
+    let keys = seal_key.iter().map(|key| PublicKey::parse(key));
+    let keys: Vec<_> = keys
+        .collect::<Result<_, _>>()
+        .map_err(|error| Failure::new(Reason::InvalidSpec, format!("--seal-key: {error}")))?;
     progress.enter("register", &copy.copy);
     let found = copy.find().await?;
     let identity = (level == LevelArg::Decode).then_some(copy.identity.as_path());
@@ -67,8 +79,51 @@ pub async fn run(arguments: VerifyArgs, cancel: CancellationToken, progress: Pro
             .map(|stream| stream.raw.bytes)
             .sum(),
     );
+    if !keys.is_empty() {
+        sealed(&found, &keys).await?;
+    }
     let report = pipeline::verify(&reader, &found.copy, level.into(), check_of).await?;
     result(&report, level)
+}
+
+/// That the copy has a seal by one of these keys, and none that does not verify.
+pub(super) async fn sealed(found: &Found, keys: &[PublicKey]) -> Result<(), Failure> {
+    let manifest = found.copy.manifest();
+    let run = RunPath {
+        namespace: manifest.source.namespace.clone(),
+        source: manifest.source.name.clone(),
+        run: manifest.run.name.clone(),
+    };
+    let directory: StorePath = format!("catalog/{run}").parse().map_err(StoreError::from)?;
+    let mut pages = found.store.pages(&directory);
+    let mut records = Vec::new();
+    while let Some(page) = pages.next().await? {
+        for object in page {
+            let Ok(place @ ObjectPath::Record { .. }) = object.path.parse() else {
+                continue;
+            };
+            if !object.path.ends_with("-seal.json") {
+                continue;
+            }
+            if let Some(held) = found.store.read(&StorePath::from(&place), RECORD_LIMIT).await? {
+                records.push(Record::from_bytes(&place, &held.bytes)?);
+            }
+        }
+    }
+    let seals = look(&records, found.copy.manifest_sha256(), keys);
+    if let Some(broken) = seals.broken.first() {
+        return Err(Failure::new(Reason::Tampered, broken.clone()));
+    }
+    match seals.by {
+        Some(key) => {
+            tracing::info!(%key, "sealed");
+            Ok(())
+        }
+        None => Err(Failure::new(
+            Reason::Unsealed,
+            format!("the copy has {} seals, and none by a key that --seal-key names", records.len()),
+        )),
+    }
 }
 
 /// The structure check for a kind of stream that this version knows.

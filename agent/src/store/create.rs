@@ -9,8 +9,9 @@ use super::{
 };
 use bytes::Bytes;
 use holdfast_crds::document::{self, ObjectPath, StoredObject, Ulid};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use object_store::PutPayload;
+use std::sync::PoisonError;
 
 /// The largest document that is created or read in one piece, in bytes: manifests and indices of documents stay well below.
 pub const MAX_DOCUMENT: u64 = 64 << 20;
@@ -136,14 +137,19 @@ impl Store {
         }
     }
 
-    /// A fresh name for a record: of the store's time and 80 random bits.
+    /// A fresh name for a record: of the store's time and 80 random bits. Each is later than all that this store's handle gave before, so that
+    /// records sort as they were written.
     ///
     /// # Errors
     /// If the system has no randomness.
     pub fn ulid(&self) -> Result<Ulid, StoreError> {
         let mut random = [0; 10];
         super::fill(&mut random)?;
-        Ok(Ulid::new(self.now().unwrap_or_else(Timestamp::now), random))
+        let now = self.now().unwrap_or_else(Timestamp::now);
+        let mut last = self.0.last_named.lock().unwrap_or_else(PoisonError::into_inner);
+        let after = last.checked_add(SignedDuration::from_millis(1)).unwrap_or(*last);
+        *last = now.max(after);
+        Ok(Ulid::new(*last, random))
     }
 
     /// Reads a small object, of at most `limit` bytes; `None` if it is not there.

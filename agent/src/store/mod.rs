@@ -70,6 +70,8 @@ struct Inner {
     accepted: AtomicBool,
     /// Whether the place has Object Lock, once that is known.
     object_lock: OnceLock<bool>,
+    /// The time in the last name of a record.
+    last_named: Mutex<Timestamp>,
 }
 
 impl Store {
@@ -86,6 +88,7 @@ impl Store {
             open: Mutex::default(),
             accepted: AtomicBool::new(false),
             object_lock: OnceLock::new(),
+            last_named: Mutex::new(Timestamp::MIN),
         }))
     }
 

@@ -2,7 +2,9 @@
 //! taken the writer's keys.
 
 use super::*;
-use holdfast_agent::store::{Alteration, Deleted, Locked, RegisterError, WriteLock, alterations, probe::Roles, s3::S3Config};
+use holdfast_agent::store::{
+    Alteration, Deleted, Locked, RegisterError, WriteLock, alterations, probe::Roles, s3::Credentials, s3::S3Config,
+};
 use holdfast_crds::{LockMode, ObjectLockReport};
 use jiff::{SignedDuration, Timestamp};
 
@@ -299,6 +301,58 @@ async fn what_somebody_does_with_the_writers_keys_is_refused_or_seen() {
     );
     let adopted = reader.outcome(&future).await.unwrap().unwrap().adopt(Some(tomorrow)).unwrap_err();
     assert_eq!(adopted.reason(), Reason::Tampered, "{adopted:?}");
+}
+
+#[tokio::test]
+async fn a_preview_needs_no_more_than_the_readers_rights() {
+    let place = Place::new(LockMode::Governance, WEEK).await;
+    let run = RunPath::new("shop", "db", "run-1").unwrap();
+    let pinned = place.writer.claim("a", "shop/offsite").await.unwrap();
+    let abandoned = Outcome {
+        run: run.clone(),
+        nonce: "n".to_owned(),
+        by: Label::new("pod uid", "p").unwrap(),
+        at: Timestamp::now(),
+        decision: Decision::Abandoned(Abandonment {
+            reason: "DumpFailed".to_owned(),
+            message: "m".to_owned(),
+        }),
+    };
+    let not_after = Timestamp::now() + SignedDuration::from_mins(10);
+    place.writer.commit(&abandoned, &pinned, not_after).await.unwrap();
+    let before = versions(&place.keeper, "catalog").await;
+    let S3Config { endpoint, credentials, .. } = place.gateway.config_of("reader");
+    let Credentials::Files(keys) = credentials else { panic!() };
+    let store = serde_json::json!({"metadata": {"name": "offsite", "namespace": "shop"}, "spec": {
+        "s3": {"bucket": BUCKET, "prefix": "prod-eu", "endpoint": endpoint}, "credentials": {"secretName": "s3"}, "encryption": {"none": {}},
+        "objectLock": {"mode": "Governance"}}, "apiVersion": "holdfast.dev/v1alpha1", "kind": "BackupStore"});
+    let file = keys.join("store.yaml");
+    std::fs::write(&file, store.to_string()).unwrap();
+    let preview = |keys: std::path::PathBuf| {
+        let mut agent = std::process::Command::new(env!("CARGO_BIN_EXE_holdfast-agent"));
+        agent
+            .args(["keep", "--preview", "--output=json", "--store"])
+            .arg(&file)
+            .arg("--store-secret")
+            .arg(keys);
+        tokio::task::spawn_blocking(move || agent.output().unwrap())
+    };
+    let output = preview(keys).await.unwrap();
+    let log = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(0), "{log}");
+    let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        (&told["counts"]["kept"], &told["findings"]),
+        (&0.into(), &serde_json::json!([])),
+        "{told}"
+    );
+    assert_eq!(versions(&place.keeper, "catalog").await, before);
+    // The gate is real: who may not even read is told so.
+    let Credentials::Files(keys) = place.gateway.config_of("pruner").credentials else {
+        panic!()
+    };
+    let output = preview(keys).await.unwrap();
+    assert_eq!(output.status.code(), Some(i32::from(Reason::StoreAccessDenied.exit_code())));
 }
 
 async fn versions(store: &Store, directory: &str) -> Vec<holdfast_agent::store::ObjectVersion> {

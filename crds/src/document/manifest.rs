@@ -84,7 +84,8 @@ pub struct ScheduleIdentity {
     pub trigger: Option<String>,
     /// `metadata.generation` of the schedule when the run was made.
     pub generation: i64,
-    /// SHA-256 of the canonical bytes of the policy under which the copy is kept.
+    /// SHA-256 of the canonical bytes of the schedule's policy when the run was made: `{"stores": [{"name", "retention", …}], "timeZone"}`, as
+    /// in its specification. Of `{}` where the run was made by a version that did not name it.
     pub policy_digest: Sha256,
 }
 

@@ -238,6 +238,13 @@ async fn disposal_requests_are_checked_in_words() {
         .unwrap();
 }
 
+#[tokio::test]
+async fn retention_previews_are_checked_in_words() {
+    tried("retentionpreviews", include_str!("tables/retentionpreviews.yaml"))
+        .await
+        .unwrap();
+}
+
 #[test]
 fn short_names_category_and_explanations_work() {
     let ask = |arguments: &[&str]| run(&mut kubectl(Some(PLAIN.kubeconfig()), arguments)).unwrap();
@@ -247,9 +254,9 @@ fn short_names_category_and_explanations_work() {
         "--categories=holdfast",
         "--output=name",
     ]);
-    assert_eq!(kinds.lines().count(), 11, "{kinds}");
+    assert_eq!(kinds.lines().count(), 12, "{kinds}");
     for short in [
-        "hsrc", "hstore", "hcstore", "hsched", "hrun", "hrestore", "hcpol", "hhold", "hchold", "hdisp",
+        "hsrc", "hstore", "hcstore", "hsched", "hrun", "hrestore", "hcpol", "hhold", "hchold", "hdisp", "hpreview",
     ] {
         ask(&["get", short, "--namespace=default"]);
     }

@@ -295,6 +295,69 @@ async fn a_disposal_has_four_eyes() {
 }
 
 #[tokio::test]
+async fn who_retires_a_source_or_accepts_something_is_who_says_so() {
+    let release = Release::install("acknowledgements").await.unwrap();
+    let path = holdfast_path(&release.served, "backupsources");
+    let rights = ["create backupsources ", "patch backupsources ", "get secrets app"];
+    let ann = user(&release, "ann", &rights).await;
+    let ben = user(&release, "ben", &rights).await;
+    let source = |more: Value| {
+        let mut source = json!({"apiVersion": "holdfast.dev/v1alpha1", "kind": "BackupSource", "metadata": {"name": "a"},
+            "spec": {"postgresql": {"hosts": ["db"], "version": 16, "credentials": {"secretName": "app"}}}});
+        for (field, value) in more.as_object().unwrap() {
+            source["spec"][field] = value.clone();
+        }
+        source
+    };
+    let retire = |by: &str| json!({"retire": {"by": by, "reason": "sold"}});
+    let accept = |by: &str| json!({"by": by, "reason": "a table was dropped", "size": {"run": "a-1"}});
+    let dry = format!("{path}?dryRun=All");
+    let forged = "spec.retire.by: found 'ben', but the request is made by 'ann'; say by: ann";
+    refused(&ann, Method::POST, &dry, &source(retire("ben")), forged).await.unwrap();
+    let forged = "spec.accept[].by: found 'ben', but the request is made by 'ann'; say by: ann";
+    refused(
+        &ann,
+        Method::POST,
+        &dry,
+        &source(json!({"accept": [accept("ann"), accept("ben")]})),
+        forged,
+    )
+    .await
+    .unwrap();
+    let both = json!({"retire": retire("ann")["retire"], "accept": [accept("ann")]});
+    accepted(&ann, Method::POST, &path, &source(both)).await.unwrap();
+    // What others said stays, whoever edits the rest; it is neither changed nor repeated in their name.
+    let one = format!("{path}/a");
+    let with = |spec: Value| json!({"spec": spec});
+    accepted(&ben, Method::PATCH, &one, &with(json!({"accept": [accept("ann"), accept("ben")]})))
+        .await
+        .unwrap();
+    let mut changed = accept("ann");
+    changed["reason"] = json!("another");
+    refused(
+        &ben,
+        Method::PATCH,
+        &one,
+        &with(json!({"accept": [changed]})),
+        "found 'ann', but the request is made by 'ben'",
+    )
+    .await
+    .unwrap();
+    refused(
+        &ben,
+        Method::PATCH,
+        &one,
+        &with(json!({"retire": {"reason": "another"}})),
+        "spec.retire.by: found 'ann'",
+    )
+    .await
+    .unwrap();
+    accepted(&ben, Method::PATCH, &one, &with(json!({"retire": null, "accept": null})))
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
 async fn only_the_operator_says_where_holds_stand() {
     let release = Release::install("hold-status").await.unwrap();
     let path = holdfast_path(&release.served, "complianceholds");

@@ -14,10 +14,10 @@ use holdfast_e2e::{
 use http::Method;
 use serde_json::{Value, json};
 
-const DEFINITIONS: usize = 11;
-const POLICIES: usize = 18;
+const DEFINITIONS: usize = 12;
+const POLICIES: usize = 19;
 /// … of a release for some namespaces: in the place of the two for cluster-wide stores it has one for what it does not serve.
-const POLICIES_OF_NAMESPACES: usize = 17;
+const POLICIES_OF_NAMESPACES: usize = 18;
 
 struct Cluster(ApiServer);
 
@@ -212,6 +212,9 @@ async fn roles_are_aggregated(cluster: &Cluster) -> Result<()> {
         ("admin", "restorerequests", "create", true),
         ("view", "complianceholds", "list", true),
         ("view", "disposalrequests", "get", true),
+        ("view", "retentionpreviews", "get", true),
+        ("view", "retentionpreviews", "create", false),
+        ("edit", "retentionpreviews", "create", true),
         // Holding, releasing and approving are given to people by name.
         ("edit", "complianceholds", "create", false),
         ("admin", "complianceholds", "create", false),

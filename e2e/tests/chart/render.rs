@@ -139,6 +139,7 @@ fn the_operator_may_do_this_and_no_more() {
         "restorerequests",
         "complianceholds",
         "disposalrequests",
+        "retentionpreviews",
     ];
     add("holdfast.dev", &kinds, &["list", "watch"]);
     add(
@@ -147,7 +148,7 @@ fn the_operator_may_do_this_and_no_more() {
         &["patch"],
     );
     add("holdfast.dev", &["backupruns"], &["get", "create", "delete"]);
-    add("holdfast.dev", &["restorerequests"], &["delete"]);
+    add("holdfast.dev", &["restorerequests", "retentionpreviews"], &["delete"]);
     add("batch", &["jobs"], &["get", "list", "watch", "create", "delete"]);
     add("", &["pods"], &["list", "watch"]);
     add("", &["pods/log"], &["get"]);

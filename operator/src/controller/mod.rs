@@ -9,6 +9,7 @@ mod history;
 pub mod hold;
 mod jobs;
 pub mod keep;
+pub mod preview;
 mod report_log;
 pub mod restore;
 pub mod run;

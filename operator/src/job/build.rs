@@ -15,7 +15,7 @@ use k8s_openapi::{
 };
 
 use super::{
-    MANAGED_BY, MANAGER, PURPOSE, Purpose, RESTORE, RUN, SOURCE, store_label,
+    MANAGED_BY, MANAGER, PREVIEW, PURPOSE, Purpose, RESTORE, RUN, SOURCE, store_label,
     volume::{self, Placed},
 };
 
@@ -245,6 +245,14 @@ fn labels(task: &Task) -> BTreeMap<String, String> {
     let (kind, name, source) = match &task.action {
         Action::Backup(backup) => (RUN, &backup.run, Some(backup.source.as_str())),
         Action::Settle(settle) => (RUN, &settle.run, Some(settle.source.as_str())),
+        Action::Keep(keep) if keep.preview.is_some() => (
+            PREVIEW,
+            keep.preview
+                .as_ref()
+                .and_then(|preview| preview.request.as_ref())
+                .unwrap_or(&task.store.name),
+            None,
+        ),
         Action::Probe(_) | Action::Keep(_) => (store_label(task.store.kind), &task.store.name, None),
         Action::Copy(copy) => (store_label(task.store.kind), &task.store.name, Some(copy.source.as_str())),
         Action::Restore(restore) | Action::SettleRestore(restore) => (RESTORE, &restore.request, restore.path.split('/').nth(1)),

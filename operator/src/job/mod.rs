@@ -26,6 +26,8 @@ pub const STORE: &str = "holdfast.dev/store";
 pub const CLUSTER_STORE: &str = "holdfast.dev/cluster-store";
 /// Label with the name of the RestoreRequest that a Job works for.
 pub const RESTORE: &str = "holdfast.dev/restore";
+/// Label with the name of the RetentionPreview that a Job works for.
+pub const PREVIEW: &str = "holdfast.dev/preview";
 /// Label with the name of the BackupSource.
 pub const SOURCE: &str = "holdfast.dev/source";
 

@@ -184,6 +184,17 @@ pub fn for_task(task: &Task) -> Vec<Placed> {
         volumes.extend(read_from(&copy.from.spec));
     }
     volumes.extend(database.into_iter().flat_map(database_secrets));
+    if let (Action::Keep(keep), Some(seal)) = (&task.action, &task.store.spec.seal)
+        && keep.preview.is_none()
+        && !keep.read_only
+    {
+        volumes.push(placed(
+            "seal",
+            layout::SEAL,
+            true,
+            secret(&seal.secret_name, &[(&seal.key, "seal.pem")]),
+        ));
+    }
     volumes
 }
 

@@ -249,6 +249,7 @@ impl Objects {
             ("ClusterBackupSchedule", self.caches.cluster_schedules.unreadable_count()),
             ("CompliancePolicy", self.caches.policies.unreadable_count()),
             ("DisposalRequest", self.caches.disposals.unreadable_count()),
+            ("RetentionPreview", self.caches.previews.unreadable_count()),
             ("BackupSource", self.caches.sources.unreadable_count()),
             ("BackupStore", self.caches.stores.unreadable_count()),
             ("ClusterBackupStore", self.caches.cluster_stores.unreadable_count()),

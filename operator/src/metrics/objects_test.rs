@@ -21,6 +21,7 @@ fn ready(caches: &Caches) {
     caches.pods.listed(None, &nothing);
     caches.holds.listed(None, &nothing);
     caches.disposals.listed(None, &nothing);
+    caches.previews.listed(None, &nothing);
     caches.cluster_holds.listed(None, &nothing);
     caches.cluster_schedules.listed(None, &nothing);
     caches.cluster_stores.listed(None, &nothing);

@@ -5,7 +5,8 @@ use std::{collections::BTreeMap, fmt::Debug, future::Future, sync::Arc};
 use futures::{StreamExt, stream::FuturesUnordered};
 use holdfast_crds::{
     BackupRun, BackupSchedule, BackupSource, BackupStore, ClusterBackupSchedule, ClusterBackupStore, ClusterComplianceHold, ComplianceHold,
-    CompliancePolicy, DisposalRequest, RestoreRequest, RunInStore, ScheduleStore, SourceSelection, StoreKind, StoreReference, StoreUse,
+    CompliancePolicy, DisposalRequest, RestoreRequest, RetentionPreview, RunInStore, ScheduleStore, SourceSelection, StoreKind,
+    StoreReference, StoreUse,
 };
 use k8s_openapi::{
     ClusterResourceScope, NamespaceResourceScope,
@@ -36,6 +37,7 @@ pub struct Caches {
     pub pods: Cache<Pod>,
     pub holds: Cache<ComplianceHold>,
     pub disposals: Cache<DisposalRequest>,
+    pub previews: Cache<RetentionPreview>,
     /// Of the whole cluster, as those below: they stay empty where only some namespaces are served.
     pub cluster_schedules: Cache<ClusterBackupSchedule>,
     pub cluster_stores: Cache<ClusterBackupStore>,
@@ -148,6 +150,7 @@ impl Caches {
             }),
             holds: Cache::new(&scopes),
             disposals: Cache::new(&scopes),
+            previews: Cache::new(&scopes),
             cluster_schedules: Cache::new(cluster),
             cluster_stores: Cache::new(cluster),
             cluster_holds: Cache::new(cluster),
@@ -178,6 +181,7 @@ impl Caches {
             && self.pods.ready()
             && self.holds.ready()
             && self.disposals.ready()
+            && self.previews.ready()
             && self.cluster_schedules.ready()
             && self.cluster_stores.ready()
             && self.cluster_holds.ready()
@@ -198,6 +202,7 @@ impl Caches {
         self.pods.wait_ready().await;
         self.holds.wait_ready().await;
         self.disposals.wait_ready().await;
+        self.previews.wait_ready().await;
         self.cluster_schedules.wait_ready().await;
         self.cluster_stores.wait_ready().await;
         self.cluster_holds.wait_ready().await;
@@ -271,7 +276,8 @@ impl Caches {
             watches.push(Box::pin(watch(client, scope.clone(), Some(&selector), &self.jobs)));
             watches.push(Box::pin(watch(client, scope.clone(), Some(&selector), &self.pods)));
             watches.push(Box::pin(watch(client, scope.clone(), None, &self.holds)));
-            watches.push(Box::pin(watch(client, scope, None, &self.disposals)));
+            watches.push(Box::pin(watch(client, scope.clone(), None, &self.disposals)));
+            watches.push(Box::pin(watch(client, scope, None, &self.previews)));
         }
         if namespaces.all() {
             watches.push(Box::pin(watch_cluster(client, None, &self.cluster_schedules)));
@@ -310,7 +316,7 @@ fn of_kind(kind: StoreKind, references: impl Iterator<Item = StoreReference>) ->
 }
 
 fn owners(labels: &BTreeMap<String, String>) -> Vec<String> {
-    [job::RUN, job::STORE, job::CLUSTER_STORE, job::RESTORE]
+    [job::RUN, job::STORE, job::CLUSTER_STORE, job::RESTORE, job::PREVIEW]
         .iter()
         .filter_map(|label| labels.get(*label).map(|name| Caches::owned_by(label, name)))
         .collect()

@@ -2,17 +2,22 @@
 
 use std::collections::HashMap;
 
-use holdfast_crds::{Span, document::Ulid};
+use holdfast_crds::{
+    Span,
+    document::{Label, Ulid},
+};
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    facts::{Mark, SourceFacts},
+    facts::{CopyFacts, Mark, SourceFacts},
     plan::{Next, SourcePlan, plan},
 };
-/// The plan of a pass at `at`, if until then keepers come as usual and no other copy does. Of the past: the plan of now.
+
+/// The plan of a pass at `at`, if until then keepers come as usual and no other copy does. Of the past: the plan of now. `holds` tells which
+/// holds name a copy at a time: some end until then.
 ///
 /// That no copy comes is how the preview is asked, not how the source does: its newest copy is not too old for it.
-pub fn preview(facts: &SourceFacts, at: Timestamp) -> SourcePlan {
+pub fn preview(facts: &SourceFacts, at: Timestamp, holds: impl Fn(&CopyFacts, Timestamp) -> Vec<Label>) -> SourcePlan {
     if at <= facts.now {
         return plan(facts);
     }
@@ -26,12 +31,18 @@ pub fn preview(facts: &SourceFacts, at: Timestamp) -> SourcePlan {
     let delay = delays.max().unwrap_or(Span::from_hours(48)).signed();
     follow(&mut later, &today);
     let marked = at.checked_sub(delay + SignedDuration::from_secs(1)).unwrap_or(Timestamp::MIN);
+    let go_to = |later: &mut SourceFacts, at: Timestamp| {
+        later.now = at;
+        for copy in &mut later.copies {
+            copy.holds = holds(copy, at);
+        }
+    };
     if marked > facts.now {
-        later.now = marked;
+        go_to(&mut later, marked);
         let then = plan(&later);
         follow(&mut later, &then);
     }
-    later.now = at;
+    go_to(&mut later, at);
     plan(&later)
 }
 

@@ -424,8 +424,9 @@ fn ranges_of_logs_belong_to_the_log_that_is_kept() {
 fn a_preview_of_a_later_day_says_what_will_be_gone_by_then() {
     let copies = days(10);
     let source = facts(NOW, rules(|r| r.daily = Some(5)), copies.clone());
-    assert_eq!(preview(&source, at(NOW)), plan(&source));
-    let then = preview(&source, at("2026-11-24T08:00:00Z"));
+    let as_now = |copy: &CopyFacts, _| copy.holds.clone();
+    assert_eq!(preview(&source, at(NOW), as_now), plan(&source));
+    let then = preview(&source, at("2026-11-24T08:00:00Z"), as_now);
     // 19 November goes on the 24th; two days before it was not marked yet. 20 November and the newest two stay.
     let state = |copy: &CopyFacts| verdict(&then, copy).next;
     assert!(matches!(state(&copies[0]), Next::Remove(_)));
@@ -433,6 +434,21 @@ fn a_preview_of_a_later_day_says_what_will_be_gone_by_then() {
     assert!(matches!(state(&copies[7]), Next::Mark { .. }), "{:?}", verdict(&then, &copies[7]));
     assert_eq!(state(&copies[9]), Next::Stay);
     assert_eq!(then.blocked, None, "that no copy came since is how it was asked");
+
+    // A hold on the oldest that ends on the 23rd: it was not marked in time. One that ends on the 21st was.
+    let until = |end: &'static str| {
+        let first = copies[0].run.clone();
+        move |copy: &CopyFacts, then: jiff::Timestamp| {
+            let held = copy.run == first && then < at(end);
+            held.then(|| hold("htax-1")).into_iter().collect::<Vec<_>>()
+        }
+    };
+    let mut source = source;
+    source.copies[0].holds = vec![hold("htax-1")];
+    let then = |end| verdict(&preview(&source, at("2026-11-24T08:00:00Z"), until(end)), &copies[0]).next;
+    assert!(matches!(then("2026-11-21T00:00:00Z"), Next::Remove(_)));
+    assert!(matches!(then("2026-11-23T00:00:00Z"), Next::Mark { .. }));
+    assert_eq!(then("2026-12-01T00:00:00Z"), Next::Stay);
 }
 
 #[test]

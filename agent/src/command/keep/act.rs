@@ -23,8 +23,6 @@ pub struct Hand {
     pinned: Pinned,
     /// The store's clock when the pass began.
     started: Timestamp,
-    /// The last that was written, so that records of one pass sort as they were written.
-    last: std::sync::Mutex<Timestamp>,
 }
 
 /// What came of a removal.
@@ -78,7 +76,6 @@ impl Hand {
             by,
             pinned,
             started,
-            last: std::sync::Mutex::new(started),
         }
     }
 
@@ -86,19 +83,9 @@ impl Hand {
         self.pinned.epoch()
     }
 
-    /// A name for a record, later than all that this hand gave, and its time.
+    /// A name for a record, and its time.
     fn name(&self) -> Result<(Ulid, Timestamp), StoreError> {
-        let at = self.store.now().unwrap_or(self.started);
-        let mut random = [0; 10];
-        aws_lc_rs::rand::fill(&mut random).map_err(|_| StoreError::Io {
-            call: "random",
-            path: "the system".to_owned(),
-            problem: "no randomness".to_owned(),
-        })?;
-        let mut last = self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let moment = at.max(*last + jiff::SignedDuration::from_millis(1));
-        *last = moment;
-        Ok((Ulid::new(moment, random), at))
+        Ok((self.store.ulid()?, self.store.now().unwrap_or(self.started)))
     }
 
     /// Writes a record of a run, and reads it back.
@@ -125,9 +112,14 @@ impl Hand {
         Ok((record, there.meta.modified))
     }
 
+    /// That no other cluster took the store over meanwhile.
+    pub async fn still_owned(&self) -> Result<(), ActError> {
+        Ok(self.store.still_owned(&self.pinned).await?)
+    }
+
     /// Whether the pass may still delete: its epoch is the newest, and it is young enough by the store's clock.
     pub async fn may_delete(&self) -> Result<(), ActError> {
-        self.store.still_owned(&self.pinned).await?;
+        self.still_owned().await?;
         self.time_left().map(|_| ())
     }
 

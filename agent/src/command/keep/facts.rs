@@ -1,9 +1,9 @@
 //! From what was read to what is decided from.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use holdfast_crds::document::{Acceptance, Fact, Label, Record, ScheduleName, SourceFact};
-use holdfast_crds::{KeepSchedule, KeepSource, KeepTask, Retention, SHORTEST_DELETION_DELAY};
+use holdfast_crds::{KeepSchedule, KeepSource, KeepTask, ProposedRules, Retention, SHORTEST_DELETION_DELAY};
 use holdfast_policy::retention::{self, CopyFacts, CopyType, Floor, Mark, Rules, SourceFacts};
 use holdfast_policy::tick::Zone;
 use jiff::{SignedDuration, Timestamp};
@@ -21,7 +21,6 @@ pub fn rules(
     now: Timestamp,
     problems: &mut Vec<String>,
 ) -> BTreeMap<ScheduleName, Rules> {
-    let ours = |schedule: &ScheduleName| schedule.namespace.as_deref().is_none_or(|of| of == namespace.as_str());
     let mut zone = |name: &str, schedule: &ScheduleName| match Zone::named(name) {
         Ok(zone) => Some(zone),
         Err(error) => {
@@ -42,7 +41,7 @@ pub fn rules(
             rules.insert(recorded.schedule.clone(), known);
         }
     }
-    for wanted in task.schedules.iter().filter(|wanted| ours(&wanted.schedule)) {
+    for wanted in task.schedules.iter().filter(|wanted| ours(&wanted.schedule, namespace)) {
         let Some(zone) = zone(&wanted.time_zone, &wanted.schedule) else {
             continue;
         };
@@ -72,6 +71,50 @@ fn followed(retention: &Retention) -> Retention {
 
 fn interval(seconds: u64) -> SignedDuration {
     SignedDuration::from_secs(i64::try_from(seconds).unwrap_or(i64::MAX))
+}
+
+/// Puts rules that are not applied yet in the place of those in force.
+pub fn propose(facts: &mut SourceFacts, proposed: &[ProposedRules], namespace: &Label) {
+    for wanted in proposed {
+        let each = || {
+            let made = facts.copies.iter().filter_map(|copy| copy.schedule.clone());
+            made.chain(facts.rules.keys().cloned()).collect()
+        };
+        let schedules: BTreeSet<_> = wanted.schedule.clone().map_or_else(each, |schedule| [schedule].into());
+        for schedule in schedules.into_iter().filter(|schedule| ours(schedule, namespace)) {
+            let known = facts.rules.get(&schedule);
+            let zone = match (&wanted.time_zone, known) {
+                (None, Some(known)) => Ok(known.zone.clone()),
+                (named, _) => Zone::named(named.as_deref().unwrap_or("UTC")),
+            };
+            let zone = match zone {
+                Ok(zone) => zone,
+                Err(error) => {
+                    facts.problems.push(format!("the proposed rules cannot be used: {error}"));
+                    return;
+                }
+            };
+            let seconds = wanted.interval_seconds.and_then(|seconds| i64::try_from(seconds).ok());
+            let rules = Rules {
+                since: match known {
+                    Some(known) if known.retention == wanted.retention && known.zone == zone => known.since,
+                    _ => facts.now,
+                },
+                interval: seconds
+                    .map(SignedDuration::from_secs)
+                    .or_else(|| known.and_then(|known| known.interval)),
+                retention: wanted.retention.clone(),
+                zone,
+                gone: known.is_some_and(|known| known.gone) && wanted.interval_seconds.is_none(),
+            };
+            facts.rules.insert(schedule, rules);
+        }
+    }
+}
+
+/// Whether a schedule's rules are for copies of this namespace.
+fn ours(schedule: &ScheduleName, namespace: &Label) -> bool {
+    schedule.namespace.as_deref().is_none_or(|of| of == namespace.as_str())
 }
 
 /// The rules that are not recorded yet, for copies that this source has.

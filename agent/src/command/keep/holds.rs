@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use holdfast_crds::document::{DocumentError, Fact, HoldFact, HoldRecord, Label, ObjectPath, Record};
+use holdfast_crds::document::{DocumentError, Fact, HoldFact, HoldRecord, Label, ObjectPath, Record, Ulid};
 use holdfast_crds::{HoldReport, KeepHold, KeepRelease, Reason};
 use holdfast_policy::hold::{self, Candidate};
 use jiff::Timestamp;
@@ -114,6 +114,16 @@ impl Holds {
             }
         }
         Ok(())
+    }
+
+    /// Takes the task's holds for recorded, where nothing is written.
+    pub fn suppose(&mut self, wanted: &[KeepHold], by: &Label, now: Timestamp) {
+        for hold in wanted {
+            let records = self.records.entry(hold.id.clone()).or_default();
+            for fact in hold::to_record(records, placing(hold), hold.release.as_ref().map(releasing)) {
+                records.push(HoldRecord::new(hold.id.clone(), Ulid::new(now, [0; 10]), by.clone(), now, fact));
+            }
+        }
     }
 
     /// Tells how each hold stands: first those of the task, then those that only the store knows and that are in force.

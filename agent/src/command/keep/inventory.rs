@@ -282,16 +282,29 @@ impl Inventory {
     /// All sources: those from `source` (`<namespace>/<source>`) on first, then those before it.
     pub fn beginning_with(store: &Store, source: Option<&str>) -> Result<Vec<Self>, StoreError> {
         let group = source.map(|source| format!("{source}/"));
-        let mut parts = vec![Self::between(store, group.clone(), None)?];
+        let mut parts = vec![Self::between(store, "", group.clone(), None)?];
         if group.is_some() {
-            parts.push(Self::between(store, None, group)?);
+            parts.push(Self::between(store, "", None, group)?);
         }
         Ok(parts)
     }
 
-    fn between(store: &Store, from: Option<String>, to: Option<String>) -> Result<Self, StoreError> {
+    /// Only the sources of a namespace, or one of them.
+    pub fn within(store: &Store, namespace: Option<&Label>, source: Option<&Label>) -> Result<Self, StoreError> {
+        let names = [namespace, source.filter(|_| namespace.is_some())];
+        let within = names
+            .into_iter()
+            .flatten()
+            .fold(String::new(), |within, name| within + "/" + name.as_str());
+        Self::between(store, &within, None, None)
+    }
+
+    fn between(store: &Store, within: &str, from: Option<String>, to: Option<String>) -> Result<Self, StoreError> {
         Ok(Self {
-            walks: [Walk::new(store, "catalog")?, Walk::new(store, "data")?],
+            walks: [
+                Walk::new(store, &format!("catalog{within}"))?,
+                Walk::new(store, &format!("data{within}"))?,
+            ],
             from,
             to,
         })

@@ -7,10 +7,13 @@ pub(super) mod facts;
 pub(super) mod holds;
 pub(super) mod inventory;
 mod leftover;
+pub mod preview;
 pub(super) mod read;
 pub(super) mod removal;
 mod remove;
 pub(super) mod report;
+mod seals;
+mod show;
 mod source;
 #[cfg(test)]
 pub(super) mod tests;
@@ -19,9 +22,8 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::Args;
 use holdfast_crds::document::Label;
-use holdfast_crds::{AgentResult, DisposalReport, KEEP_TIMEOUT, KeepLine, KeepTask, Reason, SHORTEST_LOCK_AT_WRITE, Span, StoreRole, Task};
+use holdfast_crds::{AgentResult, DisposalReport, KEEP_TIMEOUT, KeepLine, KeepTask, Reason, SHORTEST_LOCK_AT_WRITE, Span, StoreRole};
 use holdfast_policy::retention::time_for_deleting;
 use jiff::{SignedDuration, Timestamp};
 
@@ -30,37 +32,34 @@ use self::holds::{Held, Holds};
 use self::inventory::{Found, Inventory};
 use self::report::Report;
 use super::place;
-use crate::config::{Invocation, Places, read_task};
+use crate::config::Invocation;
 use crate::result::{Failure, plain};
 use crate::store::{OwnerError, Patience, Store, StorePath};
 
 /// Uploads that were begun so long ago and never ended are aborted.
 const UPLOAD_AGE: Duration = Duration::from_hours(7 * 24);
 
-/// Look after a store: take stock, record how long copies are kept, mark and remove what nothing keeps
-///
-/// In a Job's pod the task comes from the operator.
-#[derive(Debug, Args)]
-pub struct KeepArgs {
-    /// Where files lie
-    #[command(flatten)]
-    pub places: Places,
-}
+pub use self::preview::KeepArgs;
 
-impl KeepArgs {
-    /// The task: read.
-    pub fn task(&self) -> Result<Task, Failure> {
-        read_task(&self.places.task)
-    }
-}
-
-/// Looks after the task's store.
+/// Looks after the task's store, or tells what a pass would do.
 pub async fn run(invocation: &Invocation, task: &KeepTask) -> Result<AgentResult, Failure> {
-    invocation.progress.enter("keep", &invocation.task.store.name);
-    let store = place::open_as(invocation, Patience::RUN, StoreRole::Keeper)?;
-    let pruner = place::open_as(invocation, Patience::RUN, StoreRole::Pruner)?;
+    let report = match &task.preview {
+        None => Report::to_stdout(),
+        Some(_) => Report::to_stdout().previewing(Box::new(show::Table::default())),
+    };
+    run_reporting(invocation, task, report).await
+}
+
+async fn run_reporting(invocation: &Invocation, task: &KeepTask, report: Report) -> Result<AgentResult, Failure> {
+    let (doing, roles) = match &task.preview {
+        None => ("keep", (StoreRole::Keeper, StoreRole::Pruner)),
+        Some(_) => ("preview", (StoreRole::Reader, StoreRole::Reader)),
+    };
+    invocation.progress.enter(doing, &invocation.task.store.name);
+    let store = place::open_as(invocation, Patience::RUN, roles.0)?;
+    let pruner = place::open_as(invocation, Patience::RUN, roles.1)?;
     tokio::select! {
-        kept = run_with(invocation, task, (&store, &pruner), Timestamp::now, Report::to_stdout()) => kept,
+        kept = run_with(invocation, task, (&store, &pruner), Timestamp::now, report) => kept,
         () = invocation.cancel.cancelled() => Err(Failure::new(Reason::Interrupted, "the keeper was asked to stop; the next pass goes on where it was")),
     }
 }
@@ -75,7 +74,11 @@ pub async fn run_with(
 ) -> Result<AgentResult, Failure> {
     let mut pass = Pass::begin(invocation, task, stores, our_clock, report).await?;
     let store = pass.store;
-    for mut inventory in Inventory::beginning_with(store, task.from.as_deref())? {
+    let inventories = match &task.preview {
+        None => Inventory::beginning_with(store, task.from.as_deref())?,
+        Some(only) => vec![Inventory::within(store, only.namespace.as_ref(), only.source.as_ref())?],
+    };
+    for mut inventory in inventories {
         while let Some(found) = inventory.next().await? {
             match found {
                 Found::Source(folder) => pass.source(*folder).await?,
@@ -83,7 +86,10 @@ pub async fn run_with(
             }
         }
     }
-    pass.vanished();
+    if task.preview.is_none() {
+        pass.vanished();
+    }
+    pass.seal(invocation).await?;
     Ok(pass.end().await)
 }
 
@@ -105,6 +111,7 @@ struct Pass<'a> {
     /// The store's time when the pass began.
     began: Timestamp,
     holds: Holds,
+    seals: seals::Seals,
     report: Report,
     /// The source that the pass is at, as `<namespace>/<source>`.
     at: String,
@@ -132,7 +139,7 @@ impl<'a> Pass<'a> {
             .now()
             .ok_or_else(|| Failure::new(Reason::StoreUnsafe, "the store's answers have no Date: no pass is possible"))?;
         let holder = invocation.task.store.holder(&invocation.task.namespace);
-        let hand = if task.preview {
+        let hand = if task.read_only || task.preview.is_some() {
             None
         } else {
             match store.claim(&invocation.task.cluster, &holder).await {
@@ -155,6 +162,7 @@ impl<'a> Pass<'a> {
         report.summary.epoch = epoch.and_then(|epoch| i64::try_from(epoch).ok()).unwrap_or(0);
         report.summary.started_at = started.to_string();
         let mut acts = hand.is_some();
+        let seals = seals::Seals::read(invocation, acts, &mut report)?;
         // A volume has no clock but the time at which the Job was made: its pod may have waited since.
         let waited = match &invocation.task.store.spec.volume {
             Some(_) => SignedDuration::try_from(KEEP_TIMEOUT).unwrap_or(SignedDuration::ZERO),
@@ -171,7 +179,14 @@ impl<'a> Pass<'a> {
         if let Some(hand) = &hand {
             holds.record(hand, &task.holds).await?;
         }
-        let (locks, locks_unknown) = match store.supports_locks().await {
+        // A reader may not ask for locks: a preview goes by what keepers recorded of them.
+        let supported = if task.preview.is_some() {
+            holds.suppose(&task.holds, &invocation.pod, started);
+            Ok(false)
+        } else {
+            store.supports_locks().await
+        };
+        let (locks, locks_unknown) = match supported {
             Ok(locks) => (locks, None),
             Err(error) => {
                 let problem = format!("whether the bucket has Object Lock cannot be told: {error}");
@@ -191,9 +206,10 @@ impl<'a> Pass<'a> {
             acts,
             locks,
             locks_unknown,
-            now: task.preview_at.unwrap_or(now),
+            now,
             began: started,
             holds,
+            seals,
             report,
             at: String::new(),
             seen: HashSet::new(),
@@ -221,7 +237,7 @@ impl<'a> Pass<'a> {
                 )),
             }
         }
-        if !self.locks && self.locks_unknown.is_none() && !self.held.is_empty() {
+        if !self.locks && self.locks_unknown.is_none() && !self.held.is_empty() && self.task.preview.is_none() {
             self.report
                 .note("the bucket has no legal holds: only Holdfast keeps what is held from being removed");
         }
@@ -241,10 +257,13 @@ impl<'a> Pass<'a> {
             self.report.line(&KeepLine::Disposal(report));
         }
         let summary = self.report.finish();
-        let message = format!(
-            "{} copies of {} sources, {} held, {} marked, {} removed, {} sources blocked, {} findings",
-            summary.copies, summary.sources, summary.held, summary.marked, summary.removed, summary.blocked, summary.findings
-        );
+        let message = match &summary.preview {
+            Some(counts) => preview::told(&summary, counts, self.task),
+            None => format!(
+                "{} copies of {} sources, {} held, {} marked, {} removed, {} sources blocked, {} findings",
+                summary.copies, summary.sources, summary.held, summary.marked, summary.removed, summary.blocked, summary.findings
+            ),
+        };
         AgentResult {
             kept: Some(summary),
             ..plain(Reason::Succeeded, message)

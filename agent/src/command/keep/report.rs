@@ -1,7 +1,8 @@
 //! The report of a pass: lines in the log that the operator reads, and their summary.
 
-use holdfast_crds::{HoldReport, Reason, SourceReport};
-use holdfast_crds::{KEEP_LINE, KeepLine, KeepSummary, StoreFinding};
+use holdfast_crds::{
+    CopyReport, HoldReport, KEEP_LINE, KeepLine, KeepSummary, PREVIEW_COPIES, PreviewCounts, Reason, SealedCopy, SourceReport, StoreFinding,
+};
 use jiff::Timestamp;
 
 use crate::command::lines::{Lines, Sink};
@@ -10,6 +11,27 @@ use crate::command::lines::{Lines, Sink};
 const NOTES: usize = 4;
 /// The most findings that are told one by one.
 const FINDINGS: i64 = 200;
+/// The most sources of a preview whose removals stand still that are told one by one.
+const BLOCKED: usize = 20;
+
+/// Shows a preview whole, as it comes.
+pub trait Show: Send + Sync {
+    /// A source with all of its copies, the newest first.
+    fn source(&mut self, source: &SourceReport, copies: &[CopyReport]);
+    fn finding(&mut self, finding: &StoreFinding);
+    /// The end.
+    fn end(&mut self, summary: &KeepSummary);
+}
+
+/// What a preview tells at its end: a log that is cut loses its beginning. All of it is bounded.
+struct Preview {
+    show: Box<dyn Show>,
+    going: Vec<CopyReport>,
+    staying: Vec<CopyReport>,
+    blocked: Vec<SourceReport>,
+    findings: Vec<StoreFinding>,
+    counts: PreviewCounts,
+}
 
 /// A report that is being written.
 pub struct Report {
@@ -17,6 +39,7 @@ pub struct Report {
     pub summary: KeepSummary,
     again: Option<Timestamp>,
     stopped_at: Option<String>,
+    preview: Option<Preview>,
 }
 
 impl Report {
@@ -26,6 +49,24 @@ impl Report {
             summary: KeepSummary::default(),
             again: None,
             stopped_at: None,
+            preview: None,
+        }
+    }
+
+    /// The report of a preview, which `show` shows whole.
+    #[must_use]
+    pub fn previewing(self, show: Box<dyn Show>) -> Self {
+        let preview = Preview {
+            show,
+            going: Vec::new(),
+            staying: Vec::new(),
+            blocked: Vec::new(),
+            findings: Vec::new(),
+            counts: PreviewCounts::default(),
+        };
+        Self {
+            preview: Some(preview),
+            ..self
         }
     }
 
@@ -48,12 +89,49 @@ impl Report {
         summary.marked += report.marked;
         summary.removed += report.removed;
         summary.held += report.held;
+        summary.sealed += report.sealed;
         summary.blocked += i64::from(report.blocked.is_some());
-        self.line(&KeepLine::Source(report));
+        if self.preview.is_none() {
+            self.line(&KeepLine::Source(report));
+        }
+    }
+
+    /// What would become of a source and each of its copies, the newest first.
+    pub fn preview(&mut self, source: &SourceReport, copies: &[CopyReport]) {
+        let Some(preview) = &mut self.preview else { return };
+        preview.show.source(source, copies);
+        for copy in copies {
+            preview.counts.add(copy);
+            let list = if copy.state.goes() {
+                &mut preview.going
+            } else {
+                &mut preview.staying
+            };
+            if list.len() < PREVIEW_COPIES {
+                list.push(CopyReport {
+                    run: format!("{}/{}/{}", source.namespace, source.source, copy.run),
+                    ..copy.clone()
+                });
+            }
+        }
+        if source.blocked.is_some() && preview.blocked.len() < BLOCKED {
+            preview.blocked.push(SourceReport {
+                newest_copies: Vec::new(),
+                ..source.clone()
+            });
+        }
+    }
+
+    /// A copy that was sealed after its source had been told of.
+    pub fn sealed(&mut self, sealed: SealedCopy) {
+        self.summary.sealed += 1;
+        self.line(&KeepLine::Sealed(sealed));
     }
 
     pub fn hold(&mut self, report: HoldReport) {
-        self.line(&KeepLine::Hold(report));
+        if self.preview.is_none() {
+            self.line(&KeepLine::Hold(report));
+        }
     }
 
     pub fn finding(&mut self, reason: Reason, place: Option<String>, message: impl Into<String>) {
@@ -63,7 +141,14 @@ impl Report {
         }
         let message = crate::result::shorten(&message.into(), 512);
         tracing::warn!(%reason, place = place.as_deref().unwrap_or_default(), message, "finding");
-        self.line(&KeepLine::Finding(StoreFinding { reason, place, message }));
+        let finding = StoreFinding { reason, place, message };
+        match &mut self.preview {
+            Some(preview) => {
+                preview.show.finding(&finding);
+                preview.findings.push(finding);
+            }
+            None => self.line(&KeepLine::Finding(finding)),
+        }
     }
 
     /// What could not be done at all. Each is told once.
@@ -86,7 +171,17 @@ impl Report {
         self.stopped_at.get_or_insert_with(|| source.to_owned());
     }
 
-    pub fn finish(self) -> KeepSummary {
+    pub fn finish(mut self) -> KeepSummary {
+        if let Some(mut preview) = self.preview.take() {
+            self.summary.preview = Some(preview.counts);
+            preview.show.end(&self.summary);
+            let staying = PREVIEW_COPIES - preview.going.len();
+            preview.staying.truncate(staying);
+            let findings = preview.findings.into_iter().map(KeepLine::Finding);
+            let sources = preview.blocked.into_iter().map(KeepLine::Source);
+            let copies = preview.going.into_iter().chain(preview.staying).map(KeepLine::Copy);
+            findings.chain(sources).chain(copies).for_each(|line| self.line(&line));
+        }
         let (lines, sha256) = self.lines.finish();
         KeepSummary {
             lines,

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use holdfast_crds::document::{Acceptance, Fact, Label, ObjectPath, Record};
-use holdfast_crds::{Blocked, CopyReport, CopyState, KeepLine, Reason, SourceReport};
+use holdfast_crds::{Blocked, CopyReport, CopyState, Reason, SourceReport};
 use holdfast_policy::retention::{CopyFacts, Next, SourceFacts, SourcePlan, Verdict, loss_digest, plan};
 use jiff::Timestamp;
 
@@ -46,6 +46,10 @@ impl Pass<'_> {
                 return Ok(());
             }
         };
+        if let Some(preview) = &self.task.preview {
+            self.preview(preview, &folder, &documents);
+            return Ok(());
+        }
         let mut facts = self.gathered(&folder, &documents).facts();
         // Those that came while the pass went on are counted by the next.
         let began = self.began;
@@ -78,7 +82,9 @@ impl Pass<'_> {
         if self.acts {
             self.clear(&folder, &documents.runs, all_read(&plan)).await?;
         }
-        self.tell(&folder, &documents, &facts, &plan, removed.len() as u64, found);
+        let mut reports = copy_reports(&facts, &plan);
+        self.seals.look(&folder, &documents.runs, &mut reports, &mut self.report);
+        self.tell(&folder, &documents, &facts, &plan, (removed.len() as u64, found), &reports);
         Ok(())
     }
 
@@ -288,13 +294,16 @@ impl Pass<'_> {
         Ok(())
     }
 
-    fn tell(&mut self, folder: &SourceFolder, documents: &Documents, facts: &SourceFacts, plan: &SourcePlan, removed: u64, found: u64) {
-        let copies: BTreeMap<_, _> = facts.copies.iter().map(|copy| (&copy.run, copy)).collect();
-        let reports: Vec<_> = plan
-            .verdicts
-            .iter()
-            .map(|verdict| copy_report(copies[&verdict.run], verdict))
-            .collect();
+    /// Tells what is known of the source now. None where it has nothing.
+    pub(super) fn tell(
+        &mut self,
+        folder: &SourceFolder,
+        documents: &Documents,
+        facts: &SourceFacts,
+        plan: &SourcePlan,
+        (removed, found): (u64, u64),
+        reports: &[CopyReport],
+    ) -> Option<SourceReport> {
         for copy in &facts.copies {
             if let Some(problem) = &copy.problem {
                 let place = folder.run_path(&copy.run).to_string();
@@ -321,7 +330,7 @@ impl Pass<'_> {
             && removed == 0
             && plan.blocked.is_none()
         {
-            return;
+            return None;
         }
         let good: Vec<_> = facts
             .copies
@@ -342,6 +351,7 @@ impl Pass<'_> {
             copies: count(reports.len() as u64),
             good: count(full_and_good.count() as u64),
             bytes: count(facts.copies.iter().map(|copy| copy.bytes).sum()),
+            sealed: count(reports.iter().filter(|report| report.sealed).count() as u64),
             held: count(facts.copies.iter().filter(|copy| !copy.holds.is_empty()).count() as u64),
             marked: state(&[CopyState::Marked]),
             removed: count(removed),
@@ -351,15 +361,8 @@ impl Pass<'_> {
             newest_copies: reports.iter().rev().take(TOLD).cloned().collect(),
             empty_slots: plan.empty_slots.iter().take(TOLD).cloned().collect(),
         };
-        self.report.source(report);
-        if self.task.preview {
-            for report in reports.into_iter().rev() {
-                self.report.line(&KeepLine::Copy(CopyReport {
-                    run: format!("{}/{}", folder.name(), report.run),
-                    ..report
-                }));
-            }
-        }
+        self.report.source(report.clone());
+        Some(report)
     }
 }
 
@@ -367,6 +370,15 @@ impl Pass<'_> {
 fn all_read(plan: &SourcePlan) -> bool {
     let reason = plan.blocked.as_ref().map(|blocked| blocked.reason);
     !matches!(reason, Some(Reason::CatalogueUnreadable | Reason::CopiesMissing))
+}
+
+/// What becomes of each copy, by order of the copies.
+pub(super) fn copy_reports(facts: &SourceFacts, plan: &SourcePlan) -> Vec<CopyReport> {
+    let copies: BTreeMap<_, _> = facts.copies.iter().map(|copy| (&copy.run, copy)).collect();
+    plan.verdicts
+        .iter()
+        .map(|verdict| copy_report(copies[&verdict.run], verdict))
+        .collect()
 }
 
 fn copy_report(copy: &CopyFacts, verdict: &Verdict) -> CopyReport {
@@ -383,6 +395,8 @@ fn copy_report(copy: &CopyFacts, verdict: &Verdict) -> CopyReport {
         recovery_point: copy.recovery_point.to_string(),
         bytes: count(copy.bytes),
         state,
+        in_force: None,
+        sealed: false,
         kept_until: verdict.at_least_until().map(|until| until.to_string()),
         locked_until: copy.locked_until.map(|until| until.to_string()),
         why: shorten(&verdict.why(), 256),
@@ -402,8 +416,21 @@ fn lockable(run: &RunFolder) -> Vec<(StorePath, Option<String>)> {
         .collect()
 }
 
+/// Until when the store locks the copy, by the records and by what is locked at write.
+pub(super) fn known_lock(store: &Store, run: &Run, committed_at: Timestamp) -> Option<Timestamp> {
+    let recorded = run.records.iter().filter_map(|record| match record.fact {
+        Fact::Locked { until } => Some(until),
+        _ => None,
+    });
+    let at_write = store.backend().write_lock().and_then(|lock| {
+        let length = jiff::SignedDuration::try_from(lock.length).ok()?;
+        committed_at.checked_add(length).ok()
+    });
+    recorded.chain(at_write).max()
+}
+
 /// Whether the store's legal hold is set on the copy, by the newest record.
-fn legal_hold(run: &Run) -> bool {
+pub(super) fn legal_hold(run: &Run) -> bool {
     let words = run.records.iter().filter_map(|record| match record.fact {
         Fact::LegalHold { on } => Some((&record.ulid, on)),
         _ => None,
@@ -429,21 +456,16 @@ async fn lock(
         .first()
         .map(|first| (StorePath::from(&run.path.outcome()), first.version.clone()));
     let objects: Vec<_> = outcome.into_iter().chain(lockable(lying)).collect();
-    let known = run.records.iter().filter_map(|record| match record.fact {
-        Fact::Locked { until } => Some(until),
-        _ => None,
-    });
+    let known = known_lock(store, run, copy.committed_at);
     let recorded = plan
         .retain
         .iter()
         .filter(|(name, _, _)| *name == copy.run)
         .map(|(_, _, until)| *until);
     let mut wanted = copy.retain_until().into_iter().chain(recorded).max();
-    let mut known = known.max();
     if let Some(short) = store.backend().write_lock() {
         // What stays without a known end is locked for a while, again and again, from half of that time on.
         let length = jiff::SignedDuration::try_from(short.length).unwrap_or(jiff::SignedDuration::MAX);
-        known = known.max(copy.committed_at.checked_add(length).ok());
         let half = now.checked_add(length / 2).unwrap_or(Timestamp::MAX);
         if verdict.stays() && verdict.until().is_none() && known.is_none_or(|known| known < half) {
             wanted = wanted.max(now.checked_add(length).ok());

@@ -9,7 +9,7 @@ use k8s_openapi::{
 use crate::watch::{Caches, Key};
 
 /// What the names of the chart's admission policies end with.
-pub const GUARDS: [&str; 18] = [
+pub const GUARDS: [&str; 19] = [
     "operator-jobs",
     "operator-runs",
     "backupsources",
@@ -28,6 +28,7 @@ pub const GUARDS: [&str; 18] = [
     "complianceholds",
     "clustercomplianceholds",
     "disposalrequests",
+    "acknowledgements",
 ];
 
 /// Each of the guards, with what is wrong with it.

@@ -5,8 +5,8 @@ use std::collections::{BTreeSet, HashMap};
 
 use holdfast_crds::{
     BackupSource, BackupSourceStatus, CATALOGUES, CatalogueInStore, KeepLine, KeepSummary, KeeperStatus, Reason, SOURCE_FINDINGS,
-    SourceReport, StoreFinding, StoreKind, StoreReference, UNKNOWN_SOURCES, UnknownSource, VANISHED_NAMESPACES, VanishedNamespace,
-    shortened, whole_seconds,
+    SealedCopy, SourceReport, StoreFinding, StoreKind, StoreReference, UNKNOWN_SOURCES, UnknownSource, VANISHED_NAMESPACES,
+    VanishedNamespace, shortened, whole_seconds,
 };
 use jiff::Timestamp;
 
@@ -37,12 +37,17 @@ pub async fn write(context: &Context, store: &Store, summary: &KeepSummary, repo
             strays.add(source, gone);
         }
     }
+    let sealed = report.iter().filter_map(|line| match line {
+        KeepLine::Sealed(sealed) => Some(sealed),
+        _ => None,
+    });
+    let sealed: Vec<_> = sealed.collect();
     for namespace in &allowed {
         for source in caches.sources.in_namespace(namespace) {
             let key = Key::of(&*source);
             let findings = findings(report, &key.to_string());
             let found = reports.get(&key).copied();
-            if let Some(status) = with(&source, &store.reference(), summary, found, findings, context.clock.now()) {
+            if let Some(status) = with(&source, &store.reference(), summary, found, findings, &sealed, context.clock.now()) {
                 context.report.status(&caches.sources, &*source, &status).await?;
             }
         }
@@ -136,6 +141,7 @@ fn with(
     summary: &KeepSummary,
     found: Option<&SourceReport>,
     findings: Vec<StoreFinding>,
+    sealed: &[&SealedCopy],
     now: Timestamp,
 ) -> Option<BackupSourceStatus> {
     let mut status = source.status.clone().unwrap_or_default();
@@ -146,7 +152,7 @@ fn with(
         return None;
     }
     let before = place.map(|place| status.stores[place].clone());
-    let mut entry = entry(store, summary, found, findings, before.as_ref(), now);
+    let mut entry = entry(store, summary, found, findings, sealed, before.as_ref(), now);
     // What was found again is not written again, unless it is news that a copy since then was not found.
     if let Some(before) = before.filter(|before| !committed_since(&status, before)) {
         let found = entry.clone();
@@ -181,11 +187,12 @@ fn entry(
     summary: &KeepSummary,
     found: Option<&SourceReport>,
     findings: Vec<StoreFinding>,
+    sealed: &[&SealedCopy],
     before: Option<&CatalogueInStore>,
     now: Timestamp,
 ) -> CatalogueInStore {
     let found = found.cloned().unwrap_or_default();
-    let mut blocked = found.blocked;
+    let mut blocked = found.blocked.clone();
     // What cannot be counted, or is fewer than it has to be, does not become the measure of the next pass.
     let missed = blocked
         .as_ref()
@@ -210,12 +217,22 @@ fn entry(
             ..before.clone()
         };
     }
-    let mut newest_copies = found.newest_copies;
+    let in_pass = |run: &str| {
+        sealed
+            .iter()
+            .any(|line| line.namespace == found.namespace && line.source == found.source && line.run == run)
+    };
+    let mine = sealed
+        .iter()
+        .filter(|line| line.namespace == found.namespace && line.source == found.source);
+    let mine = i64::try_from(mine.count()).unwrap_or(i64::MAX);
+    let mut newest_copies = found.newest_copies.clone();
     newest_copies.truncate(NEWEST);
     for copy in &mut newest_copies {
         copy.why = shortened(&copy.why, WHY);
+        copy.sealed |= in_pass(&copy.run);
     }
-    let mut empty_slots = found.empty_slots;
+    let mut empty_slots = found.empty_slots.clone();
     empty_slots.truncate(NEWEST);
     CatalogueInStore {
         store: store.name.clone(),
@@ -227,6 +244,7 @@ fn entry(
         expected_as_of: expected.1,
         bytes: found.bytes,
         held: found.held,
+        sealed: summary.seal_key.as_ref().map(|_| found.sealed + mine),
         marked: found.marked,
         newest: found.newest,
         oldest: found.oldest,

@@ -9,9 +9,10 @@ mod triggers;
 
 use std::sync::Arc;
 
-use holdfast_crds::{Class, KEEP_LINE, KeeperStatus, Reason, StoreUse};
+use holdfast_crds::{Class, KEEP_LINE, KeepLine, KeepSummary, KeeperStatus, Reason, StoreUse};
 use jiff::Timestamp;
 
+pub use catalogue::bounded;
 pub use triggers::triggers;
 
 use self::status::Phase;
@@ -24,6 +25,20 @@ use crate::{
     store::Store,
     watch::Key,
 };
+
+/// The lines of a pass's report, or why there are none.
+pub type Read = report_log::Read<KeepLine>;
+
+/// The report that `summary` is of.
+pub async fn report(context: &Context, job: &Key, summary: &KeepSummary) -> Result<Read, Error> {
+    let report = report_log::Report {
+        mark: KEEP_LINE,
+        lines: summary.lines,
+        sha256: &summary.sha256,
+        of: |result| result.kept.as_ref().map(|kept| (kept.lines, kept.sha256.as_str())),
+    };
+    report_log::read(context, job, &report).await
+}
 
 /// The controller of keepers, by their stores.
 pub struct KeepController {
@@ -95,7 +110,7 @@ impl KeepController {
             return Ok(Next::After(context.clock.until(due)));
         }
         let number = jobs::free_number(context, keeper.number, |number| store.keep_job(number));
-        let read_only = task.preview;
+        let read_only = task.read_only;
         let store = self.report(store, &Phase::Started { number, told, read_only }).await?;
         self.make(&store, &store.keep_job(number)).await
     }
@@ -153,13 +168,7 @@ impl KeepController {
             let (reason, message) = end.without("the keeper ended without a summary of its pass");
             return self.report(store, &Phase::Failed { reason, message }).await;
         };
-        let report = report_log::Report {
-            mark: KEEP_LINE,
-            lines: summary.lines,
-            sha256: &summary.sha256,
-            of: |result| result.kept.as_ref().map(|kept| (kept.lines, kept.sha256.as_str())),
-        };
-        match report_log::read(context, job, &report).await? {
+        match report(context, job, summary).await? {
             Ok(report) => {
                 // A pass that ended early says nothing of the sources that it did not come to.
                 let strays = if end.reason.class() == Class::Fine {

@@ -159,10 +159,14 @@ fn told(summary: &KeepSummary, read_only: bool) -> String {
     } else {
         ""
     };
+    let sealed = match summary.seal_key {
+        Some(_) => format!("{} sealed", summary.sealed),
+        None => "unsealed".to_owned(),
+    };
     let notes: Vec<&str> = summary.notes.iter().flat_map(|note| ["; ", note.as_str()]).collect();
     let notes = notes.concat();
     format!(
-        "{} copies of {} sources: {} held, {} marked, {} removed{blocked}{only}{notes}",
+        "{} copies of {} sources: {} held, {} marked, {} removed, {sealed}{blocked}{only}{notes}",
         summary.copies, summary.sources, summary.held, summary.marked, summary.removed
     )
 }

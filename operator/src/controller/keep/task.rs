@@ -58,9 +58,8 @@ pub fn task(caches: &Caches, store: &Store, now: Timestamp) -> KeepTask {
     let named: Vec<&str> = namespaces.iter().map(String::as_str).collect();
     KeepTask {
         now: whole_seconds(now),
-        // A place of another cluster is only read.
-        preview: reads_only(store),
-        preview_at: None,
+        read_only: reads_only(store),
+        preview: None,
         from: store
             .status()
             .and_then(|status| status.keeper.as_ref()?.last_pass.as_ref()?.summary.stopped_at.clone()),

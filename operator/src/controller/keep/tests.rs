@@ -399,7 +399,7 @@ async fn who_retires_a_source_is_told_to_the_keeper_at_once_and_a_foreign_store_
     let store = (*world.context.caches.stores.get(&Key::new("shop", "offsite")).unwrap()).clone();
     let now = world.context.clock.now();
     let before = task::task(&world.context.caches, &store.clone().into(), now);
-    assert!(!before.preview);
+    assert!(!before.read_only);
     let retired: Value = json!({
         "apiVersion": "holdfast.dev/v1alpha1", "kind": "BackupSource",
         "metadata": {"name": "a", "namespace": "shop", "uid": "uid-a", "resourceVersion": "9"},
@@ -413,7 +413,7 @@ async fn who_retires_a_source_is_told_to_the_keeper_at_once_and_a_foreign_store_
 
     let mut foreign = store.clone();
     foreign.status.as_mut().unwrap().conditions[0].reason = "StoreForeign".to_owned();
-    assert!(task::task(&world.context.caches, &foreign.into(), now).preview);
+    assert!(task::task(&world.context.caches, &foreign.into(), now).read_only);
 }
 
 #[tokio::test(start_paused = true)]

@@ -98,6 +98,7 @@ fn freeze(caches: &Caches, namespace: &str, run: &BackupRun, source: Option<&Bac
         schedule: schedule.map(|schedule| FrozenSchedule {
             name: schedule.name_any(),
             generation: schedule.metadata.generation.unwrap_or_default(),
+            policy_digest: Some(schedule.spec.policy_digest().to_string()),
             attempts: schedule.spec.attempts,
             timeout: schedule.spec.timeout,
         }),

@@ -43,6 +43,7 @@ pub fn run(schedule: &BackupSchedule, firing: &Firing<'_, BackupType>) -> Backup
                 trigger: firing.trigger.name.to_string(),
                 time: shown(firing.tick),
                 generation: schedule.metadata.generation.unwrap_or_default(),
+                policy_digest: Some(schedule.spec.policy_digest().to_string()),
                 replaces: schedule.spec.concurrency_policy == ConcurrencyPolicy::Replace,
             }),
         },

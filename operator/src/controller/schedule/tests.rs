@@ -120,9 +120,12 @@ async fn a_tick_makes_one_run_per_source_and_then_the_watermark() {
     assert_eq!(next, Next::After(Duration::from_secs(23 * 3_600 + 50 * 60)));
 
     let run = world.fake.get(&format!("{RUNS}/{}", name("a"))).unwrap();
+    let schedule: BackupSchedule = serde_json::from_value(world.fake.get(SCHEDULE).unwrap()).unwrap();
+    let policy_digest = schedule.spec.policy_digest().to_string();
     assert_eq!(
         run["spec"]["tick"],
-        json!({"schedule": "gold", "trigger": "nightly", "time": "2026-03-01T02:00:00Z", "generation": 1})
+        json!({"schedule": "gold", "trigger": "nightly", "time": "2026-03-01T02:00:00Z", "generation": 1,
+            "policyDigest": policy_digest})
     );
     assert_eq!(run["spec"]["timeout"], "6h");
     assert!(run["metadata"].get("ownerReferences").is_none(), "a run outlives its schedule");

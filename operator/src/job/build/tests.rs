@@ -136,6 +136,25 @@ fn mounts(container: &Value) -> Vec<&str> {
     paths
 }
 
+#[test]
+fn the_seals_private_key_is_mounted_in_passes_of_the_keeper_and_nowhere_else() {
+    let mut store = plain();
+    store.spec.seal = serde_json::from_value(json!({"secretName": "seal", "key": "k.pem"})).unwrap();
+    let has = |task: Task| secret_names(&built(&request(&task, None))).contains(&"seal");
+    let keep = |keep: Value| {
+        let mut all = json!({"now": "2026-01-01T00:00:00Z"});
+        all.as_object_mut().unwrap().extend(keep.as_object().unwrap().clone());
+        task(store.clone(), Action::Keep(serde_json::from_value(all).unwrap()))
+    };
+    assert!(has(keep(json!({}))));
+    assert!(!has(keep(json!({"readOnly": true}))), "another cluster's place is not sealed");
+    assert!(!has(keep(json!({"preview": {}}))));
+    let restore = task(store.clone(), Action::Restore(restore_task()));
+    for other in [probe(store.clone()), backup(store.clone()), settle(store.clone()), restore] {
+        assert!(!has(other));
+    }
+}
+
 fn secret_names(job: &Value) -> Vec<&str> {
     pod(job)["volumes"]
         .as_array()

@@ -200,6 +200,9 @@ async fn where_no_versions_are_kept_an_abandonment_over_the_register_of_a_copy_d
     wanted.sources = vec![counted(3)];
     abandon(&scene, &runs[1]);
     let said = scene.pass(&wanted).await;
-    assert_eq!(said.source().blocked.as_ref().map(|blocked| blocked.reason), Some(Reason::CopiesMissing));
+    assert_eq!(
+        said.source().blocked.as_ref().map(|blocked| blocked.reason),
+        Some(Reason::CopiesMissing)
+    );
     assert_eq!(scene.with_data().len(), 3);
 }

@@ -6,6 +6,8 @@ mod erasure;
 mod forged;
 mod locks;
 mod passes;
+mod previews;
+mod seals;
 mod time;
 mod unread;
 mod year;
@@ -58,6 +60,8 @@ fn counted(copies: u64) -> KeepSource {
 pub struct Scene {
     pub memory: Memory,
     pub cluster: String,
+    /// The store's specification.
+    pub spec: serde_json::Value,
     root: tempfile::TempDir,
     pods: Mutex<u32>,
 }
@@ -93,6 +97,7 @@ impl Scene {
         Self {
             memory,
             cluster: "cluster-a".into(),
+            spec: serde_json::json!({"s3": {"bucket": "backups"}, "credentials": {"secretName": "s3"}, "encryption": {"none": {}}}),
             root: tempfile::tempdir().unwrap(),
             pods: Mutex::new(0),
         }
@@ -106,8 +111,11 @@ impl Scene {
         self.memory.now().unwrap()
     }
 
+    pub fn places(&self) -> Places {
+        Places::below(self.root.path())
+    }
+
     pub fn invocation(&self, store: &str, task: &KeepTask) -> Invocation {
-        let spec = serde_json::json!({"s3": {"bucket": "backups"}, "credentials": {"secretName": "s3"}, "encryption": {"none": {}}});
         let task = Task {
             version: TASK_VERSION,
             cluster: self.cluster.clone(),
@@ -116,11 +124,11 @@ impl Scene {
                 kind: holdfast_crds::StoreKind::BackupStore,
                 name: store.into(),
                 uid: "u".into(),
-                spec: serde_json::from_value(spec).unwrap(),
+                spec: serde_json::from_value(self.spec.clone()).unwrap(),
             },
             action: Action::Keep(Box::new(task.clone())),
         };
-        Invocation::new(task, Places::below(self.root.path())).unwrap()
+        Invocation::new(task, self.places()).unwrap()
     }
 
     /// A pass in a store whose calls go through `backend`.

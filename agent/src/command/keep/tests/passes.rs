@@ -1,5 +1,5 @@
 use holdfast_crds::document::{HoldScope, Outcome};
-use holdfast_crds::{CopyState, KeepHold, KeepRelease, KeepSource, LockMode, Reason, hold_id};
+use holdfast_crds::{KeepHold, KeepRelease, KeepSource, LockMode, Reason, hold_id};
 
 use super::*;
 use crate::store::faulty::{Call, CallKind, Fault, Faulty};
@@ -62,32 +62,6 @@ async fn what_nothing_keeps_is_marked_waits_two_days_and_is_removed_for_good() {
     scene.pass(&task).await;
     assert!(!scene.memory.objects().keys().any(|path| path.contains(runs[0].run.as_str())));
     assert!(scene.with_data().contains(later.run.as_str()));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_preview_tells_each_copy_with_its_reason_and_writes_nothing() {
-    let scene = Scene::new(Memory::new());
-    days(&scene, "2026-03-01T02:00:00Z", 5).await;
-    let before = scene.memory.objects();
-    let preview = KeepTask {
-        preview: true,
-        ..task(|r| r.daily = Some(3))
-    };
-    let said = scene.pass(&preview).await;
-    let copies: Vec<_> = said
-        .lines
-        .iter()
-        .filter_map(|line| match line {
-            KeepLine::Copy(copy) => Some(copy),
-            _ => None,
-        })
-        .collect();
-    assert_eq!(copies.len(), 5);
-    assert_eq!(copies[0].run, "shop/orders/orders-20260305t0200z");
-    assert!(copies.iter().all(|copy| !copy.why.is_empty()), "{copies:?}");
-    assert_eq!(copies[4].state, CopyState::Marked);
-    assert!(copies[2].why.contains("daily 2026-03-03"), "{}", copies[2].why);
-    assert_eq!(scene.memory.objects(), before);
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,0 +1,83 @@
+//! The Job of a preview. Pure.
+
+use holdfast_crds::{
+    Action, KeepPreview, KeepTask, ProposedRules, Reason, RetentionPreview, TASK_VERSION, Task,
+    document::{Label, ScheduleName},
+};
+use holdfast_policy::name::{JobPurpose, job_name};
+use jiff::Timestamp;
+use k8s_openapi::api::batch::v1::Job;
+use kube::{Resource, ResourceExt};
+
+use super::served;
+use crate::{
+    context::Context,
+    controller::{keep, store::refusal},
+    job::{JobRequest, build},
+    store::Unusable,
+};
+
+/// The time that a preview has, in seconds.
+const TIMEOUT: i64 = 3_600;
+
+/// The name of the preview's Job.
+pub fn name(preview: &RetentionPreview) -> String {
+    job_name(&preview.name_any(), JobPurpose::Preview, 1)
+}
+
+/// The Job, or what is in the way.
+pub fn job(context: &Context, preview: &RetentionPreview) -> Result<Job, (Reason, String)> {
+    served(preview)?;
+    let invalid = |message: String| (Reason::InvalidSpec, message);
+    let spec = &preview.spec;
+    let namespace = preview.namespace().unwrap_or_default();
+    let label = |field: &'static str, text: &str| Label::new(field, text).map_err(|error| invalid(format!("{field}: {error}")));
+    let at = spec.at.as_deref().map(|at| {
+        at.parse::<Timestamp>()
+            .map_err(|error| invalid(format!("spec.at: found {at:?}, expected RFC 3339: {error}")))
+    });
+    let store = context.caches.store(&namespace, &spec.store);
+    let store = store.map_err(|Unusable { reason, message }| (reason, format!("spec.store: {message}")))?;
+    match refusal(&store) {
+        // What belongs to another cluster can be read all the same.
+        None | Some((Reason::StoreForeign, _)) => {}
+        Some(refused) => return Err(refused),
+    }
+    let proposed = spec.proposed.as_ref().map(|rules| ProposedRules {
+        schedule: rules.schedule.clone().map(|name| ScheduleName {
+            namespace: Some(namespace.clone()),
+            name,
+        }),
+        retention: rules.retention.clone(),
+        time_zone: None,
+        interval_seconds: None,
+    });
+    let keep = KeepTask {
+        read_only: false,
+        preview: Some(KeepPreview {
+            request: Some(preview.name_any()),
+            at: at.transpose()?,
+            namespace: Some(label("metadata.namespace", &namespace)?),
+            source: spec.source.as_deref().map(|source| label("spec.source", source)).transpose()?,
+            proposed: proposed.into_iter().collect(),
+        }),
+        ..keep::task::task(&context.caches, &store, context.clock.now())
+    };
+    let task = Task {
+        version: TASK_VERSION,
+        cluster: context.cluster.clone(),
+        namespace,
+        store: store.frozen(),
+        action: Action::Keep(Box::new(keep)),
+    };
+    build(&JobRequest {
+        name: &name(preview),
+        owner: preview.controller_owner_ref(&()).unwrap_or_default(),
+        task: &task,
+        agent_image: &context.image,
+        template: store.template(),
+        identity_secret: None,
+        timeout: TIMEOUT,
+    })
+    .map_err(|error| invalid(error.to_string()))
+}

@@ -1,0 +1,293 @@
+use holdfast_crds::{
+    AgentResult, BackupStore, CopyReport, CopyState, KEEP_LINE, KeepLine, KeepSummary, PreviewCounts, RetentionPreviewStatus, RunPhase,
+    TASK_VERSION, Task, document::Sha256, layout,
+};
+use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
+use serde_json::{Value, json};
+
+use super::*;
+use crate::fake::Fake;
+
+const API: &str = "/apis/holdfast.dev/v1alpha1/namespaces/shop";
+const JOBS: &str = "/apis/batch/v1/namespaces/shop/jobs";
+
+struct World {
+    fake: Fake,
+    context: Arc<Context>,
+    controller: PreviewController,
+}
+
+fn world() -> World {
+    let (fake, context) = Fake::start("2026-03-01T00:00:00Z");
+    World {
+        fake,
+        controller: PreviewController::new(context.clone()),
+        context,
+    }
+}
+
+impl World {
+    fn store(&self) {
+        let store = json!({
+            "apiVersion": "holdfast.dev/v1alpha1", "kind": "BackupStore",
+            "metadata": {"name": "offsite", "namespace": "shop", "uid": "uid-offsite", "generation": 1, "creationTimestamp": "2026-03-01T00:00:00Z"},
+            "spec": {"s3": {"bucket": "backups"}, "encryption": {"none": {}},
+                "credentials": {"roles": {"writer": {"secretName": "w"}, "reader": {"secretName": "r"}, "keeper": {"secretName": "k"}}}},
+            "status": {"conditions": [{"type": "Ready", "status": "True", "reason": "StoreReady", "message": "", "lastTransitionTime": "2026-03-01T00:00:00Z"}],
+                "probe": {"number": 1, "generation": 1, "finishedAt": "2026-03-01T00:00:00Z", "failures": 0,
+                "report": {"checks": [{"name": "CreateIfAbsent", "passed": true}]}}},
+        });
+        let store = self.fake.put::<BackupStore>(&format!("{API}/backupstores/offsite"), store);
+        self.context.caches.stores.watched(store);
+    }
+
+    fn preview(&self, name: &str, spec: &Value) {
+        let preview = json!({
+            "apiVersion": "holdfast.dev/v1alpha1", "kind": "RetentionPreview",
+            "metadata": {"name": name, "namespace": "shop", "uid": format!("uid-{name}"), "generation": 1, "creationTimestamp": "2026-03-01T00:00:00Z"},
+            "spec": spec,
+        });
+        let preview = self
+            .fake
+            .put::<RetentionPreview>(&format!("{API}/retentionpreviews/{name}"), preview);
+        self.context.caches.previews.watched(preview);
+    }
+
+    async fn reconcile(&self, name: &str) -> Next {
+        self.controller.reconcile(&Key::new("shop", name)).await.unwrap()
+    }
+
+    fn status(&self, name: &str) -> RetentionPreviewStatus {
+        serde_json::from_value(self.fake.get(&format!("{API}/retentionpreviews/{name}")).unwrap()["status"].clone()).unwrap()
+    }
+
+    fn task(&self, job: &str) -> (Job, Task) {
+        let job: Job = serde_json::from_value(self.fake.get(&format!("{JOBS}/{job}")).unwrap()).unwrap();
+        let template = &job.spec.as_ref().unwrap().template;
+        let task = &template.metadata.as_ref().unwrap().annotations.as_ref().unwrap()[layout::TASK_ANNOTATION];
+        let task = serde_json::from_str(task).unwrap();
+        (job, task)
+    }
+
+    /// The container of the Job ends with this report, and its log has that.
+    fn ends(&self, job: &str, reason: Reason, lines: &[KeepLine], log: &str) {
+        let text = text(lines);
+        let summary = KeepSummary {
+            lines: lines.len() as u64,
+            sha256: Sha256::of(text.as_bytes()).to_string(),
+            sources: 1,
+            copies: 150,
+            bytes: 1_500,
+            preview: Some(PreviewCounts {
+                kept: 148,
+                marked: 2,
+                marked_bytes: 20,
+                ..PreviewCounts::default()
+            }),
+            started_at: "2026-03-01T00:00:10Z".to_owned(),
+            ..KeepSummary::default()
+        };
+        let result = AgentResult {
+            version: TASK_VERSION,
+            reason,
+            message: "as the agent says".to_owned(),
+            closed: false,
+            copy: None,
+            probe: None,
+            restored: None,
+            kept: (reason == Reason::Succeeded).then_some(summary),
+            copied: None,
+        };
+        let owner = json!([{"apiVersion": "batch/v1", "kind": "Job", "name": job, "controller": true,
+            "uid": self.context.caches.jobs.get(&Key::new("shop", job)).unwrap().metadata.uid}]);
+        let pod = json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": format!("{job}-x"), "namespace": "shop", "uid": format!("uid-{job}-x"), "ownerReferences": owner,
+                "creationTimestamp": "2026-03-01T00:00:00Z",
+                "labels": {"batch.kubernetes.io/job-name": job, PREVIEW: "what-if"}},
+            "spec": {"containers": [], "nodeName": "node1"},
+            "status": {"phase": if reason == Reason::Succeeded { "Succeeded" } else { "Failed" },
+                "containerStatuses": [{"name": "agent", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+                    "state": {"terminated": {"exitCode": reason.exit_code(), "message": result.to_termination_message(),
+                        "finishedAt": "2026-03-01T00:00:00Z"}}}]},
+        });
+        self.context.caches.pods.watched(serde_json::from_value::<Pod>(pod).unwrap());
+        self.fake.log(&format!("/api/v1/namespaces/shop/pods/{job}-x/log"), log);
+    }
+}
+
+fn copies(count: usize) -> Vec<KeepLine> {
+    let copy = |number: usize| {
+        KeepLine::Copy(CopyReport {
+            run: format!("shop/orders/r-{number}"),
+            type_: "Full".to_owned(),
+            recovery_point: "2026-02-01T02:00:00Z".to_owned(),
+            bytes: 10,
+            state: if number < 2 { CopyState::Marked } else { CopyState::Kept },
+            in_force: None,
+            kept_until: None,
+            locked_until: None,
+            sealed: false,
+            why: "nothing keeps it".to_owned(),
+            manifest_digest: None,
+        })
+    };
+    (0..count).map(copy).collect()
+}
+
+fn text(lines: &[KeepLine]) -> String {
+    let lines = lines
+        .iter()
+        .map(|line| format!("{KEEP_LINE}{}\n", serde_json::to_string(line).unwrap()));
+    lines.collect()
+}
+
+fn spec() -> Value {
+    json!({"store": {"name": "offsite"}, "at": "2026-12-31T00:00:00Z", "source": "orders", "keepFor": "1d",
+        "proposed": {"schedule": "gold", "retention": {"monthly": 12}}})
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_preview_is_one_job_with_a_readers_rights_and_its_report_is_shown_bounded() {
+    let world = world();
+    world.store();
+    world.preview("what-if", &spec());
+    world.reconcile("what-if").await;
+    let calls = world.fake.calls();
+    assert_eq!(calls.iter().filter(|call| call.starts_with("POST jobs")).count(), 1, "{calls:?}");
+    let (job, task) = world.task("what-if-v1");
+    assert_eq!(job.labels()[PREVIEW], "what-if");
+    let secrets: Vec<_> = job
+        .spec
+        .as_ref()
+        .unwrap()
+        .template
+        .spec
+        .as_ref()
+        .unwrap()
+        .volumes
+        .iter()
+        .flatten()
+        .collect();
+    let secrets: Vec<_> = secrets
+        .iter()
+        .filter_map(|volume| volume.secret.as_ref()?.secret_name.as_deref())
+        .collect();
+    assert_eq!(secrets, ["r"], "the reader's credentials, and no others");
+    let holdfast_crds::Action::Keep(keep) = task.action else { panic!() };
+    let asked = keep.preview.unwrap();
+    assert_eq!(
+        (asked.namespace.unwrap().as_str(), asked.source.unwrap().as_str()),
+        ("shop", "orders")
+    );
+    assert_eq!(asked.at.unwrap().to_string(), "2026-12-31T00:00:00Z");
+    assert_eq!(asked.proposed[0].schedule.as_ref().unwrap().name, "gold");
+    assert_eq!(world.status("what-if").phase, RunPhase::Pending);
+
+    let lines = copies(100);
+    world.ends("what-if-v1", Reason::Succeeded, &lines, &text(&lines));
+    let Next::After(wait) = world.reconcile("what-if").await else {
+        panic!("it goes after its time")
+    };
+    assert_eq!(wait, std::time::Duration::from_secs(86_400));
+    let status = world.status("what-if");
+    assert_eq!((status.phase, status.reason), (RunPhase::Succeeded, Some(Reason::Succeeded)));
+    assert_eq!((status.copies, status.listed.len(), status.not_listed), (150, 100, 50));
+    assert_eq!(status.counts.unwrap().marked_bytes, 20);
+    let ready = status.conditions.iter().find(|condition| condition.type_ == "Ready").unwrap();
+    assert_eq!(ready.status, "True");
+    world.fake.calls();
+    world.reconcile("what-if").await;
+    assert_eq!(world.fake.calls(), [""; 0], "idle is silent");
+    world.context.clock.observe("2026-03-02T00:00:01Z".parse().unwrap());
+    world.reconcile("what-if").await;
+    assert_eq!(world.fake.calls(), ["DELETE retentionpreviews/what-if"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_the_right_to_read_logs_the_counts_are_shown() {
+    let world = world();
+    world.store();
+    world.preview("what-if", &spec());
+    world.reconcile("what-if").await;
+    let lines = copies(3);
+    world.ends("what-if-v1", Reason::Succeeded, &lines, "");
+    world.fake.fail("GET what-if-v1-x/log", 403, "forbidden");
+    world.reconcile("what-if").await;
+    let status = world.status("what-if");
+    assert_eq!(
+        (status.phase, status.listed.len(), status.not_listed),
+        (RunPhase::Succeeded, 0, 150)
+    );
+    assert!(status.message.unwrap().contains("see kubectl logs job/what-if-v1"));
+    assert_eq!(status.counts.unwrap().marked, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_preview_waits_for_its_store_and_says_what_is_wrong() {
+    let world = world();
+    world.preview("what-if", &spec());
+    world.reconcile("what-if").await;
+    let status = world.status("what-if");
+    assert_eq!((status.phase, status.reason), (RunPhase::Pending, Some(Reason::StoreNotFound)));
+    world.store();
+    world.reconcile("what-if").await;
+    assert_eq!(world.status("what-if").reason, Some(Reason::Pending));
+    world.ends("what-if-v1", Reason::StoreAccessDenied, &[], "");
+    world.reconcile("what-if").await;
+    let status = world.status("what-if");
+    assert_eq!((status.phase, status.reason), (RunPhase::Failed, Some(Reason::StoreAccessDenied)));
+    assert!(status.message.unwrap().contains("as the agent says; make a new preview"));
+
+    world.preview(
+        "cluster",
+        &json!({"store": {"name": "vault", "kind": "ClusterBackupStore"}, "keepFor": "1d"}),
+    );
+    world.reconcile("cluster").await;
+    assert_eq!(world.status("cluster").reason, Some(Reason::InvalidSpec));
+}
+
+#[tokio::test(start_paused = true)]
+async fn killed_at_each_call_a_preview_is_made_once_and_shown() {
+    for call in ["PATCH retentionpreviews/what-if/status", "POST jobs/what-if-v1"] {
+        let world = world();
+        world.store();
+        world.preview("what-if", &spec());
+        world.fake.fail(call, 500, "killed here");
+        world.controller.reconcile(&Key::new("shop", "what-if")).await.unwrap_err();
+        world.fake.mend();
+        world.reconcile("what-if").await;
+        let lines = copies(2);
+        world.ends("what-if-v1", Reason::Succeeded, &lines, &text(&lines));
+        world.reconcile("what-if").await;
+        assert_eq!(world.status("what-if").listed.len(), 2, "{call}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_previews_that_ended_the_newest_twenty_stay() {
+    let world = world();
+    world.store();
+    for number in 0..22 {
+        let name = format!("p{number:02}");
+        world.preview(&name, &spec());
+        let key = Key::new("shop", name.as_str());
+        let preview = world.context.caches.previews.get(&key).unwrap();
+        let done = RetentionPreviewStatus {
+            phase: RunPhase::Succeeded,
+            completion_time: Some(format!("2026-03-01T00:00:{number:02}Z")),
+            ..RetentionPreviewStatus::default()
+        };
+        world
+            .context
+            .report
+            .status(&world.context.caches.previews, &*preview, &done)
+            .await
+            .unwrap();
+    }
+    world.fake.calls();
+    world.reconcile("p21").await;
+    let mut calls = world.fake.calls();
+    calls.sort();
+    assert_eq!(calls, ["DELETE retentionpreviews/p00", "DELETE retentionpreviews/p01"]);
+}
