@@ -4,7 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     Blocked, CopyReport, PreviewCounts, Reason, Retention, RunPhase, Span, StoreFinding, StoreReference,
@@ -40,7 +40,7 @@ pub const PREVIEW_BLOCKED: usize = 20;
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = rules()))]
 pub struct RetentionPreviewSpec {
-    /// The store. Only copies of this namespace are looked at.
+    /// The BackupStore. Only copies of this namespace are looked at.
     pub store: StoreReference,
     /// As if it were then (RFC 3339), keepers had come as usual, and no new copy had come. By default now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -82,7 +82,14 @@ fn rules() -> Vec<Value> {
         Fixed::Text("source"),
         Fixed::Structure("proposed"),
     ];
-    fixed(&fields, "a preview is made once; make a new one with another name")
+    let own = json!({
+        "rule": "self.store.kind == 'BackupStore'",
+        "fieldPath": ".store.kind",
+        "messageExpression": "'found ' + self.store.kind + ', expected a BackupStore of this namespace; who may read all of a ClusterBackupStore asks by holdfast-agent keep --preview'",
+    });
+    let mut rules = fixed(&fields, "a preview is made once; make a new one with another name");
+    rules.push(own);
+    rules
 }
 
 /// What a preview found.

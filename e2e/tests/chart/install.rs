@@ -213,6 +213,10 @@ async fn roles_are_aggregated(cluster: &Cluster) -> Result<()> {
         ("view", "complianceholds", "list", true),
         ("view", "disposalrequests", "get", true),
         ("view", "retentionpreviews", "get", true),
+        ("view", "clusterbackupstores", "list", true),
+        ("view", "clusterbackupschedules", "watch", true),
+        ("edit", "clusterbackupstores", "create", false),
+        ("admin", "clusterbackupschedules", "create", false),
         ("view", "retentionpreviews", "create", false),
         ("edit", "retentionpreviews", "create", true),
         // Holding, releasing and approving are given to people by name.

@@ -86,7 +86,7 @@ pub fn unreliable(facts: &SourceFacts, chains: &Chains) -> Option<Blocked> {
         blocked(
             Reason::CopiesMissing,
             format!(
-                "of {before} copies that the last pass left {there} are there now; find out who removed the others, then accept exactly this loss with spec.accept: [{{loss: {{set: {set}}}}}]"
+                "of {before} copies that the last pass left {there} are there now; find out who removed the others, then accept exactly this loss with spec.accept: [{{loss: {{set: {set}}}, by: your user name, reason: why}}]"
             ),
         )
     })
@@ -235,7 +235,7 @@ pub fn unforeseen(facts: &SourceFacts, chains: &Chains, due: &[usize]) -> Option
     let block = blocked(
         Reason::RemovalNeedsApproval,
         format!(
-            "{gone} of {all} chains ({going} of {total} bytes) would go at once, by new rules or after one pass marked many; look at the preview, then approve exactly these with spec.accept: [{{removal: {{set: {set}}}}}]"
+            "{gone} of {all} chains ({going} of {total} bytes) would go at once, by new rules or after one pass marked many; a RetentionPreview of the source shows them; approve exactly these with spec.accept: [{{removal: {{set: {set}}}, by: your user name, reason: why}}]"
         ),
     );
     Some((surprise, block))

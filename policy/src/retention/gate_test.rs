@@ -110,7 +110,7 @@ fn a_loss_is_accepted_once_and_for_what_is_left_of_it() {
     assert_eq!(blocked.reason, Reason::CopiesMissing);
     // What the message names is what is to be put, also when another copy comes in the meantime.
     let (_, rest) = blocked.message.split_once("spec.accept: [{loss: {set: ").unwrap();
-    let named: Sha256 = rest.strip_suffix("}}]").unwrap().parse().unwrap();
+    let named: Sha256 = rest.split_once("}, by: ").unwrap().0.parse().unwrap();
     assert_eq!(named, loss_digest(11, Some(counted), left[..10].iter()));
     lost.accepted = vec![Acceptance::Loss { set: named }];
     assert_eq!(plan(&lost).remove, std::slice::from_ref(&going));

@@ -110,7 +110,7 @@ impl Pass<'_> {
             };
             let set = loss_digest(copies, told.copies_as_of, std::iter::empty());
             let message = format!(
-                "{copies} copies have to be here, nothing is there now; find out who removed them. If they are lost, say so with spec.accept: [{{loss: {{set: {set}}}}}]"
+                "{copies} copies have to be here, nothing is there now; find out who removed them. If they are lost, say so with spec.accept: [{{loss: {{set: {set}}}, by: your user name, reason: why}}]"
             );
             let accepted = told.accepted.iter().any(|accepted| accepted.what == Acceptance::Loss { set });
             if !accepted {

@@ -97,7 +97,7 @@ async fn a_source_of_which_nothing_is_left_is_told_until_its_loss_is_accepted() 
     let (_, rest) = blocked.message.split_once("spec.accept: [{loss: {set: ").unwrap();
     let accepted = holdfast_crds::Accepted {
         what: Acceptance::Loss {
-            set: rest.strip_suffix("}}]").unwrap().parse().unwrap(),
+            set: rest.split_once("}, by: ").unwrap().0.parse().unwrap(),
         },
         said: SaidBy {
             who: "ann".to_owned(),
