@@ -1,11 +1,13 @@
-//! What a fleet costs the operator at its start and at rest (bars C1 and C2): generated objects on a real API server, the release build.
+//! What a fleet costs the operator at its start and at rest (bars C1 and C2), beside what as many CronJobs cost their controller: generated
+//! objects on a real API server, the release build.
 //!
 //!     cargo build --release -p holdfast-operator && cargo bench -p holdfast-e2e --bench operator
 //!
 //! The operator settles one source with its schedule and runs; the others are made as it left that one. Each round starts it anew on
-//! objects at rest, of which it is to write none. By the environment: `HOLDFAST_OPERATOR` (the binary), `BENCH_SOURCES` (10000; each with a schedule and 5 ended runs), `BENCH_ROUNDS` (3),
+//! objects at rest, of which it is to write none; after it, the controller of CronJobs starts on its own. By the environment: `HOLDFAST_OPERATOR` (the binary), `BENCH_SOURCES` (10000; each with a schedule and 5 ended runs), `BENCH_ROUNDS` (3),
 //! `BENCH_IDLE` (seconds of the last round's rest, 120), `BENCH_JSON` (where the numbers go).
 
+mod cronjobs;
 mod process;
 
 use std::{
@@ -59,12 +61,20 @@ async fn bench() -> Result<()> {
         began.elapsed(),
         settling.writes
     );
-    let mut measured = Vec::new();
+    let began = Instant::now();
+    cronjobs::load(&client, sources).await?;
+    println!(
+        "{sources} CronJobs and {} ended Jobs made in {:.0?}",
+        sources * RUNS,
+        began.elapsed()
+    );
+    let (mut measured, mut peers) = (Vec::new(), Vec::new());
     for index in 1..=rounds {
         let rest = if index == rounds { idle } else { Duration::ZERO };
         measured.push(round(&binary, &server, rest).await?);
+        peers.push(cronjobs::round(&server).await?);
     }
-    report(sources, &settling, &measured)
+    report(sources, &settling, &measured, &peers)
 }
 
 /// What one start of the operator showed.
@@ -337,7 +347,7 @@ fn shown(time: Timestamp) -> String {
 }
 
 /// The middle of several numbers.
-fn median(rounds: &[Round], of: impl Fn(&Round) -> f64) -> Result<f64> {
+fn median<R>(rounds: &[R], of: impl Fn(&R) -> f64) -> Result<f64> {
     let mut numbers: Vec<f64> = rounds.iter().map(of).collect();
     numbers.sort_by(f64::total_cmp);
     numbers
@@ -346,7 +356,8 @@ fn median(rounds: &[Round], of: impl Fn(&Round) -> f64) -> Result<f64> {
         .context("no round was measured: BENCH_ROUNDS must be 1 or more")
 }
 
-fn report(sources: usize, settling: &Round, rounds: &[Round]) -> Result<()> {
+fn report(sources: usize, settling: &Round, rounds: &[Round], peers: &[cronjobs::Round]) -> Result<()> {
+    let (rest, peer) = (median(rounds, |round| round.rest)?, median(peers, |peer| peer.rest)?);
     let rows = [
         (
             "ready_seconds",
@@ -354,16 +365,19 @@ fn report(sources: usize, settling: &Round, rounds: &[Round]) -> Result<()> {
             median(rounds, |round| round.ready)?,
             None,
         ),
-        (
-            "rest_seconds",
-            "every object looked at (s)",
-            median(rounds, |round| round.rest)?,
-            None,
-        ),
+        ("rest_seconds", "every object looked at (s)", rest, None),
+        ("peer_rest_seconds", "    … by the controller of CronJobs (s)", peer, None),
+        ("rest_ratio", "C1: the two as a ratio", rest / peer, Some(0.5)),
         (
             "cpu_seconds",
             "processor time by then (s)",
             median(rounds, |round| round.cpu)?,
+            None,
+        ),
+        (
+            "peer_cpu_seconds",
+            "    … of the controller of CronJobs (s)",
+            median(peers, |peer| peer.cpu)?,
             None,
         ),
         (
@@ -378,14 +392,20 @@ fn report(sources: usize, settling: &Round, rounds: &[Round]) -> Result<()> {
             median(rounds, |round| round.peak_with_metrics)?,
             Some(150.0),
         ),
+        (
+            "peer_peak_mib",
+            "    … of the controller of CronJobs (MiB)",
+            median(peers, |peer| peer.peak)?,
+            None,
+        ),
         ("memory_mib", "    … at the end (MiB)", median(rounds, |round| round.memory)?, None),
         ("writes", "C1: writes", median(rounds, |round| precise(round.writes))?, Some(0.0)),
     ];
     println!("\n{:<44} {:>10} {:>8}", "median of the rounds", "found", "bar");
     let mut values = serde_json::Map::new();
     for (key, title, found, bar) in rows {
-        let bar = bar.map_or_else(String::new, |bar: f64| format!("{bar:.0}"));
-        println!("{title:<44} {found:>10.1} {bar:>8}");
+        let bar = bar.map_or_else(String::new, |bar: f64| format!("{bar}"));
+        println!("{title:<44} {found:>10.2} {bar:>8}");
         values.insert(key.to_owned(), json!(found));
     }
     let last = rounds.last().context("no round")?;
