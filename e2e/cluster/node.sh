@@ -9,6 +9,9 @@
 #   node.sh not-ready NODE         waits until the cluster has noticed that the node is gone (about 50 s)
 #   node.sh kill COMPONENT         SIGKILL to apiserver, etcd, controllers, scheduler, proxy or dns
 #   node.sh resume                 starts what was killed, as up.sh does
+#   node.sh lose                   the cluster is lost: its nodes lose power, and what its API server knew is put away; a new one starts in its place,
+#                                  with the same machines, addresses, certificates and images, and knows nothing
+#   node.sh back                   the lost cluster is back with all that it knew; the one in its place is gone
 set -euo pipefail
 # shellcheck source=state.sh
 source "$(dirname "${BASH_SOURCE[0]}")/state.sh"
@@ -37,6 +40,29 @@ start_node() {
   await 60 "$1 renews its lease" renewed "$1" "$before"
   await 90 "$1 is Ready" node_ready "$1"
   await 30 "$1 knows its pods" knows_pods "$1"
+}
+
+power_off() { # all nodes and the control plane
+  local node
+  for node in "${NODES[@]}"; do terminate "kubelet-$node" KILL; done
+  for node in "${NODES[@]}"; do await 20 "the containers of $node end" kill_processes "$node"; done
+  for node in controllers scheduler proxy dns apiserver etcd; do terminate "$node" KILL; done
+}
+apiserver_runs() { alive apiserver || start_apiserver; api_ready; }
+power_on() {
+  local node
+  start_etcd
+  # The port of the one that was killed may be taken for another moment.
+  await 90 "the API server is ready" apiserver_runs
+  start_controllers
+  start_scheduler
+  start_proxy
+  start_dns
+  apply_dns_service > /dev/null
+  for node in "${NODES[@]}"; do start_node "$node"; done
+  await 30 "kube-proxy has written its rules" proxy_ready
+  await 30 "the DNS server has read the services" dns_ready
+  await 30 "the default service account exists" service_account_ready
 }
 
 need_root
@@ -69,6 +95,19 @@ case ${1:-} in
       apiserver | etcd | controllers | scheduler | proxy | dns) terminate "$2" KILL ;;
       *) die "component '${2:-}' is not known; known are apiserver, etcd, controllers, scheduler, proxy, dns" ;;
     esac
+    ;;
+  lose)
+    [ ! -e "$DIR/etcd.lost" ] || die "a cluster is lost already; node.sh back brings it back"
+    power_off
+    mv "$DIR/etcd" "$DIR/etcd.lost"
+    power_on
+    ;;
+  back)
+    [ -e "$DIR/etcd.lost" ] || die "no cluster is lost"
+    power_off
+    rm -rf "$DIR/etcd"
+    mv "$DIR/etcd.lost" "$DIR/etcd"
+    power_on
     ;;
   resume)
     exec 9>&-
