@@ -104,7 +104,8 @@ impl Transfer {
     /// Makes sure that the object lies in the other store, and says what that confirmed.
     ///
     /// # Errors
-    /// Nothing is left of an object that was not finished, uploads included.
+    /// Nothing is left of an object that was not finished but, where it was stopped at its very end, an upload that is being aborted:
+    /// [`Store::abort_open`] has it ended.
     pub async fn object(&self, wanted: &Wanted) -> Result<StoredObject, TransferError> {
         if let Some(there) = self.unless_cancelled(self.there(wanted)).await? {
             return Ok(there);

@@ -217,9 +217,11 @@ async fn when_it_is_cancelled_no_upload_is_left() {
             Fault::Slow(std::time::Duration::from_secs(3_600))
         })
     });
-    let transfer = Transfer::new(store(from), store(hangs.clone()), Some(64 << 20), cancel, Arc::default());
+    let there = store(hangs.clone());
+    let transfer = Transfer::new(store(from), there.clone(), Some(64 << 20), cancel, Arc::default());
     let error = transfer.object(&wanted).await.unwrap_err();
     assert!(matches!(error, TransferError::Cancelled), "{error}");
+    assert_eq!(there.abort_open().await, 0);
     assert!(hangs.calls().iter().any(|call| call.kind == CallKind::StartUpload), "one was begun");
     assert_eq!((to.objects().len(), to.open_uploads()), (0, 0));
 }
