@@ -148,16 +148,15 @@ async fn nothing_is_touched_with_a_wrong_key_or_a_damaged_part() {
     assert_eq!(reason(scene.restore("pod-2", &request).await).0, Reason::KeyMissing);
     std::fs::write(&identity, right).unwrap();
 
-    let (path, bytes) = scene
-        .memory
-        .objects()
-        .into_iter()
-        .find(|(path, _)| path.contains("db0001") && path.contains("00001"))
+    let objects = scene.memory.objects();
+    let part = objects
+        .keys()
+        .find(|path| path.contains("db0001") && path.contains("00001"))
         .unwrap();
-    let mut damaged = bytes.to_vec();
-    let middle = damaged.len() / 2;
-    damaged[middle] ^= 1;
-    scene.memory.plant(&path, damaged);
+    scene.memory.damage(part, |bytes| {
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+    });
     let (why, message, closed) = reason(scene.restore("pod-2", &request).await);
     assert_eq!((why, closed), (Reason::CopyCorrupt, true), "{message}");
     assert_eq!(scene.databases("precious"), "");
