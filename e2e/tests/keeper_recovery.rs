@@ -182,7 +182,6 @@ async fn refused(shop: &Sandbox, name: &str) -> Result<()> {
 }
 
 #[test]
-#[ignore = "it has not passed in one run yet: all up to the take-over did, and the old cluster's refusals were seen; run it alone, with --ignored"]
 fn a_new_cluster_finds_everything_in_the_store_and_takes_it_over_and_the_old_one_stops() {
     sandbox::run_alone("recovery", |sandbox| async move {
         let outside = Outside::start(&sandbox).await?;
