@@ -414,7 +414,7 @@ pub struct CopyReport {
     /// Of a preview of proposed rules: what becomes of it under the rules in force, where that is something else.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub in_force: Option<CopyState>,
-    /// Whether it has a seal by a trusted key.
+    /// Whether it has a seal by a trusted key. A preview in the cluster trusts `publicKeys` alone: it has not the keeper's own.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub sealed: bool,
     /// Kept at least until then (RFC 3339, UTC), where a rule, a floor or a lock says so; `why` has what may keep it for longer.

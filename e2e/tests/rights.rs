@@ -17,15 +17,13 @@ fn rare() -> BTreeSet<Right> {
         Right::new("holdfast.dev", "backupruns", "delete"),
         // … and those of finished restores after 90 days.
         Right::new("holdfast.dev", "restorerequests", "delete"),
+        // … and previews after a day or more.
+        Right::new("holdfast.dev", "retentionpreviews", "delete"),
         // The chart makes it; whoever leads makes it again if somebody deletes it.
         Right::new("coordination.k8s.io", "leases", "create"),
         // No test of this cluster has a policy or a hold of the cluster; the scenarios of their controllers do.
         Right::new("holdfast.dev", "clustercomplianceholds/status", "patch"),
         Right::new("holdfast.dev", "compliancepolicies/status", "patch"),
-        // No test of this cluster asks for a preview; the scenarios of its controller do.
-        Right::new("holdfast.dev", "retentionpreviews/status", "patch"),
-        // They go after a day or more.
-        Right::new("holdfast.dev", "retentionpreviews", "delete"),
         // … nor a cluster-wide schedule.
         Right::new("holdfast.dev", "clusterbackupschedules/status", "patch"),
         Right::new("holdfast.dev", "backupschedules", "create"),

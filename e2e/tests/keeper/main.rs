@@ -1,4 +1,5 @@
 //! Keepers at work on a cluster.
 
 mod holds;
+mod preview;
 mod report;

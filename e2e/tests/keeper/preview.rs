@@ -1,0 +1,129 @@
+//! What a pass would do is asked before it does it, and a keeper's seal is checked with stock tools as the manual says.
+
+use std::{fs, path::Path, process::Command};
+
+use anyhow::{Context, Result, ensure};
+use holdfast_crds::{CopyState, RetentionPreview, RunPhase};
+use holdfast_e2e::{helm, operator::repository, sandbox, sandbox::Sandbox};
+
+/// Asks, and waits for the answer.
+async fn asked(sandbox: &Sandbox, name: &str, more: &str) -> Result<RetentionPreview> {
+    sandbox
+        .apply(&format!(
+            "apiVersion: holdfast.dev/v1alpha1\nkind: RetentionPreview\nmetadata: {{name: {name}}}\nspec: {{store: {{name: offsite}}, source: shop{more}}}\n"
+        ))
+        .await?;
+    let ended = |preview: &RetentionPreview| preview.status.as_ref().is_some_and(|status| status.phase.ended());
+    let preview: RetentionPreview = sandbox.until(name, 180, "ended", ended).await?;
+    let status = preview.status.as_ref().context("status")?;
+    ensure!(status.phase == RunPhase::Succeeded, "{status:?}");
+    Ok(preview)
+}
+
+/// The commands of the manual, between this marker and the end of its block.
+fn commands() -> Result<String> {
+    let manual = fs::read_to_string(repository().join("docs/stores.md"))?;
+    let (_, after) = manual
+        .split_once("<!-- seal: verify -->\n```\n")
+        .context("the manual has no commands")?;
+    Ok(after.split_once("```").context("the commands have no end")?.0.to_owned())
+}
+
+#[test]
+fn a_preview_tells_what_shorter_rules_would_remove_and_a_seal_is_checked_with_openssl() {
+    sandbox::run("preview", |sandbox| async move {
+        let folder = std::env::temp_dir().join(&sandbox.namespace);
+        fs::create_dir_all(&folder)?;
+        let checked = check(&sandbox, &folder).await;
+        fs::remove_dir_all(&folder)?;
+        checked
+    });
+}
+
+async fn check(sandbox: &Sandbox, folder: &Path) -> Result<()> {
+    let at = |name: &str| folder.join(name);
+    sandbox.prepared(100).await?;
+    helm::run(
+        Command::new("openssl")
+            .args(["genpkey", "-algorithm", "ed25519", "-out"])
+            .arg(at("seal.pem")),
+    )?;
+    helm::run(
+        Command::new("openssl")
+            .args(["pkey", "-pubout", "-in"])
+            .arg(at("seal.pem"))
+            .arg("-out")
+            .arg(at("seal.pub")),
+    )?;
+    let key = format!("--from-file={}", at("seal.pem").display());
+    sandbox.kubectl(&["create", "secret", "generic", "holdfast-seal", &key]).await?;
+    let sealed = r#"{"spec": {"seal": {"secretName": "holdfast-seal"}}}"#;
+    sandbox
+        .kubectl(&["patch", "backupstore", "offsite", "--type=merge", "-p", sealed])
+        .await?;
+    sandbox
+        .apply(
+            r#"
+apiVersion: holdfast.dev/v1alpha1
+kind: BackupSchedule
+metadata: {name: yearly}
+spec: {sources: {names: [shop]}, stores: [{name: offsite, retention: {keepWithin: 300d, minGood: 1}}], triggers: [{name: yearly, cron: "0 0 1 1 *"}]}
+"#,
+        )
+        .await?;
+    for name in ["first", "second"] {
+        let run = format!(
+            "apiVersion: holdfast.dev/v1alpha1\nkind: BackupRun\nmetadata: {{name: {name}}}\nspec: {{source: shop, schedule: {{name: yearly}}}}\n"
+        );
+        sandbox.apply(&run).await?;
+        sandbox.run_succeeded(name, 300).await?;
+    }
+    sandbox
+        .catalogue("shop", "offsite", 240, "sealed", |entry| {
+            entry.copies == 2 && entry.newest_copies.iter().all(|copy| copy.sealed)
+        })
+        .await?;
+
+    let now = asked(sandbox, "now", "").await?.status.context("status")?;
+    let counted = |counts: holdfast_crds::PreviewCounts| (counts.kept, counts.marked, counts.removed) == (2, 0, 0);
+    ensure!((now.copies, now.sources) == (2, 1) && now.counts.is_some_and(counted), "{now:?}");
+    let kept = now.listed.iter().all(|copy| copy.state == CopyState::Kept && !copy.why.is_empty());
+    ensure!(now.listed.len() == 2 && kept, "{now:?}");
+    let job = now.job.clone().context("the preview names no Job")?;
+    let told = sandbox.kubectl(&["logs", &format!("job/{job}")]).await?;
+    ensure!(["first", "second"].iter().all(|run| told.contains(run)), "{told}");
+
+    // What was promised stays promised: only when its time is over do shorter rules let the older copy go.
+    let rules = "proposed: {retention: {keepLast: 1, minGood: 1}}";
+    for (name, days, kept) in [("soon", 200, 2), ("late", 400, 1)] {
+        let at = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(24 * days);
+        let then = asked(sandbox, name, &format!(", at: \"{at}\", {rules}"))
+            .await?
+            .status
+            .context("status")?;
+        let counts = then.counts.context("no counts")?;
+        ensure!(
+            (counts.kept, counts.marked + counts.removed) == (kept, 2 - kept),
+            "{name}: {counts:?}"
+        );
+        let newest = then
+            .listed
+            .iter()
+            .find(|copy| copy.run.ends_with("/shop/second"))
+            .context("no second copy")?;
+        ensure!(newest.state == CopyState::Kept, "{name}: {newest:?}");
+    }
+
+    let place = format!("/data/backups/e2e/catalog/{}/shop/first", sandbox.namespace);
+    let outcome = sandbox.exec("s3", &["cat", &format!("{place}/outcome.json")], "").await?;
+    let seal = sandbox.exec("s3", &["sh", "-c", &format!("cat {place}/*-seal.json")], "").await?;
+    fs::write(at("outcome.json"), &outcome)?;
+    fs::write(at("seal.json"), &seal)?;
+    let commands = commands()?;
+    let verified = || Command::new("sh").args(["-ec", &commands]).current_dir(folder).output();
+    let good = verified()?;
+    ensure!(good.status.success(), "{good:?}\n{seal}");
+    fs::write(at("outcome.json"), outcome.replace("\"first\"", "\"forged\""))?;
+    ensure!(!verified()?.status.success(), "another manifest has the same seal");
+    Ok(())
+}
