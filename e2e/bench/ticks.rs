@@ -51,8 +51,7 @@ async fn bench() -> Result<()> {
     let client = server.client().await?;
     let folder = repository().join("charts/holdfast-crds/templates");
     run(kubectl(Some(server.kubeconfig()), ["create", "--filename"]).arg(folder))?;
-    let wait = ["wait", "--for=condition=Established", "--timeout=60s", "crd", "--all"];
-    run(&mut kubectl(Some(server.kubeconfig()), wait))?;
+    server.established()?;
     // The chart's Lease, which whoever comes first gets at once.
     let lease = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "holdfast-operator"}});
     let leases = "/apis/coordination.k8s.io/v1/namespaces/default/leases";

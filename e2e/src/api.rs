@@ -4,9 +4,11 @@ use std::{
     io::{BufRead, BufReader, Read},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    thread::sleep,
+    time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use http::{Method, Request};
 use kube::{
     Client, Config,
@@ -14,7 +16,7 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-use crate::helm::repository;
+use crate::helm::{kubectl, repository, say};
 
 /// A Kubernetes API server (with etcd, and without nodes) that lives as long as this value, and never longer than this process.
 #[derive(Debug)]
@@ -55,6 +57,28 @@ impl ApiServer {
 
     pub fn kubeconfig(&self) -> &Path {
         &self.kubeconfig
+    }
+
+    /// Waits until every definition is served, for at most a minute.
+    ///
+    /// # Errors
+    /// If one is not; the error holds what `kubectl` said.
+    pub fn established(&self) -> Result<()> {
+        let began = Instant::now();
+        loop {
+            let arguments = ["wait", "--for=condition=Established", "--timeout=60s", "crd", "--all"];
+            let said = say(&mut kubectl(Some(&self.kubeconfig), arguments))?;
+            if said.succeeded {
+                return Ok(());
+            }
+            // It gives up at once on a definition that has no conditions yet.
+            ensure!(
+                began.elapsed() < Duration::from_secs(60),
+                "the definitions are not served: {}",
+                said.err
+            );
+            sleep(Duration::from_millis(100));
+        }
     }
 
     /// A client with all rights.

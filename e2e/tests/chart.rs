@@ -45,10 +45,7 @@ fn with_definitions() -> anyhow::Result<ApiServer> {
         ["apply", "--server-side", "--validate=strict", "--warnings-as-errors", "--filename"],
     );
     run(apply.arg(folder))?;
-    run(&mut kubectl(
-        Some(server.kubeconfig()),
-        ["wait", "--for=condition=Established", "--timeout=60s", "crd", "--all"],
-    ))?;
+    server.established()?;
     Ok(server)
 }
 

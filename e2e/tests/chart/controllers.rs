@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use holdfast_crds::{KeepDisposal, KeepHold, document::HoldScope, hold_id};
 use holdfast_e2e::{
     api::{ApiServer, ask, holdfast_path, make_namespace},
-    helm::{chart, helm, kubectl, run},
+    helm::{chart, helm, run},
 };
 use holdfast_operator::{
     clients::{self, Fence},
@@ -67,10 +67,7 @@ impl World {
             server,
         };
         world.helm("install")?;
-        run(&mut kubectl(
-            Some(world.server.kubeconfig()),
-            ["wait", "--for=condition=Established", "--timeout=60s", "crd", "--all"],
-        ))?;
+        world.server.established()?;
         Ok(world)
     }
 

@@ -78,9 +78,7 @@ async fn objects_outlive_upgrade_uninstall_and_install_again() {
         said.out
     );
     assert_eq!(cluster.count("crd").unwrap(), DEFINITIONS);
-    cluster
-        .kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "crd", "--all"])
-        .unwrap();
+    cluster.0.established().unwrap();
     policies_have_no_type_errors(&cluster).await.unwrap();
     roles_are_aggregated(&cluster).await.unwrap();
 
@@ -272,9 +270,7 @@ async fn definitions_are_upgraded_and_can_stand_alone() {
     };
     alone("install", &older).unwrap();
     fs::remove_dir_all(&older).unwrap();
-    cluster
-        .kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "crd", "--all"])
-        .unwrap();
+    cluster.0.established().unwrap();
     let client = cluster.0.client().await.unwrap();
     let runs = holdfast_path("default", "backupruns");
     let mut cancelled = run_object();
