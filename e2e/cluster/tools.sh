@@ -11,7 +11,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/state.sh"
 
 HELM=v4.3.1 COREDNS_VERSION=v1.15.0 VERSITYGW=v1.8.0
 KUBERNETES=$(awk '$1 == "k8s.io/kubernetes" {print $2}' "$CLUSTER_SOURCE/go.mod")
-PACKAGES=(age buildah ca-certificates conntrack containerd containernetworking-plugins curl debootstrap ethtool git gcc iproute2 iptables jq libc6-dev
+PACKAGES=(age bsdextrautils buildah ca-certificates conntrack containerd containernetworking-plugins curl debootstrap ethtool git gcc iproute2 iptables jq libc6-dev
   make openssl postgresql-15 postgresql-client-15 procps rclone runc shellcheck socat zstd)
 
 install_packages() {
