@@ -201,7 +201,17 @@ pub fn random_hex() -> String {
     if aws_lc_rs::rand::fill(&mut bytes).is_err() {
         bytes = jiff::Timestamp::now().as_nanosecond().to_be_bytes();
     }
-    bytes.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
+    hex(&bytes)
+}
+
+/// Bytes in lower-case hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+        // A String takes whatever is written to it.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 fn random_pod() -> Label {

@@ -8,6 +8,8 @@ use holdfast_crds::document::{Fact, Record, Sha256};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{PrivatePkcs8KeyDer, SubjectPublicKeyInfoDer};
 
+use crate::config::hex;
+
 /// The file with the private key.
 pub const KEY_FILE: &str = "seal.pem";
 /// What the DER of an Ed25519 public key begins with (RFC 8410); the 32 bytes of the key follow.
@@ -124,15 +126,6 @@ pub fn look<'a>(records: impl IntoIterator<Item = &'a Record>, manifest: Sha256,
 
 fn verifies(key: PublicKey, manifest: Sha256, signature: &[u8]) -> bool {
     UnparsedPublicKey::new(&ED25519, key.0).verify(&manifest.0, signature).is_ok()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // A String takes whatever is written to it.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {

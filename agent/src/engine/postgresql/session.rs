@@ -7,6 +7,7 @@ use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
 
 use super::error::DatabaseError;
 use super::host::Host;
+use crate::config::hex;
 
 /// How long a statement may take that only looks something up.
 pub(super) const QUERY_LIMIT: Duration = Duration::from_secs(60);
@@ -100,10 +101,7 @@ impl Session {
         if bytes.is_ascii() || matches!(encoding, "" | "UTF8" | "SQL_ASCII") {
             return lossy();
         }
-        let hex = bytes
-            .iter()
-            .fold(String::with_capacity(2 * bytes.len()), |text, byte| text + &format!("{byte:02x}"));
-        let sql = format!("SELECT convert_from(decode('{hex}', 'hex'), {})", literal(encoding));
+        let sql = format!("SELECT convert_from(decode('{}', 'hex'), {})", hex(bytes), literal(encoding));
         match self.row("convert a text of the archive", &sql).await {
             Ok(row) => row.text(0),
             Err(error) => {
