@@ -1,11 +1,11 @@
 //! Whether the copy of a run that a register still tells of was removed since: then its name is used up, and nothing may be adopted.
 
 use holdfast_crds::Reason;
-use holdfast_crds::document::{Fact, ObjectPath, Record, RunPath};
+use holdfast_crds::document::{Fact, Record, RunPath};
 
-use super::keep::read::RECORD_LIMIT;
+use super::keep::read::records_of;
 use crate::result::Failure;
-use crate::store::{Store, StoreError, StorePath};
+use crate::store::{Store, StoreError};
 
 /// Reads the run's records, and refuses a copy that was removed or whose keys were destroyed.
 ///
@@ -27,30 +27,14 @@ pub async fn refuse(store: &Store, run: &RunPath) -> Result<(), Failure> {
 }
 
 async fn record_of_removal(store: &Store, run: &RunPath) -> Result<Option<String>, StoreError> {
-    let directory: StorePath = format!("catalog/{run}").parse()?;
-    let mut pages = store.pages(&directory);
-    let mut found = None;
-    while let Some(page) = pages.next().await? {
-        for listed in page {
-            let Ok(object @ ObjectPath::Record { .. }) = listed.path.parse::<ObjectPath>() else {
-                continue;
-            };
-            let ObjectPath::Record { run: of, what, .. } = &object else {
-                continue;
-            };
-            if of != run || !matches!(what.as_str(), "removed" | "shredded") {
-                continue;
-            }
-            let read = store.read(&StorePath::from(&object), RECORD_LIMIT).await?;
-            let record = read.and_then(|held| Record::from_bytes(&object, &held.bytes).ok());
-            let said = match record.map(|record| (record.at, record.fact)) {
-                Some((at, Fact::Removed { reason, .. })) => format!("it was removed at {at} ({reason})"),
-                Some((at, Fact::Shredded { disposal, .. })) => format!("its keys were destroyed at {at} (disposal {disposal})"),
-                _ => format!("{object} says that it was removed"),
-            };
-            // What was removed says so last.
-            found = Some(said);
-        }
-    }
-    Ok(found)
+    // What was removed says so last.
+    let Some((object, bytes)) = records_of(store, run, &["removed", "shredded"]).await?.pop() else {
+        return Ok(None);
+    };
+    let record = bytes.and_then(|bytes| Record::from_bytes(&object, &bytes).ok());
+    Ok(Some(match record.map(|record| (record.at, record.fact)) {
+        Some((at, Fact::Removed { reason, .. })) => format!("it was removed at {at} ({reason})"),
+        Some((at, Fact::Shredded { disposal, .. })) => format!("its keys were destroyed at {at} (disposal {disposal})"),
+        _ => format!("{object} says that it was removed"),
+    }))
 }

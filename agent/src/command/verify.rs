@@ -1,21 +1,18 @@
 //! `verify`: whether a copy is still whole.
 
 use clap::{Args, ValueEnum};
-use holdfast_crds::document::{ObjectPath, Record, RunPath, StreamKind};
+use holdfast_crds::document::{Record, RunPath, StreamKind};
 use holdfast_crds::{AgentResult, Reason};
 use tokio_util::sync::CancellationToken;
 
 use super::copy::{CopyArgs, Found};
+use super::keep::read::records_of;
 use crate::engine::postgresql::check::{ArchiveCheck, GlobalsCheck};
 use crate::pipeline::check::StreamCheck;
 use crate::pipeline::{self, Level, Report};
 use crate::progress::Progress;
 use crate::result::{Failure, plain};
 use crate::seal::{PublicKey, look};
-use crate::store::{StoreError, StorePath};
-
-/// The largest record, in bytes.
-const RECORD_LIMIT: u64 = 64 << 10;
 
 /// Check that a copy is still whole
 ///
@@ -94,22 +91,11 @@ pub(super) async fn sealed(found: &Found, keys: &[PublicKey]) -> Result<(), Fail
         source: manifest.source.name.clone(),
         run: manifest.run.name.clone(),
     };
-    let directory: StorePath = format!("catalog/{run}").parse().map_err(StoreError::from)?;
-    let mut pages = found.store.pages(&directory);
-    let mut records = Vec::new();
-    while let Some(page) = pages.next().await? {
-        for object in page {
-            let Ok(place @ ObjectPath::Record { .. }) = object.path.parse() else {
-                continue;
-            };
-            if !object.path.ends_with("-seal.json") {
-                continue;
-            }
-            if let Some(held) = found.store.read(&StorePath::from(&place), RECORD_LIMIT).await? {
-                records.push(Record::from_bytes(&place, &held.bytes)?);
-            }
-        }
-    }
+    let read = records_of(&found.store, &run, &["seal"]).await?;
+    let records = read
+        .into_iter()
+        .filter_map(|(place, bytes)| Some(Record::from_bytes(&place, &bytes?)));
+    let records: Vec<_> = records.collect::<Result<_, _>>()?;
     let seals = look(&records, found.copy.manifest_sha256(), keys);
     if let Some(broken) = seals.broken.first() {
         return Err(Failure::new(Reason::Tampered, broken.clone()));

@@ -227,10 +227,11 @@ fn waiting_backup(server: &TestServer, pod: &Pod, database: &str) -> (Child, Chi
         line.clear();
         reader.read_line(&mut line).unwrap();
     }
-    let agent = pod.backup(server, "run-1", &[database]).spawn().unwrap();
+    let mut agent = pod.backup(server, "run-1", &[database]).spawn().unwrap();
     let waits = format!("SELECT count(*) FROM pg_stat_activity WHERE datname = '{database}' AND wait_event_type = 'Lock'");
     while server.sql("postgres", &waits) == "0" {
-        std::thread::yield_now();
+        let ended = agent.try_wait().unwrap();
+        assert!(ended.is_none(), "it did not wait: {ended:?}: {}", pod.result().message);
     }
     (agent, holder)
 }

@@ -94,14 +94,14 @@ pub fn propose(facts: &mut SourceFacts, proposed: &[ProposedRules], namespace: &
                     return;
                 }
             };
-            let seconds = wanted.interval_seconds.and_then(|seconds| i64::try_from(seconds).ok());
             let rules = Rules {
                 since: match known {
                     Some(known) if known.retention == wanted.retention && known.zone == zone => known.since,
                     _ => facts.now,
                 },
-                interval: seconds
-                    .map(SignedDuration::from_secs)
+                interval: wanted
+                    .interval_seconds
+                    .map(interval)
                     .or_else(|| known.and_then(|known| known.interval)),
                 retention: wanted.retention.clone(),
                 zone,

@@ -27,6 +27,8 @@ use holdfast_crds::{AgentResult, DisposalReport, KEEP_TIMEOUT, KeepLine, KeepTas
 use holdfast_policy::retention::time_for_deleting;
 use jiff::{SignedDuration, Timestamp};
 
+pub use self::preview::KeepArgs;
+
 use self::act::Hand;
 use self::holds::{Held, Holds};
 use self::inventory::{Found, Inventory};
@@ -38,8 +40,6 @@ use crate::store::{OwnerError, Patience, Store, StorePath};
 
 /// Uploads that were begun so long ago and never ended are aborted.
 const UPLOAD_AGE: Duration = Duration::from_hours(7 * 24);
-
-pub use self::preview::KeepArgs;
 
 /// Looks after the task's store, or tells what a pass would do.
 pub async fn run(invocation: &Invocation, task: &KeepTask) -> Result<AgentResult, Failure> {

@@ -1,5 +1,6 @@
 //! What became of a run, as its register and records say.
 
+use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use holdfast_crds::document::{
     Acceptance, Checked, Committed, Decision, DocumentError, Fact, Label, Manifest, ObjectPath, Outcome, Record, RunPath, ScheduleName,
@@ -13,7 +14,7 @@ use super::report::Report;
 use crate::store::{Store, StoreError, StorePath, digest};
 
 /// The largest record, in bytes.
-pub const RECORD_LIMIT: u64 = 64 << 10;
+const RECORD_LIMIT: u64 = 64 << 10;
 /// The largest outcome, in bytes.
 const OUTCOME_LIMIT: u64 = holdfast_crds::document::MAX_DOCUMENT_BYTES as u64;
 /// How far the clocks of those who make ticks and of stores may be apart.
@@ -309,6 +310,24 @@ async fn is_there(store: &Store, object: &StoredObject) -> Result<bool, StoreErr
         Ok(None) | Err(StoreError::Denied { .. }) => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+/// The bytes of a run's records whose names end in one of these words, in the order of their names; none of one that went meanwhile.
+pub async fn records_of(store: &Store, run: &RunPath, words: &[&str]) -> Result<Vec<(ObjectPath, Option<Bytes>)>, StoreError> {
+    let directory: StorePath = format!("catalog/{run}").parse()?;
+    let mut pages = store.pages(&directory);
+    let mut records = Vec::new();
+    while let Some(page) = pages.next().await? {
+        for listed in page {
+            let Ok(object) = listed.path.parse::<ObjectPath>() else { continue };
+            let wanted = matches!(&object, ObjectPath::Record { run: of, what, .. } if of == run && words.contains(&what.as_str()));
+            if wanted {
+                let held = store.read(&StorePath::from(&object), RECORD_LIMIT).await?;
+                records.push((object, held.map(|held| held.bytes)));
+            }
+        }
+    }
+    Ok(records)
 }
 
 /// Reads the records of a source.

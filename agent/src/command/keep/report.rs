@@ -1,7 +1,8 @@
 //! The report of a pass: lines in the log that the operator reads, and their summary.
 
 use holdfast_crds::{
-    CopyReport, HoldReport, KEEP_LINE, KeepLine, KeepSummary, PREVIEW_COPIES, PreviewCounts, Reason, SealedCopy, SourceReport, StoreFinding,
+    CopyReport, HoldReport, KEEP_LINE, KeepLine, KeepSummary, PREVIEW_BLOCKED, PREVIEW_COPIES, PreviewCounts, Reason, SealedCopy,
+    SourceReport, StoreFinding,
 };
 use jiff::Timestamp;
 
@@ -11,8 +12,6 @@ use crate::command::lines::{Lines, Sink};
 const NOTES: usize = 4;
 /// The most findings that are told one by one.
 const FINDINGS: i64 = 200;
-/// The most sources of a preview whose removals stand still that are told one by one.
-const BLOCKED: usize = 20;
 
 /// Shows a preview whole, as it comes.
 pub trait Show: Send + Sync {
@@ -114,7 +113,7 @@ impl Report {
                 });
             }
         }
-        if source.blocked.is_some() && preview.blocked.len() < BLOCKED {
+        if source.blocked.is_some() && preview.blocked.len() < PREVIEW_BLOCKED {
             preview.blocked.push(SourceReport {
                 newest_copies: Vec::new(),
                 ..source.clone()

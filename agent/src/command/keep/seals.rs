@@ -1,5 +1,6 @@
 //! Seals in a pass: those that are there are checked; copies without one are read back, the newest first, and countersigned.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use holdfast_crds::document::{Fact, RunPath, VerifyLevel};
@@ -67,10 +68,9 @@ impl Seals {
 
     /// Looks at the seals of a source's copies.
     pub fn look(&mut self, folder: &SourceFolder, runs: &[Run], copies: &mut [CopyReport], report: &mut Report) {
+        let runs: HashMap<&str, &Run> = runs.iter().map(|run| (run.path.run.as_str(), run)).collect();
         for told in copies {
-            let Some(run) = runs.iter().find(|run| run.path.run.as_str() == told.run) else {
-                continue;
-            };
+            let Some(run) = runs.get(told.run.as_str()) else { continue };
             let State::Copy(copy) = &run.state else { continue };
             let seals = look(&run.records, copy.manifest_digest, &self.trusted);
             for broken in seals.broken {
