@@ -18,7 +18,7 @@ use super::jobs;
 use crate::{
     attempt::{Act, Course, Plan, Rules, Sight, decide},
     context::{Context, Error},
-    job::{BuildError, JobState, Observation, PURPOSE, Purpose, has_ended},
+    job::{BuildError, JobState, Observation, Purpose, has_ended},
     observation::{Look, Whose, controller, job_state_of},
     queue::Next,
     watch::{Cache, Caches, Key},
@@ -201,16 +201,10 @@ pub async fn tidy(context: &Context, namespace: &str, label: &str, ended: &[Ende
                 continue;
             }
             let key = Key::of(&*job);
-            let purpose = job
-                .metadata
-                .labels
-                .as_ref()
-                .and_then(|labels| labels.get(PURPOSE))
-                .map(String::as_str);
-            let settles = [Purpose::Settle.as_str(), Purpose::SettleRestore.as_str()]
-                .map(Some)
-                .contains(&purpose);
-            if settles {
+            if [Purpose::Settle, Purpose::SettleRestore]
+                .iter()
+                .any(|purpose| purpose.is_of(&job.metadata))
+            {
                 let at_work = |settle: &holdfast_crds::Settle| settle.finished_at.is_none() && settle.job.as_ref() == Some(&key.name);
                 if !course.settle.as_ref().is_some_and(at_work) {
                     surplus.push(job);

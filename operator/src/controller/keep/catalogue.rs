@@ -5,8 +5,8 @@ use std::collections::{BTreeSet, HashMap};
 
 use holdfast_crds::{
     BackupSource, BackupSourceStatus, CATALOGUES, CatalogueInStore, KeepLine, KeepSummary, KeeperStatus, Reason, SOURCE_FINDINGS,
-    SealedCopy, SourceReport, StoreFinding, StoreKind, StoreReference, UNKNOWN_SOURCES, UnknownSource, VANISHED_NAMESPACES,
-    VanishedNamespace, shortened, whole_seconds,
+    SourceReport, StoreFinding, StoreKind, StoreReference, UNKNOWN_SOURCES, UnknownSource, VANISHED_NAMESPACES, VanishedNamespace,
+    shortened, whole_seconds,
 };
 use jiff::Timestamp;
 
@@ -37,17 +37,19 @@ pub async fn write(context: &Context, store: &Store, summary: &KeepSummary, repo
             strays.add(source, gone);
         }
     }
-    let sealed = report.iter().filter_map(|line| match line {
-        KeepLine::Sealed(sealed) => Some(sealed),
-        _ => None,
-    });
-    let sealed: Vec<_> = sealed.collect();
+    let mut sealed: HashMap<Key, Vec<&str>> = HashMap::new();
+    for line in report {
+        let KeepLine::Sealed(copy) = line else { continue };
+        let key = Key::new(copy.namespace.as_str(), copy.source.as_str());
+        sealed.entry(key).or_default().push(&copy.run);
+    }
     for namespace in &allowed {
         for source in caches.sources.in_namespace(namespace) {
             let key = Key::of(&*source);
             let findings = findings(report, &key.to_string());
             let found = reports.get(&key).copied();
-            if let Some(status) = with(&source, &store.reference(), summary, found, findings, &sealed, context.clock.now()) {
+            let sealed = sealed.get(&key).map_or(&[][..], Vec::as_slice);
+            if let Some(status) = with(&source, &store.reference(), summary, found, findings, sealed, context.clock.now()) {
                 context.report.status(&caches.sources, &*source, &status).await?;
             }
         }
@@ -141,7 +143,7 @@ fn with(
     summary: &KeepSummary,
     found: Option<&SourceReport>,
     findings: Vec<StoreFinding>,
-    sealed: &[&SealedCopy],
+    sealed: &[&str],
     now: Timestamp,
 ) -> Option<BackupSourceStatus> {
     let mut status = source.status.clone().unwrap_or_default();
@@ -187,7 +189,7 @@ fn entry(
     summary: &KeepSummary,
     found: Option<&SourceReport>,
     findings: Vec<StoreFinding>,
-    sealed: &[&SealedCopy],
+    sealed: &[&str],
     before: Option<&CatalogueInStore>,
     now: Timestamp,
 ) -> CatalogueInStore {
@@ -217,20 +219,11 @@ fn entry(
             ..before.clone()
         };
     }
-    let in_pass = |run: &str| {
-        sealed
-            .iter()
-            .any(|line| line.namespace == found.namespace && line.source == found.source && line.run == run)
-    };
-    let mine = sealed
-        .iter()
-        .filter(|line| line.namespace == found.namespace && line.source == found.source);
-    let mine = i64::try_from(mine.count()).unwrap_or(i64::MAX);
     let mut newest_copies = found.newest_copies.clone();
     newest_copies.truncate(NEWEST);
     for copy in &mut newest_copies {
         copy.why = shortened(&copy.why, WHY);
-        copy.sealed |= in_pass(&copy.run);
+        copy.sealed |= sealed.contains(&copy.run.as_str());
     }
     let mut empty_slots = found.empty_slots.clone();
     empty_slots.truncate(NEWEST);
@@ -244,7 +237,10 @@ fn entry(
         expected_as_of: expected.1,
         bytes: found.bytes,
         held: found.held,
-        sealed: summary.seal_key.as_ref().map(|_| found.sealed + mine),
+        sealed: summary
+            .seal_key
+            .as_ref()
+            .map(|_| found.sealed + i64::try_from(sealed.len()).unwrap_or(i64::MAX)),
         marked: found.marked,
         newest: found.newest,
         oldest: found.oldest,

@@ -1,7 +1,7 @@
 //! The Job of a preview. Pure.
 
 use holdfast_crds::{
-    Action, KeepPreview, KeepTask, ProposedRules, Reason, RetentionPreview, TASK_VERSION, Task,
+    Action, KEEP_TIMEOUT, KeepPreview, KeepTask, ProposedRules, Reason, RetentionPreview, TASK_VERSION, Task,
     document::{Label, ScheduleName},
 };
 use holdfast_policy::name::{JobPurpose, job_name};
@@ -16,9 +16,6 @@ use crate::{
     job::{JobRequest, build},
     store::Unusable,
 };
-
-/// The time that a preview has, in seconds.
-const TIMEOUT: i64 = 3_600;
 
 /// The name of the preview's Job.
 pub fn name(preview: &RetentionPreview) -> String {
@@ -77,7 +74,7 @@ pub fn job(context: &Context, preview: &RetentionPreview) -> Result<Job, (Reason
         agent_image: &context.image,
         template: store.template(),
         identity_secret: None,
-        timeout: TIMEOUT,
+        timeout: KEEP_TIMEOUT.as_secs().cast_signed(),
     })
     .map_err(|error| invalid(error.to_string()))
 }

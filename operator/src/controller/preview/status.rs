@@ -80,10 +80,10 @@ fn ended(after: &mut RetentionPreviewStatus, end: &End, report: Option<&(&KeepSu
     let well = end.reason.class() == Class::Fine;
     let Some((summary, lines)) = report.filter(|_| well) else {
         after.phase = RunPhase::Failed;
-        let reason = if well { Reason::AgentCrashed } else { end.reason };
+        let (reason, message) = end.without(&end.message);
         return (
             reason,
-            format!("{}; make a new preview with another name once that is mended", end.message),
+            format!("{message}; make a new preview with another name once that is mended"),
         );
     };
     after.phase = RunPhase::Succeeded;

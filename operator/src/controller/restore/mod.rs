@@ -21,7 +21,7 @@ use crate::{
         history,
         run::whole,
     },
-    job::{PURPOSE, Purpose, RESTORE},
+    job::{Purpose, RESTORE},
     queue::{Next, Queue, Reconcile},
     store::key_of,
     watch::{Cache, Caches, Change, Key, ended},
@@ -57,7 +57,7 @@ pub fn triggers(caches: &Arc<Caches>, queue: &Queue) {
         let weak = Arc::downgrade(caches);
         move |change: &Change<Job>| {
             owner(change, &queue);
-            let keeps = |job: &Arc<Job>| job.labels().get(PURPOSE).is_some_and(|purpose| purpose == Purpose::Keep.as_str());
+            let keeps = |job: &Arc<Job>| Purpose::Keep.is_of(&job.metadata);
             if let Some(caches) = weak.upgrade().filter(|_| change.object().is_some_and(keeps)) {
                 keeper::told(&caches, &queue);
             }
