@@ -215,6 +215,28 @@ spec:
         .await
     }
 
+    /// Makes a schedule of the source `shop` to these stores, whose tick does not come while a test runs.
+    ///
+    /// # Errors
+    /// What the API server says.
+    pub async fn yearly(&self, name: &str, stores: &str) -> Result<()> {
+        self.apply(&format!(
+            "apiVersion: holdfast.dev/v1alpha1\nkind: BackupSchedule\nmetadata: {{name: {name}}}\nspec: {{sources: {{names: [shop]}}, stores: [{stores}], triggers: [{{name: yearly, cron: '0 0 1 1 *'}}]}}\n"
+        ))
+        .await
+    }
+
+    /// Starts a run by hand that takes where it goes, and how long its copy stays, from a schedule.
+    ///
+    /// # Errors
+    /// What the API server says.
+    pub async fn start_run_of(&self, schedule: &str, name: &str, source: &str) -> Result<()> {
+        self.apply(&format!(
+            "apiVersion: holdfast.dev/v1alpha1\nkind: BackupRun\nmetadata: {{name: {name}}}\nspec: {{source: {source}, schedule: {{name: {schedule}}}}}\n"
+        ))
+        .await
+    }
+
     /// Waits until a run ended and returns it.
     ///
     /// # Errors

@@ -46,6 +46,11 @@ pub fn keeper(store: &BackupStore) -> Option<&KeeperStatus> {
     store.status.as_ref()?.keeper.as_deref()
 }
 
+/// How many passes of its keeper were begun.
+pub fn passes(store: &BackupStore) -> i64 {
+    keeper(store).map_or(0, |keeper| keeper.number)
+}
+
 /// A condition as `status reason: message`; empty where there is none.
 pub fn said(conditions: &[Condition], kind: &str) -> String {
     let condition = conditions.iter().find(|condition| condition.type_ == kind);

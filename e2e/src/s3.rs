@@ -30,7 +30,12 @@ impl Sandbox {
         let manifest = include_str!("../demo/s3.yaml")
             .replace("metadata: {name: s3", &format!("metadata: {{name: {name}"))
             .replace("app: s3}", &format!("app: {name}}}"));
-        self.apply(&manifest).await?;
+        self.s3_pod(name, &manifest).await
+    }
+
+    /// Makes the pod and service of an S3 server, and waits until it is reached.
+    async fn s3_pod(&self, name: &str, manifest: &str) -> Result<()> {
+        self.apply(manifest).await?;
         self.until::<Pod>(name, 120, "ready", ready).await?;
         self.served(name, 7070).await
     }
@@ -104,9 +109,7 @@ impl Sandbox {
         let command = serde_json::to_string(command)?;
         let manifest = changed(manifest.replace(&format!("\"{plain}\""), &command));
         ensure!(manifest.contains(&command), "e2e/demo/s3.yaml starts its server in another way");
-        self.apply(&manifest).await?;
-        self.until::<Pod>("s3", 120, "ready", ready).await?;
-        self.served("s3", 7070).await
+        self.s3_pod("s3", &manifest).await
     }
 
     /// Who has the keys in a Secret, before the S3 server.

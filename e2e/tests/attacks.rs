@@ -8,7 +8,7 @@ use holdfast_crds::{
     document::{Fact, Label, Outcome, Record, RunPath, Ulid},
 };
 use holdfast_e2e::{
-    keeper::{keeper, said, store_said},
+    keeper::{self, keeper, said, store_said},
     s3::S3Client,
     sandbox::{self, Sandbox},
 };
@@ -28,7 +28,7 @@ async fn prepared(sandbox: &Sandbox, credentials: &str) -> Result<()> {
     database.fill("shop", 100).await?;
     sandbox
         .apply(&format!(
-            r#"
+            r"
 apiVersion: holdfast.dev/v1alpha1
 kind: BackupStore
 metadata: {{name: offsite}}
@@ -36,14 +36,10 @@ spec:
   s3: {{bucket: backups, prefix: prod-eu, endpoint: 'http://s3:7070'}}
   credentials: {credentials}
   encryption: {{none: {{}}}}
----
-apiVersion: holdfast.dev/v1alpha1
-kind: BackupSchedule
-metadata: {{name: yearly}}
-spec: {{sources: {{names: [shop]}}, stores: [{{name: offsite, retention: {{keepWithin: 3d}}}}], triggers: [{{name: yearly, cron: "0 0 1 1 *"}}]}}
-"#
+"
         ))
         .await?;
+    sandbox.yearly("yearly", "{name: offsite, retention: {keepWithin: 3d}}").await?;
     sandbox.source("shop", "databases: {include: [shop]}").await?;
     sandbox.store_ready("offsite").await
 }
@@ -51,11 +47,7 @@ spec: {{sources: {{names: [shop]}}, stores: [{{name: offsite, retention: {{keepW
 /// Makes copies by the schedule, and waits until a keeper has seen all of them.
 async fn copies(sandbox: &Sandbox, names: &[&str], all: i64) -> Result<()> {
     for name in names {
-        sandbox
-            .apply(&format!(
-                "apiVersion: holdfast.dev/v1alpha1\nkind: BackupRun\nmetadata: {{name: {name}}}\nspec: {{source: shop, schedule: {{name: yearly}}}}\n"
-            ))
-            .await?;
+        sandbox.start_run_of("yearly", name, "shop").await?;
     }
     for name in names {
         sandbox.run_succeeded(name, 120).await?;
@@ -145,7 +137,7 @@ async fn restore(sandbox: &Sandbox, name: &str, run: &str) -> Result<()> {
 async fn found(sandbox: &Sandbox, passes: i64, wanted: &[(Reason, &str)]) -> Result<()> {
     let store = sandbox
         .pass("offsite", 120, "tampered with", |store| {
-            keeper(store).is_some_and(|keeper| keeper.number > passes) && !store_said(store, "Intact").starts_with("True")
+            keeper::passes(store) > passes && !store_said(store, "Intact").starts_with("True")
         })
         .await?;
     let findings = &keeper(&store).context("keeper")?.findings;
@@ -172,8 +164,7 @@ async fn found(sandbox: &Sandbox, passes: i64, wanted: &[(Reason, &str)]) -> Res
 }
 
 async fn passes(sandbox: &Sandbox) -> Result<i64> {
-    let store = sandbox.api::<BackupStore>().get("offsite").await?;
-    Ok(keeper(&store).context("keeper")?.number)
+    Ok(keeper::passes(&sandbox.api().get("offsite").await?))
 }
 
 #[test]
@@ -209,7 +200,7 @@ fn what_is_done_with_the_writers_keys_is_refused_or_found_and_nothing_goes_for_i
         writer.done("PUT", &outcome, &[], &abandoned.to_string()).await?;
         writer.done("PUT", &parts[0], &[], "garbage").await?;
 
-        copies_end(&sandbox, "third").await?;
+        sandbox.back_up("third", "shop").await?;
         let expected = [
             (
                 Reason::Tampered,
@@ -246,12 +237,6 @@ fn what_is_done_with_the_writers_keys_is_refused_or_found_and_nothing_goes_for_i
     });
 }
 
-/// Makes one more copy, after which a keeper looks.
-async fn copies_end(sandbox: &Sandbox, name: &str) -> Result<()> {
-    sandbox.start_run(name, "shop", "").await?;
-    sandbox.run_succeeded(name, 120).await.map(drop)
-}
-
 #[test]
 fn where_no_policy_refuses_versions_show_what_was_done() {
     sandbox::run("attacks-versions", |sandbox| async move {
@@ -269,7 +254,7 @@ fn where_no_policy_refuses_versions_show_what_was_done() {
         keys.done("DELETE", &parts[0], &[], "").await?;
         keys.done("PUT", &records[0], &[], "{}").await?;
 
-        copies_end(&sandbox, "fourth").await?;
+        sandbox.back_up("fourth", "shop").await?;
         let expected = [
             (Reason::Tampered, "says that the copy was removed, but the mark"),
             (

@@ -217,18 +217,8 @@ fn a_store_of_the_cluster_that_is_added_to_a_schedule_gets_old_copies_and_new_on
 async fn added(sandbox: &Sandbox) -> Result<()> {
     let database = sandbox.prepared(100).await?;
     let vault = sandbox.namespace.as_str();
-    let schedule = |stores: &str| {
-        format!(
-            "apiVersion: holdfast.dev/v1alpha1\nkind: BackupSchedule\nmetadata: {{name: gold}}\nspec: {{sources: {{names: [shop]}}, stores: [{stores}], triggers: [{{name: yearly, cron: '0 0 1 1 *'}}]}}\n"
-        )
-    };
-    let by_schedule = |name: &str| {
-        format!(
-            "apiVersion: holdfast.dev/v1alpha1\nkind: BackupRun\nmetadata: {{name: {name}}}\nspec: {{source: shop, schedule: {{name: gold}}}}\n"
-        )
-    };
-    sandbox.apply(&schedule("{name: offsite}")).await?;
-    sandbox.apply(&by_schedule("old")).await?;
+    sandbox.yearly("gold", "{name: offsite}").await?;
+    sandbox.start_run_of("gold", "old", "shop").await?;
     sandbox.run_succeeded("old", 120).await?;
 
     sandbox
@@ -247,16 +237,14 @@ spec:
         ))
         .await?;
     sandbox
-        .apply(&schedule(&format!(
-            "{{name: offsite}}, {{name: {vault}, kind: ClusterBackupStore}}"
-        )))
+        .yearly("gold", &format!("{{name: offsite}}, {{name: {vault}, kind: ClusterBackupStore}}"))
         .await?;
     let copied = |run: &BackupRun| {
         let mut places = run.status.iter().flat_map(|status| &status.stores);
         places.any(|place| (place.name.as_str(), place.kind, place.state) == (vault, StoreKind::ClusterBackupStore, ReplicaState::Present))
     };
     sandbox.until::<BackupRun>("old", 120, "copied", copied).await?;
-    sandbox.apply(&by_schedule("new")).await?;
+    sandbox.start_run_of("gold", "new", "shop").await?;
     sandbox.until::<BackupRun>("new", 120, "copied", copied).await?;
     for run in ["old", "new"] {
         let (here, there) = (lying(sandbox, "e2e", run).await?, lying(sandbox, "vault", run).await?);

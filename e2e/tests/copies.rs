@@ -54,22 +54,12 @@ fn a_copy_goes_to_each_store_and_is_restored_from_the_second_when_the_first_is_g
         sandbox.store_ready("vault").await?;
 
         // A copy from the time of one store, made by a schedule.
-        let schedule = |stores: &str| {
-            format!(
-                "apiVersion: holdfast.dev/v1alpha1\nkind: BackupSchedule\nmetadata: {{name: gold}}\nspec: {{sources: {{names: [shop]}}, stores: [{stores}], triggers: [{{name: yearly, cron: '0 0 1 1 *'}}]}}\n"
-            )
-        };
-        sandbox.apply(&schedule("{name: offsite}")).await?;
-        let by_schedule = |name: &str| {
-            format!(
-                "apiVersion: holdfast.dev/v1alpha1\nkind: BackupRun\nmetadata: {{name: {name}}}\nspec: {{source: shop, schedule: {{name: gold}}}}\n"
-            )
-        };
-        sandbox.apply(&by_schedule("old")).await?;
+        sandbox.yearly("gold", "{name: offsite}").await?;
+        sandbox.start_run_of("gold", "old", "shop").await?;
         sandbox.run_succeeded("old", 120).await?;
 
         // The store that is added gets it.
-        sandbox.apply(&schedule("{name: offsite}, {name: vault}")).await?;
+        sandbox.yearly("gold", "{name: offsite}, {name: vault}").await?;
         copied(&sandbox, "old", "vault").await?;
         let bytes = |prefix: &str| {
             format!(
@@ -82,7 +72,7 @@ fn a_copy_goes_to_each_store_and_is_restored_from_the_second_when_the_first_is_g
         ensure!(here == there && here.lines().count() >= 5, "{here}\nin the other store:\n{there}");
 
         // A new one goes to the primary, and from there to the other.
-        sandbox.apply(&by_schedule("new")).await?;
+        sandbox.start_run_of("gold", "new", "shop").await?;
         sandbox.run_succeeded("new", 120).await?;
         let status = copied(&sandbox, "new", "vault").await?.status.context("status")?;
         ensure!(

@@ -12,7 +12,7 @@ use holdfast_crds::{BackupRun, BackupStore, CopyState, Reason};
 use holdfast_e2e::{
     fixture::{IDENTITY, RECIPIENT},
     helm::tool,
-    keeper::{keeper, said, store_said},
+    keeper::{keeper, passes, said, store_said},
     operator::{Operator, script},
     sandbox::{self, Sandbox},
 };
@@ -21,12 +21,6 @@ use serde_json::json;
 use tokio::process::{Child, Command};
 
 const MANUAL: &str = include_str!("../../docs/disaster-recovery.md");
-const SCHEDULE: &str = r#"
-apiVersion: holdfast.dev/v1alpha1
-kind: BackupSchedule
-metadata: {name: yearly}
-spec: {sources: {names: [shop]}, stores: [{name: offsite, retention: {keepWithin: 400d}}], triggers: [{name: yearly, cron: "0 0 1 1 *"}]}
-"#;
 const HOLD: &str = "
 apiVersion: holdfast.dev/v1alpha1
 kind: ComplianceHold
@@ -229,11 +223,8 @@ async fn recovery(shop: &Sandbox, outside: &Outside, lost: &mut bool) -> Result<
     shop.apply(&std::fs::read_to_string(outside.folder.join("store.yaml"))?).await?;
     shop.store_ready("offsite").await?;
     shop.apply(source).await?;
-    shop.apply(SCHEDULE).await?;
-    shop.apply(
-        "apiVersion: holdfast.dev/v1alpha1\nkind: BackupRun\nmetadata: {name: first}\nspec: {source: shop, schedule: {name: yearly}}\n",
-    )
-    .await?;
+    shop.yearly("yearly", "{name: offsite, retention: {keepWithin: 400d}}").await?;
+    shop.start_run_of("yearly", "first", "shop").await?;
     shop.run_succeeded("first", 120).await?;
     shop.back_up("second", "shop").await?;
     let alice = shop.as_user("alice", &["hold-keeper", "approver"]).await?;
@@ -294,7 +285,7 @@ async fn recovery(shop: &Sandbox, outside: &Outside, lost: &mut bool) -> Result<
     admits(shop).await?;
     let store = shop.api::<BackupStore>().get("offsite").await?;
     ensure!(store_said(&store, "Ready").starts_with("True"), "it does not know yet: {store:?}");
-    let passes = keeper(&store).map_or(0, |keeper| keeper.number);
+    let begun = passes(&store);
     alice.apply(DISPOSAL).await?;
     bob.apply(&DISPOSAL.replace("requestedBy: alice", "requestedBy: alice, approval: {approvedBy: bob}"))
         .await?;
@@ -302,7 +293,8 @@ async fn recovery(shop: &Sandbox, outside: &Outside, lost: &mut bool) -> Result<
     let store = shop
         .until::<BackupStore>("offsite", 120, "import-only", |store| {
             store_said(store, "Ready").starts_with("False StoreForeign")
-                && keeper(store).is_some_and(|keeper| keeper.number > passes && keeper.finished_at.is_some())
+                && passes(store) > begun
+                && keeper(store).is_some_and(|keeper| keeper.finished_at.is_some())
         })
         .await?;
     ensure!(store_said(&store, "Ready").contains(&new), "{}", store_said(&store, "Ready"));

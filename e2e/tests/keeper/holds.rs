@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use holdfast_crds::{BackupStore, ComplianceHold, CopyState, DisposalRequest};
 use holdfast_e2e::{
     fixture::RECIPIENT,
-    keeper::said,
+    keeper::{passes, said},
     sandbox::{self, Sandbox},
 };
 
@@ -100,10 +100,8 @@ spec:
         bob.apply(&approval).await?;
         disposed(&sandbox, 90, "False Deferred").await?;
         sandbox.kubectl(&["delete", "compliancehold", "case"]).await?;
-        let passes = sandbox.api::<BackupStore>().get("offsite").await?;
-        let number = |store: &BackupStore| holdfast_e2e::keeper::keeper(store).map_or(0, |keeper| keeper.number);
-        let passes = number(&passes);
-        let store = sandbox.pass("offsite", 90, "looked after", |store| number(store) > passes).await?;
+        let before = passes(&sandbox.api().get("offsite").await?);
+        let store = sandbox.pass("offsite", 90, "looked after", |store| passes(store) > before).await?;
         ensure!(held(&store) == Some((1, 1)), "the hold went with its object: {store:?}");
 
         // Applied again it is the same hold; another person releases it, and it ends after the cool-off.

@@ -61,21 +61,10 @@ async fn check(sandbox: &Sandbox, folder: &Path) -> Result<()> {
     sandbox
         .kubectl(&["patch", "backupstore", "offsite", "--type=merge", "-p", sealed])
         .await?;
-    sandbox
-        .apply(
-            r#"
-apiVersion: holdfast.dev/v1alpha1
-kind: BackupSchedule
-metadata: {name: yearly}
-spec: {sources: {names: [shop]}, stores: [{name: offsite, retention: {keepWithin: 300d, minGood: 1}}], triggers: [{name: yearly, cron: "0 0 1 1 *"}]}
-"#,
-        )
-        .await?;
+    let store = "{name: offsite, retention: {keepWithin: 300d, minGood: 1}}";
+    sandbox.yearly("yearly", store).await?;
     for name in ["first", "second"] {
-        let run = format!(
-            "apiVersion: holdfast.dev/v1alpha1\nkind: BackupRun\nmetadata: {{name: {name}}}\nspec: {{source: shop, schedule: {{name: yearly}}}}\n"
-        );
-        sandbox.apply(&run).await?;
+        sandbox.start_run_of("yearly", name, "shop").await?;
         sandbox.run_succeeded(name, 300).await?;
     }
     sandbox

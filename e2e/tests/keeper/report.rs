@@ -3,34 +3,18 @@
 use anyhow::{Context, Result, ensure};
 use holdfast_crds::{BackupSource, CopyState, Reason};
 use holdfast_e2e::{
-    keeper::{keeper, said, store_said},
+    keeper::{passes, said, store_said},
     operator::Operator,
-    sandbox::{self, Sandbox},
+    sandbox,
 };
 use jiff::Timestamp;
-
-/// A schedule that has a tick once a year, with this retention.
-async fn yearly(sandbox: &Sandbox, retention: &str) -> Result<()> {
-    sandbox
-        .apply(&format!(
-            r#"
-apiVersion: holdfast.dev/v1alpha1
-kind: BackupSchedule
-metadata: {{name: yearly}}
-spec: {{sources: {{names: [shop]}}, stores: [{{name: offsite, retention: {retention}}}], triggers: [{{name: yearly, cron: "0 0 1 1 *"}}]}}
-"#
-        ))
-        .await
-}
 
 #[test]
 fn a_keeper_reports_what_was_committed_follows_the_rules_and_finds_what_is_missing() {
     sandbox::run("keeper", |sandbox| async move {
         sandbox.prepared(100).await?;
-        yearly(&sandbox, "{keepWithin: 3d}").await?;
-        sandbox
-            .apply("apiVersion: holdfast.dev/v1alpha1\nkind: BackupRun\nmetadata: {name: first}\nspec: {source: shop, schedule: {name: yearly}}\n")
-            .await?;
+        sandbox.yearly("yearly", "{name: offsite, retention: {keepWithin: 3d}}").await?;
+        sandbox.start_run_of("yearly", "first", "shop").await?;
         sandbox.run_succeeded("first", 300).await?;
 
         // After the commit.
@@ -53,25 +37,18 @@ fn a_keeper_reports_what_was_committed_follows_the_rules_and_finds_what_is_missi
             })
             .await?;
         ensure!(store_said(&store, "Intact").starts_with("True"), "{store:?}");
-        let passes = keeper(&store).context("keeper")?.number;
+        let before = passes(&store);
 
         // A rule that keeps for longer is followed at once.
-        yearly(&sandbox, "{keepWithin: 5d}").await?;
+        sandbox.yearly("yearly", "{name: offsite, retention: {keepWithin: 5d}}").await?;
         let entry = sandbox
             .catalogue("shop", "offsite", 60, "kept for longer", |entry| {
                 entry.newest_copies.first().is_some_and(|now| now.kept_until != copy.kept_until)
             })
             .await?;
         ensure!(kept_for(&entry.newest_copies[0].kept_until)? == 120, "{entry:?}");
-        let store = sandbox
-            .pass("offsite", 60, "looked after", |store| {
-                keeper(store).is_some_and(|keeper| keeper.number > passes)
-            })
-            .await?;
-        ensure!(
-            keeper(&store).context("keeper")?.number == passes + 1,
-            "one change is one pass: {store:?}"
-        );
+        let store = sandbox.pass("offsite", 60, "looked after", |store| passes(store) > before).await?;
+        ensure!(passes(&store) == before + 1, "one change is one pass: {store:?}");
 
         // A part is lost; the pass after the next commit finds that.
         let lose = "rm $(find /data/backups/e2e/data -type f -name '*.zst' ! -name 'index*' | head -1)";
@@ -103,10 +80,7 @@ fn a_keeper_reports_what_was_committed_follows_the_rules_and_finds_what_is_missi
                 store_said(store, "Intact").starts_with("False CopyCorrupt")
             })
             .await?;
-        ensure!(
-            keeper(&store).context("keeper")?.number == passes + 2,
-            "one commit is one pass: {store:?}"
-        );
+        ensure!(passes(&store) == before + 2, "one commit is one pass: {store:?}");
         for object in ["offsite", "shop"] {
             let events = sandbox.events(object).await?;
             ensure!(
