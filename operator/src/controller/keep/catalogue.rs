@@ -12,6 +12,7 @@ use jiff::Timestamp;
 
 use crate::{
     context::{Context, Error},
+    controller::source::to_be_seen,
     store::Store,
     watch::Key,
 };
@@ -156,7 +157,7 @@ fn with(
     let before = place.map(|place| status.stores[place].clone());
     let mut entry = entry(store, summary, found, findings, sealed, before.as_ref(), now);
     // What was found again is not written again, unless it is news that a copy since then was not found.
-    if let Some(before) = before.filter(|before| !committed_since(&status, before)) {
+    if let Some(before) = before.filter(|before| !awaited(&status, before)) {
         let found = entry.clone();
         (entry.as_of, entry.expected_as_of) = (before.as_of.clone(), before.expected_as_of.clone());
         if entry != before {
@@ -173,15 +174,9 @@ fn with(
     Some(status)
 }
 
-/// Whether the newest copy that is known came to this store after that was read.
-fn committed_since(status: &BackupSourceStatus, entry: &CatalogueInStore) -> bool {
-    let time = |text: &str| text.parse::<Timestamp>().ok();
-    let newest = status
-        .newest_copy
-        .as_ref()
-        .filter(|copy| copy.store_reference() == entry.reference());
-    let committed = newest.map(|copy| copy.committed_at.as_deref().unwrap_or(&copy.recovery_point));
-    committed.and_then(time) >= time(&entry.as_of) && committed.is_some()
+/// Whether the newest copy that is known may have come to this store after that was read, which did not find it.
+fn awaited(status: &BackupSourceStatus, entry: &CatalogueInStore) -> bool {
+    status.newest_copy.as_ref().is_some_and(|copy| to_be_seen(copy, entry))
 }
 
 fn entry(

@@ -16,7 +16,11 @@ pub use catalogue::bounded;
 pub use triggers::triggers;
 
 use self::status::Phase;
-use super::{jobs, report_log, store::refusal};
+use super::{
+    jobs, report_log,
+    source::{APART, committed, to_be_seen},
+    store::refusal,
+};
 use crate::{
     context::{Context, Error},
     job::{End, Observation, Purpose},
@@ -104,7 +108,7 @@ impl KeepController {
         let task = task::task(&context.caches, store, now);
         let told = task::told(&task);
         let name = store.key().to_string();
-        let news = self.committed(store).max(self.appeared(&keeper));
+        let news = self.committed(store).max(self.appeared(&keeper)).max(self.unseen(store));
         let due = decide::next_pass(&keeper, &name, &told, news);
         if due > now {
             return Ok(Next::After(context.clock.until(due)));
@@ -134,6 +138,25 @@ impl KeepController {
             at.parse().ok()
         });
         committed.max()
+    }
+
+    /// When a pass can tell whether a copy that the last one did not find is there: by then it begins after the commit by the store's clock too.
+    fn unseen(&self, store: &Store) -> Option<Timestamp> {
+        let caches = &self.context.caches;
+        let own = store.reference();
+        let sources = store
+            .namespaces(caches)
+            .into_iter()
+            .flat_map(|namespace| caches.sources.in_namespace(&namespace));
+        let unseen = sources.filter_map(|source| {
+            let status = source.status.as_ref()?;
+            let copy = status.newest_copy.as_ref()?;
+            let entry = status.in_store(&own).filter(|entry| to_be_seen(copy, entry))?;
+            // An entry of a pass long ago says nothing that the pass after the commit will not say.
+            let committed = committed(copy).filter(|at| entry.as_of.parse().is_ok_and(|as_of: Timestamp| as_of + APART >= *at))?;
+            committed.checked_add(APART * 2).ok()
+        });
+        unseen.max()
     }
 
     /// When the newest object was made of those sources of which the last pass saw copies and no object: it is to show them.

@@ -337,6 +337,90 @@ async fn a_pass_that_finds_the_same_writes_no_source_until_a_copy_is_missed() {
     assert_eq!(world.source().stores[0].as_of, "2026-03-03T00:00:10Z");
 }
 
+/// A source that is protected by the copy of run `b`, which was committed at nine on the second of March, after a pass of the first.
+async fn committed_after_a_pass() -> (World, SourceController) {
+    let world = world();
+    let schedule = json!({"apiVersion": "holdfast.dev/v1alpha1", "kind": "BackupSchedule",
+        "metadata": {"name": "gold", "namespace": "shop", "uid": "uid-gold", "creationTimestamp": "2026-02-28T00:00:00Z"},
+        "spec": {"sources": {"names": ["a"]}, "triggers": [{"name": "nightly", "cron": "0 9 * * *"}], "stores": [{"name": "offsite"}],
+            "objectives": {"rpo": "26h"}}});
+    world.context.caches.schedules.watched(serde_json::from_value(schedule).unwrap());
+    let controller = SourceController::new(world.context.clone());
+    pass(&world, 1, source_line("shop", "a"), "2026-03-01T00:00:10Z").await;
+    let run = json!({"apiVersion": "holdfast.dev/v1alpha1", "kind": "BackupRun",
+        "metadata": {"name": "b", "namespace": "shop", "uid": "uid-b", "creationTimestamp": "2026-03-02T09:00:00Z"},
+        "spec": {"source": "a", "stores": [{"name": "offsite"}]},
+        "status": {"phase": "Succeeded", "reason": "Succeeded", "completionTime": "2026-03-02T09:00:30Z",
+            "copy": {"path": "shop/a/b", "recoveryPoint": "2026-03-02T09:00:00Z", "rawBytes": 1, "storedBytes": 1, "parts": 1, "databases": 1,
+                "tables": 1, "structureChecked": true, "manifestDigest": "d"}}});
+    world.context.caches.runs.watched(serde_json::from_value(run).unwrap());
+    world.context.clock.observe("2026-03-02T09:00:31Z".parse().unwrap());
+    controller.reconcile(&Key::new("shop", "a")).await.unwrap();
+    assert_eq!(protected(&world), ("True".to_owned(), "b".to_owned()));
+    (world, controller)
+}
+
+/// One pass that begins then by all clocks, and reports this. Gives when the next is.
+async fn pass(world: &World, number: u32, line: KeepLine, at: &str) -> Next {
+    world.context.clock.observe(at.parse().unwrap());
+    world.reconcile().await;
+    let (job, lines) = (format!("offsite-k{number}"), [line]);
+    world.ends_at(&job, Reason::Succeeded, &lines, &text(&lines), at);
+    world.reconcile().await
+}
+
+/// `Protected` of the source, and the run of its newest copy.
+fn protected(world: &World) -> (String, String) {
+    let status = world.source();
+    let condition = status.conditions.iter().find(|condition| condition.type_ == "Protected").unwrap();
+    (
+        condition.status.clone(),
+        status.newest_copy.map(|copy| copy.run).unwrap_or_default(),
+    )
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_that_the_first_pass_finds_bad_protects_nothing_any_more() {
+    for state in ["NotGood", "Shredded", "Removing"] {
+        let (world, source) = committed_after_a_pass().await;
+        let KeepLine::Source(mut report) = source_line("shop", "a") else {
+            panic!("it is of a source")
+        };
+        let bad = json!({"run": "b", "type": "Full", "recoveryPoint": "2026-03-02T09:00:00Z", "bytes": 1, "state": state, "why": ""});
+        report.newest_copies.insert(0, serde_json::from_value(bad).unwrap());
+        pass(&world, 2, KeepLine::Source(report), "2026-03-02T09:01:40Z").await;
+        source.reconcile(&Key::new("shop", "a")).await.unwrap();
+        assert_eq!(protected(&world), ("False".to_owned(), "a-nightly-1".to_owned()), "{state}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_that_is_not_found_protects_until_a_pass_that_began_after_its_commit_by_either_clock() {
+    let (world, source) = committed_after_a_pass().await;
+    let Next::After(wait) = pass(&world, 2, source_line("shop", "a"), "2026-03-02T09:01:40Z").await else {
+        panic!("there is a next pass")
+    };
+    assert_eq!(
+        world.source().stores[0].as_of,
+        "2026-03-02T09:01:40Z",
+        "that it was not found is news"
+    );
+    source.reconcile(&Key::new("shop", "a")).await.unwrap();
+    assert_eq!(protected(&world).1, "b", "the pass may have begun before the commit");
+    assert_eq!(wait.as_secs(), 9 * 60 + 50, "eleven minutes after the commit, not a day");
+    // The store's clock is four minutes behind, and all the same later than the commit.
+    let line = [source_line("shop", "a")];
+    world.context.clock.observe("2026-03-02T09:11:30Z".parse().unwrap());
+    world.reconcile().await;
+    world.ends_at("offsite-k3", Reason::Succeeded, &line, &text(&line), "2026-03-02T09:07:30Z");
+    let Next::After(wait) = world.reconcile().await else {
+        panic!("there is a next pass")
+    };
+    source.reconcile(&Key::new("shop", "a")).await.unwrap();
+    assert_eq!(protected(&world), ("False".to_owned(), "a-nightly-1".to_owned()));
+    assert!(wait.as_secs() > 17 * 3_600, "one more pass is enough: {wait:?}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_report_that_is_not_what_the_keeper_wrote_changes_no_catalogue() {
     let world = world();

@@ -5,14 +5,13 @@ use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
 
 /// Our clock and the store's may be so far apart.
-const APART: SignedDuration = SignedDuration::from_mins(5);
+pub const APART: SignedDuration = SignedDuration::from_mins(5);
 
 /// The newest good copy of each store, as its keeper read it: it counts also when no object knows of its run.
 pub fn newest(source: &BackupSource, status: &BackupSourceStatus) -> Vec<CopyReference> {
     let place = |run: &str| format!("{}/{}/{run}", source.namespace().unwrap_or_default(), source.name_any());
     let of_store = |entry: &CatalogueInStore| {
         let point = entry.newest.clone()?;
-        let good = |state| matches!(state, CopyState::Kept | CopyState::Held | CopyState::Marked);
         let copy = entry
             .newest_copies
             .iter()
@@ -30,18 +29,47 @@ pub fn newest(source: &BackupSource, status: &BackupSourceStatus) -> Vec<CopyRef
     status.stores.iter().filter_map(of_store).collect()
 }
 
-/// Whether a keeper looked after the copy was committed, and did not find it.
+/// Whether a copy in this state is there and good.
+fn good(state: CopyState) -> bool {
+    matches!(state, CopyState::Kept | CopyState::Held | CopyState::Marked)
+}
+
+/// Whether a keeper found the copy bad, or looked after it was committed and did not find it.
 pub fn is_gone(copy: &CopyReference, status: &BackupSourceStatus) -> bool {
-    let time = |text: &str| text.parse::<Timestamp>().ok();
     let Some(entry) = status.in_store(&copy.store_reference()) else {
         return false;
     };
-    let committed = copy.committed_at.as_deref().and_then(time);
-    let (Some(point), Some(as_of)) = (time(&copy.recovery_point), time(&entry.as_of)) else {
-        return false;
-    };
-    let looked = as_of.duration_since(committed.unwrap_or(point)) > APART;
-    looked && entry.newest.as_deref().and_then(time).is_none_or(|newest| point > newest)
+    match entry.newest_copies.iter().find(|listed| listed.run == copy.run) {
+        Some(listed) => !good(listed.state),
+        // A pass that began before the commit says nothing by this.
+        None => unseen(copy, entry) && !may_have_come_later(copy, entry),
+    }
+}
+
+/// Whether a copy that is committed may yet be in the store of this entry, although the pass that read it did not find it: it may have begun
+/// before the commit. The next is to say.
+pub fn to_be_seen(copy: &CopyReference, entry: &CatalogueInStore) -> bool {
+    copy.store_reference() == entry.reference() && unseen(copy, entry) && may_have_come_later(copy, entry)
+}
+
+/// When the copy was committed, by our clock; where that is not known, when its data is of.
+pub fn committed(copy: &CopyReference) -> Option<Timestamp> {
+    time(copy.committed_at.as_deref().unwrap_or(&copy.recovery_point))
+}
+
+fn unseen(copy: &CopyReference, entry: &CatalogueInStore) -> bool {
+    time(&copy.recovery_point).is_some_and(|point| entry.newest.as_deref().and_then(time).is_none_or(|newest| point > newest))
+}
+
+fn may_have_come_later(copy: &CopyReference, entry: &CatalogueInStore) -> bool {
+    match (committed(copy), time(&entry.as_of)) {
+        (Some(committed), Some(as_of)) => as_of.duration_since(committed) <= APART,
+        _ => true,
+    }
+}
+
+fn time(text: &str) -> Option<Timestamp> {
+    text.parse().ok()
 }
 
 /// Whether what keepers read is as it was written; none where none has read anything.

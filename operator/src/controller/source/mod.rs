@@ -12,6 +12,7 @@ use holdfast_crds::{BackupRun, BackupSource, RunHistory, ScheduleStore};
 use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
 
+pub use catalogue::{APART, committed, to_be_seen};
 pub use triggers::{listen_to_schedules, triggers};
 
 use crate::{
