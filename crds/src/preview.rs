@@ -40,13 +40,18 @@ pub const PREVIEW_BLOCKED: usize = 20;
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = rules()))]
 pub struct RetentionPreviewSpec {
-    /// The BackupStore. Only copies of this namespace are looked at.
+    /// A BackupStore of this namespace: only copies of this namespace are looked at. Or a ClusterBackupStore, in its maintenance namespace alone:
+    /// then copies of all namespaces are.
     pub store: StoreReference,
+    /// Only copies of this namespace, which need not exist (any more); of a ClusterBackupStore. By default of every namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    pub source_namespace: Option<String>,
     /// As if it were then (RFC 3339), keepers had come as usual, and no new copy had come. By default now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64), extend("format" = "date-time"))]
     pub at: Option<String>,
-    /// Only copies of this source; it need not exist (any more). By default of every source of this namespace.
+    /// Only copies of this source; it need not exist (any more). By default of every source. Of a ClusterBackupStore, `sourceNamespace` says whose.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
     pub source: Option<String>,
@@ -62,7 +67,8 @@ pub struct RetentionPreviewSpec {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PreviewRules {
-    /// Name of the BackupSchedule, of this namespace, whose rules they would be. It need not exist yet. By default those of every schedule.
+    /// Name of the BackupSchedule, of this namespace or of `sourceNamespace`, whose rules they would be. It need not exist yet. By default those of
+    /// every schedule.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
     pub schedule: Option<String>,
@@ -79,16 +85,28 @@ fn rules() -> Vec<Value> {
         Fixed::Structure("store"),
         // In CEL it is a time, and no text.
         Fixed::Structure("at"),
+        Fixed::Text("sourceNamespace"),
         Fixed::Text("source"),
         Fixed::Structure("proposed"),
     ];
-    let own = json!({
-        "rule": "self.store.kind == 'BackupStore'",
-        "fieldPath": ".store.kind",
-        "messageExpression": "'found ' + self.store.kind + ', expected a BackupStore of this namespace; who may read all of a ClusterBackupStore asks by holdfast-agent keep --preview'",
-    });
     let mut rules = fixed(&fields, "a preview is made once; make a new one with another name");
-    rules.push(own);
+    rules.extend([
+        json!({
+            "rule": "self.store.kind == 'ClusterBackupStore' || !has(self.sourceNamespace)",
+            "fieldPath": ".sourceNamespace",
+            "messageExpression": "\"found '\" + self.sourceNamespace + \"', but of a BackupStore only copies of its own namespace are looked at; leave it out\"",
+        }),
+        json!({
+            "rule": "self.store.kind == 'BackupStore' || !has(self.source) || has(self.sourceNamespace)",
+            "fieldPath": ".source",
+            "messageExpression": "\"found '\" + self.source + \"' in a ClusterBackupStore, where each namespace may have a source of this name; say whose in spec.sourceNamespace\"",
+        }),
+        json!({
+            "rule": "self.store.kind == 'BackupStore' || !has(self.proposed) || !has(self.proposed.schedule) || has(self.sourceNamespace)",
+            "fieldPath": ".proposed.schedule",
+            "messageExpression": "\"found '\" + self.proposed.schedule + \"' in a ClusterBackupStore, where each namespace may have a schedule of this name; say whose in spec.sourceNamespace\"",
+        }),
+    ]);
     rules
 }
 
@@ -155,6 +173,8 @@ pub struct RetentionPreviewStatus {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct BlockedSource {
+    #[serde(default)]
+    pub namespace: String,
     pub source: String,
     #[serde(flatten)]
     pub blocked: Blocked,

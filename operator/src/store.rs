@@ -377,6 +377,38 @@ impl Caches {
 
     /// The store that an object of this namespace names and may use.
     pub fn store(&self, namespace: &str, reference: &StoreReference) -> Result<Store, Unusable> {
+        let store = self.served_store(namespace, reference)?;
+        if !store.allows(self, namespace) {
+            let message = format!(
+                "{reference} does not allow the namespace {namespace}; name another store, or have it added to spec.allowedNamespaces of the store"
+            );
+            return Err(Unusable {
+                reason: Reason::StoreNotAllowed,
+                message,
+            });
+        }
+        Ok(store)
+    }
+
+    /// … for what is done in the namespace of the store's own Jobs alone, whatever the store allows others.
+    pub fn store_kept_in(&self, namespace: &str, reference: &StoreReference) -> Result<Store, Unusable> {
+        let store = self.served_store(namespace, reference)?;
+        let workplace = store.workplace();
+        if workplace != namespace {
+            let message = format!(
+                "found {reference} in namespace {namespace}, but what it holds is told in its maintenance namespace {workplace} alone, because it is \
+                 of many namespaces; make this object there"
+            );
+            return Err(Unusable {
+                reason: Reason::StoreNotAllowed,
+                message,
+            });
+        }
+        Ok(store)
+    }
+
+    /// The store that an object of this namespace names, if this operator serves it.
+    fn served_store(&self, namespace: &str, reference: &StoreReference) -> Result<Store, Unusable> {
         let unusable = |reason, message| Err(Unusable { reason, message });
         if reference.kind == StoreKind::ClusterBackupStore && !self.serves_cluster {
             let message =
@@ -393,12 +425,6 @@ impl Caches {
                 format!("there is no {reference}{place}; create it, or name another"),
             );
         };
-        if !store.allows(self, namespace) {
-            let message = format!(
-                "{reference} does not allow the namespace {namespace}; name another store, or have it added to spec.allowedNamespaces of the store"
-            );
-            return unusable(Reason::StoreNotAllowed, message);
-        }
         Ok(store)
     }
 

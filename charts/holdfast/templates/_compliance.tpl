@@ -14,7 +14,7 @@ params.spec.mode == 'Enforce' && (has(params.spec.namespaces.all) || params.spec
 request.userInfo.username in ['system:serviceaccount:kube-system:namespace-controller', 'system:serviceaccount:kube-system:generic-garbage-collector', 'system:kube-controller-manager']
 {{- end -}}
 
-{{/* The head of a policy: root, name, resources, operations, and params where it asks each CompliancePolicy. */}}
+{{/* The head of a policy: root, name, resources, operations, and params where it asks each CompliancePolicy, or each object of the kind in paramKind. */}}
 {{- define "holdfast.guard" -}}
 apiVersion: admissionregistration.k8s.io/v1
 kind: ValidatingAdmissionPolicy
@@ -24,7 +24,7 @@ metadata:
 spec:
   failurePolicy: Fail
   {{- if .params }}
-  paramKind: {apiVersion: holdfast.dev/v1alpha1, kind: CompliancePolicy}
+  paramKind: {apiVersion: holdfast.dev/v1alpha1, kind: {{ .paramKind | default "CompliancePolicy" }}}
   {{- end }}
   matchConstraints:
     resourceRules:

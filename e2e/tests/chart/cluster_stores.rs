@@ -1,7 +1,7 @@
 //! Who may write a ClusterBackupStore, on a real API server with no operator running; and who is warned where nobody serves its kind.
 
 use holdfast_e2e::{
-    api::{ask, make_namespace},
+    api::{ask, holdfast_path, make_namespace},
     helm::render,
 };
 use http::Method;
@@ -48,12 +48,9 @@ async fn everywhere(admin: &Client, user: &str, secrets: &[&str]) {
 /// What the user may read in all namespaces, in the tenant's, in that of maintenance; what of the store is changed; the refusal.
 type Row<'a> = (&'a [&'a str], &'a [&'a str], &'a [&'a str], Edits, Option<&'a str>);
 
-#[tokio::test]
-async fn who_writes_a_store_of_the_cluster_must_be_allowed_to_read_what_it_names() {
-    let admin = SERVER.client().await.unwrap();
-    make_namespace(&admin, MAINTENANCE).await.unwrap();
-    make_namespace(&admin, TENANT).await.unwrap();
-    let chart = render("holdfast", "vaults", &["--set=crds.install=false"]).unwrap();
+/// Puts those of the chart's policies into force, with their bindings, whose names contain this. How many objects that are.
+async fn in_force(admin: &Client, release: &str, named: &str) -> usize {
+    let chart = render("holdfast", release, &["--set=crds.install=false"]).unwrap();
     let mut policies = 0;
     for object in &chart {
         let plural = match object["kind"].as_str() {
@@ -61,13 +58,25 @@ async fn who_writes_a_store_of_the_cluster_must_be_allowed_to_read_what_it_names
             Some("ValidatingAdmissionPolicyBinding") => "validatingadmissionpolicybindings",
             _ => continue,
         };
-        if object["metadata"]["name"].as_str().unwrap().contains(".clusterbackupstores") {
+        if object["metadata"]["name"].as_str().unwrap().contains(named) {
             let path = format!("/apis/admissionregistration.k8s.io/v1/{plural}");
-            ask(&admin, Method::POST, &path, object).await.unwrap().accepted().unwrap();
+            ask(admin, Method::POST, &path, object).await.unwrap().accepted().unwrap();
             policies += 1;
         }
     }
-    assert_eq!(policies, 4, "two policies, each bound");
+    policies
+}
+
+#[tokio::test]
+async fn who_writes_a_store_of_the_cluster_must_be_allowed_to_read_what_it_names() {
+    let admin = SERVER.client().await.unwrap();
+    make_namespace(&admin, MAINTENANCE).await.unwrap();
+    make_namespace(&admin, TENANT).await.unwrap();
+    assert_eq!(
+        in_force(&admin, "vaults", ".clusterbackupstores").await,
+        4,
+        "two policies, each bound"
+    );
 
     let pull: Vec<String> = (0..8).map(|number| format!("pull-{number}")).collect();
     let roles = json!({"roles": {"writer": {"secretName": "a"}, "reader": {"secretName": "b"}, "keeper": {"secretName": "c"}, "pruner": {"secretName": "d"}}});
@@ -147,6 +156,54 @@ async fn who_writes_a_store_of_the_cluster_must_be_allowed_to_read_what_it_names
     }
 }
 
+/// What it tells is about the copies of all tenants.
+#[tokio::test]
+async fn a_store_of_the_cluster_is_previewed_in_its_maintenance_namespace_alone() {
+    let admin = SERVER.client().await.unwrap();
+    let (here, elsewhere) = ("previewed-vault", "previewed-vault-tenant");
+    for namespace in [here, elsewhere] {
+        make_namespace(&admin, namespace).await.unwrap();
+    }
+    let store = |name: &str, place: &str| {
+        let put = [
+            ("/metadata/name".to_owned(), json!(name)),
+            ("/spec/maintenance/namespace".to_owned(), json!(place)),
+        ];
+        edited(&vault(), &Edits::from(put))
+    };
+    let stores = PATH.split('?').next().unwrap();
+    // Another store is no reason to refuse anything.
+    for store in [store("previewed", here), store("previewed-elsewhere", elsewhere)] {
+        ask(&admin, Method::POST, stores, &store).await.unwrap().accepted().unwrap();
+    }
+    assert_eq!(
+        in_force(&admin, "previewers", ".retentionpreviews").await,
+        2,
+        "a policy that is bound"
+    );
+    let preview = |store: Value| json!({"apiVersion": "holdfast.dev/v1alpha1", "kind": "RetentionPreview", "metadata": {"name": "what-if"}, "spec": {"store": store}});
+    let dry = |namespace: &str| format!("{}?dryRun=All", holdfast_path(namespace, "retentionpreviews"));
+    let cluster = |name: &str| preview(json!({"name": name, "kind": "ClusterBackupStore"}));
+    let words = "metadata.namespace: found 'previewed-vault-tenant' for a preview of ClusterBackupStore 'previewed', which tells of the copies of many \
+                 namespaces; make it in the store's maintenance namespace 'previewed-vault'";
+    refused(&admin, Method::POST, &dry(elsewhere), &cluster("previewed"), words)
+        .await
+        .unwrap();
+    accepted(&admin, Method::POST, &dry(here), &cluster("previewed")).await.unwrap();
+    // The policy is in force by now: what is accepted is so for good.
+    for (namespace, object) in [
+        (elsewhere, preview(json!({"name": "previewed"}))),
+        (elsewhere, cluster("previewed-elsewhere")),
+        (elsewhere, cluster("not-yet")),
+    ] {
+        ask(&admin, Method::POST, &dry(namespace), &object)
+            .await
+            .unwrap()
+            .accepted()
+            .unwrap();
+    }
+}
+
 #[test]
 fn a_release_for_some_namespaces_warns_and_denies_nothing() {
     let chart = render("holdfast", "some", &["--set=namespaces={a,b},clusterId=x,crds.install=false"]).unwrap();
@@ -173,6 +230,6 @@ fn a_release_for_some_namespaces_warns_and_denies_nothing() {
     assert!(!chart.iter().any(|object| {
         object["metadata"]["name"]
             .as_str()
-            .is_some_and(|name| name.contains(".clusterbackupstores"))
+            .is_some_and(|name| name.contains(".clusterbackupstores") || name.contains(".retentionpreviews"))
     }));
 }

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use holdfast_crds::document::{Label, RunPath, ScheduleName};
 use holdfast_crds::{
-    Action, AgentResult, BackupSchedule, BackupStore, BackupType, KeepPreview, KeepSummary, KeepTask, PreviewCounts, ProposedRules, Reason,
-    Retention, TASK_VERSION, Task,
+    Action, AgentResult, BackupSchedule, BackupStore, BackupType, ClusterBackupStore, FrozenStore, KeepPreview, KeepSummary, KeepTask,
+    PreviewCounts, ProposedRules, Reason, Retention, StoreKind, StoreReference, TASK_VERSION, Task,
 };
 use holdfast_policy::hold::Candidate;
 use holdfast_policy::retention::{SourceFacts, SourcePlan, preview};
@@ -46,7 +46,7 @@ pub struct KeepArgs {
     /// Only tell what would be done
     #[arg(long, requires = "store")]
     pub preview: bool,
-    /// Manifest of the BackupStore, instead of a task
+    /// Manifest of the BackupStore or ClusterBackupStore, instead of a task
     #[arg(long, value_name = "FILE", requires = "preview")]
     pub store: Option<PathBuf>,
     /// As if it were then, and keepers had come as usual: a date (its beginning in UTC), or a time as in 2026-12-31T08:00:00Z; by default now
@@ -84,10 +84,9 @@ impl KeepArgs {
         let Some(store) = &self.store else {
             return read_task(&self.places.task);
         };
-        let store: BackupStore = read_document("the BackupStore", store)?;
+        let (store, workplace) = described(store)?;
         let now = Timestamp::now();
-        let store_name = store.metadata.name.clone().unwrap_or_default();
-        let proposed = self.policy.iter().map(|file| proposed(file, &store_name, now));
+        let proposed = self.policy.iter().map(|file| proposed(file, &store.reference(), now));
         let (namespace, source) = self.source.as_deref().map(scope).transpose()?.unwrap_or_default();
         let preview = KeepPreview {
             request: None,
@@ -105,8 +104,8 @@ impl KeepArgs {
             version: TASK_VERSION,
             // Nothing is claimed.
             cluster: String::new(),
-            namespace: store.metadata.namespace.clone().unwrap_or_else(|| "default".to_owned()),
-            store: freeze(store),
+            namespace: workplace,
+            store,
             action: Action::Keep(Box::new(keep)),
         })
     }
@@ -114,6 +113,24 @@ impl KeepArgs {
 
 fn invalid(message: String) -> Failure {
     Failure::new(Reason::InvalidSpec, message)
+}
+
+/// The store of a manifest of either kind, as its keeper uses it, and the namespace that its keeper works in.
+fn described(file: &Path) -> Result<(FrozenStore, String), Failure> {
+    let said: Value = read_document("the store", file)?;
+    if said["kind"] == StoreKind::ClusterBackupStore.as_str() {
+        let store: ClusterBackupStore = read_document("the ClusterBackupStore", file)?;
+        let frozen = FrozenStore {
+            kind: StoreKind::ClusterBackupStore,
+            name: store.metadata.name.unwrap_or_default(),
+            uid: store.metadata.uid.unwrap_or_default(),
+            spec: store.spec.for_maintenance(),
+        };
+        return Ok((frozen, store.spec.maintenance.namespace));
+    }
+    let store: BackupStore = read_document("the BackupStore", file)?;
+    let namespace = store.metadata.namespace.clone().unwrap_or_else(|| "default".to_owned());
+    Ok((freeze(store), namespace))
 }
 
 fn moment(text: &str, now: Timestamp) -> Result<Timestamp, Failure> {
@@ -140,7 +157,7 @@ fn scope(text: &str) -> Result<(Option<Label>, Option<Label>), Failure> {
 }
 
 /// The rules of a file: those of a schedule for this store, or rules alone.
-fn proposed(file: &Path, store: &str, now: Timestamp) -> Result<ProposedRules, Failure> {
+fn proposed(file: &Path, store: &StoreReference, now: Timestamp) -> Result<ProposedRules, Failure> {
     let said: Value = read_document("the policy", file)?;
     let wrong = |problem: String| invalid(format!("--policy {}: {problem}", file.display()));
     if said.get("kind").is_none() && said.get("apiVersion").is_none() {
@@ -161,15 +178,20 @@ fn proposed(file: &Path, store: &str, now: Timestamp) -> Result<ProposedRules, F
         )));
     }
     let places = said.pointer("/spec/stores").and_then(Value::as_array).cloned().unwrap_or_default();
-    let place = places.iter().find(|place| place["name"] == store).ok_or_else(|| {
-        let names: Vec<_> = places.iter().filter_map(|place| place["name"].as_str()).collect();
+    let named = |place: &Value| {
+        let kind = place["kind"].as_str().unwrap_or(StoreKind::BackupStore.as_str());
+        Some(format!("{kind} {}", place["name"].as_str()?))
+    };
+    let wanted = store.to_string();
+    let place = places.iter().find(|place| named(place).as_ref() == Some(&wanted)).ok_or_else(|| {
+        let names: Vec<_> = places.iter().filter_map(named).collect();
         wrong(format!(
-            "spec.stores: found {}, expected an entry for the store {store} that --store describes",
+            "spec.stores: found {}, expected an entry for the {store} that --store describes",
             names.join(", ")
         ))
     })?;
     let retention = place.get("retention").map(Retention::checked).transpose();
-    let retention = retention.map_err(|problem| wrong(format!("spec.stores[{store}].retention.{problem}")))?;
+    let retention = retention.map_err(|problem| wrong(format!("spec.stores[{}].retention.{problem}", store.name)))?;
     let schedule: BackupSchedule = read_document("the BackupSchedule", file)?;
     let zone = Zone::named(&schedule.spec.time_zone).map_err(|error| wrong(format!("spec.timeZone: {error}")))?;
     let name = ScheduleName {
@@ -317,19 +339,32 @@ mod tests {
     use crate::result::plain;
 
     fn task(arguments: &[&str]) -> Result<KeepTask, Failure> {
+        let Action::Keep(task) = task_of("store.yaml", arguments)?.action else {
+            panic!()
+        };
+        Ok(*task)
+    }
+
+    fn task_of(manifest: &str, arguments: &[&str]) -> Result<Task, Failure> {
         let directory = tempfile::tempdir().unwrap();
         let write = |name: &str, value: &Value| std::fs::write(directory.path().join(name), value.to_string()).unwrap();
         let store = json!({"apiVersion": "holdfast.dev/v1alpha1", "kind": "BackupStore", "metadata": {"name": "offsite", "namespace": "shop"},
             "spec": {"volume": {"claimName": "disk"}, "encryption": {"none": {}}}});
         write("store.yaml", &store);
+        let vault = json!({"apiVersion": "holdfast.dev/v1alpha1", "kind": "ClusterBackupStore", "metadata": {"name": "offsite"},
+            "spec": {"s3": {"bucket": "b"}, "encryption": {"none": {}}, "allowedNamespaces": {"names": ["shop"]},
+                "credentials": {"writer": {"secretName": "w"}},
+                "maintenance": {"namespace": "stores", "credentials": {"secretName": "k"}}}});
+        write("vault.yaml", &vault);
         let schedule = |stores: Value| {
             json!({"apiVersion": "holdfast.dev/v1alpha1", "kind": "BackupSchedule", "metadata": {"name": "gold", "namespace": "shop"},
                 "spec": {"sources": {"names": ["orders"]}, "stores": stores, "timeZone": "Europe/Paris",
                     "triggers": [{"name": "nightly", "cron": "0 2 * * *"}, {"name": "logs", "type": "Log", "cron": "*/5 * * * *"}]}})
         };
+        let cluster = json!({"name": "offsite", "kind": "ClusterBackupStore", "retention": {"daily": 2}});
         write(
             "schedule.yaml",
-            &schedule(json!([{"name": "near", "retention": {"daily": 1}}, {"name": "offsite", "retention": {"daily": 7}}])),
+            &schedule(json!([{"name": "near", "retention": {"daily": 1}}, cluster, {"name": "offsite", "retention": {"daily": 7}}])),
         );
         write("elsewhere.yaml", &schedule(json!([{"name": "near"}])));
         write("zero.yaml", &schedule(json!([{"name": "offsite", "retention": {"daily": 0}}])));
@@ -343,12 +378,31 @@ mod tests {
                 (*argument).to_owned()
             }
         };
-        let all = ["holdfast-agent", "keep", "--preview", "--store", "store.yaml"];
+        let all = ["holdfast-agent", "keep", "--preview", "--store", manifest];
         let Command::Keep(keep) = Cli::try_parse_from(all.iter().chain(arguments).map(here)).unwrap().command else {
             panic!()
         };
-        let Action::Keep(task) = keep.task()?.action else { panic!() };
-        Ok(*task)
+        keep.task()
+    }
+
+    #[test]
+    fn by_hand_a_store_of_the_cluster_is_what_its_keeper_uses_and_has_rules_of_its_own() {
+        let task = task_of("vault.yaml", &["--policy", "schedule.yaml"]).unwrap();
+        assert_eq!(
+            (task.namespace.as_str(), task.store.kind),
+            ("stores", StoreKind::ClusterBackupStore)
+        );
+        let credentials = serde_json::to_value(&task.store.spec.credentials).unwrap();
+        assert_eq!(credentials, json!({"secretName": "k"}), "those of maintenance");
+        let Action::Keep(keep) = task.action else { panic!() };
+        let preview = keep.preview.unwrap();
+        assert_eq!((preview.namespace, preview.proposed[0].retention.daily), (None, Some(2)));
+        let elsewhere = task_of("vault.yaml", &["--policy", "elsewhere.yaml"]).unwrap_err();
+        assert!(
+            elsewhere.message.contains("for the ClusterBackupStore offsite"),
+            "{}",
+            elsewhere.message
+        );
     }
 
     #[test]
@@ -389,7 +443,7 @@ mod tests {
             (&["--source", "Shop"], "--source: "),
             (
                 &["--policy", "elsewhere.yaml"],
-                "spec.stores: found near, expected an entry for the store offsite",
+                "spec.stores: found BackupStore near, expected an entry for the BackupStore offsite",
             ),
             (
                 &["--policy", "zero.yaml"],

@@ -9,7 +9,7 @@ use k8s_openapi::{
 use crate::watch::{Caches, Key};
 
 /// What the names of the chart's admission policies end with.
-pub const GUARDS: [&str; 19] = [
+pub const GUARDS: [&str; 20] = [
     "operator-jobs",
     "operator-runs",
     "backupsources",
@@ -17,6 +17,7 @@ pub const GUARDS: [&str; 19] = [
     "restorerequests",
     "clusterbackupstores",
     "clusterbackupstores-maintenance",
+    "retentionpreviews",
     "backupruns",
     "compliance-schedules",
     "compliance-stores",

@@ -1,7 +1,7 @@
 //! The Job of a preview. Pure.
 
 use holdfast_crds::{
-    Action, KEEP_TIMEOUT, KeepPreview, KeepTask, ProposedRules, Reason, RetentionPreview, TASK_VERSION, Task,
+    Action, KEEP_TIMEOUT, KeepPreview, KeepTask, ProposedRules, Reason, RetentionPreview, StoreKind, TASK_VERSION, Task,
     document::{Label, ScheduleName},
 };
 use holdfast_policy::name::{JobPurpose, job_name};
@@ -9,7 +9,6 @@ use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
 use kube::{Resource, ResourceExt};
 
-use super::served;
 use crate::{
     context::Context,
     controller::{keep, store::refusal},
@@ -24,7 +23,6 @@ pub fn name(preview: &RetentionPreview) -> String {
 
 /// The Job, or what is in the way.
 pub fn job(context: &Context, preview: &RetentionPreview) -> Result<Job, (Reason, String)> {
-    served(preview)?;
     let invalid = |message: String| (Reason::InvalidSpec, message);
     let spec = &preview.spec;
     let namespace = preview.namespace().unwrap_or_default();
@@ -33,16 +31,21 @@ pub fn job(context: &Context, preview: &RetentionPreview) -> Result<Job, (Reason
         at.parse::<Timestamp>()
             .map_err(|error| invalid(format!("spec.at: found {at:?}, expected RFC 3339: {error}")))
     });
-    let store = context.caches.store(&namespace, &spec.store);
+    let store = context.caches.store_kept_in(&namespace, &spec.store);
     let store = store.map_err(|Unusable { reason, message }| (reason, format!("spec.store: {message}")))?;
     match refusal(&store) {
         // What belongs to another cluster can be read all the same.
         None | Some((Reason::StoreForeign, _)) => {}
         Some(refused) => return Err(refused),
     }
+    // Whose copies: in a store of the namespace those of the namespace, in one of the cluster those of all that are not left out.
+    let whose = match spec.store.kind {
+        StoreKind::BackupStore => Some(namespace.clone()),
+        StoreKind::ClusterBackupStore => spec.source_namespace.clone(),
+    };
     let proposed = spec.proposed.as_ref().map(|rules| ProposedRules {
         schedule: rules.schedule.clone().map(|name| ScheduleName {
-            namespace: Some(namespace.clone()),
+            namespace: whose.clone(),
             name,
         }),
         retention: rules.retention.clone(),
@@ -54,7 +57,7 @@ pub fn job(context: &Context, preview: &RetentionPreview) -> Result<Job, (Reason
         preview: Some(KeepPreview {
             request: Some(preview.name_any()),
             at: at.transpose()?,
-            namespace: Some(label("metadata.namespace", &namespace)?),
+            namespace: whose.as_deref().map(|whose| label("spec.sourceNamespace", whose)).transpose()?,
             source: spec.source.as_deref().map(|source| label("spec.source", source)).transpose()?,
             proposed: proposed.into_iter().collect(),
         }),
@@ -64,7 +67,7 @@ pub fn job(context: &Context, preview: &RetentionPreview) -> Result<Job, (Reason
         version: TASK_VERSION,
         cluster: context.cluster.clone(),
         namespace,
-        store: store.frozen(),
+        store: store.maintained(),
         action: Action::Keep(Box::new(keep)),
     };
     build(&JobRequest {

@@ -6,7 +6,7 @@ mod status;
 
 use std::{cmp::Reverse, sync::Arc};
 
-use holdfast_crds::{Reason, RetentionPreview, StoreKind};
+use holdfast_crds::{RetentionPreview, StoreKind};
 use jiff::Timestamp;
 use kube::ResourceExt;
 
@@ -54,16 +54,22 @@ pub fn triggers(caches: &Arc<Caches>, queue: &Queue) {
         move |change| owner(change, &queue)
     });
     // Previews that wait for a store.
-    caches.stores.listen({
-        let (queue, caches) = (queue.clone(), Arc::downgrade(caches));
-        move |change| {
-            let key = change.key();
-            let Some(caches) = caches.upgrade() else { return };
-            for preview in caches.previews.in_namespace(&key.namespace) {
-                let begun = preview.status.as_ref().is_some_and(|status| status.start_time.is_some());
-                if preview.spec.store.name == key.name && !begun {
-                    queue.add(Key::of(&*preview));
-                }
+    let (queue, all) = (queue.clone(), Arc::downgrade(caches));
+    caches.listen_stores(move |change| {
+        let Some(caches) = all.upgrade() else { return };
+        let Some(store) = change.after.as_ref().or(change.before.as_ref()) else {
+            return;
+        };
+        // One of the cluster may be waited for where it is not previewed: that is said once it is there.
+        let previews = if change.beyond_status && store.kind() == StoreKind::ClusterBackupStore {
+            caches.previews.all()
+        } else {
+            caches.previews.in_namespace(&store.workplace())
+        };
+        for preview in previews {
+            let begun = preview.status.as_ref().is_some_and(|status| status.start_time.is_some());
+            if preview.spec.store == store.reference() && !begun {
+                queue.add(Key::of(&*preview));
             }
         }
     });
@@ -188,15 +194,6 @@ fn ended_at(preview: &RetentionPreview) -> Option<Timestamp> {
 
 fn forgotten_at(preview: &RetentionPreview) -> Option<Timestamp> {
     ended_at(preview)?.checked_add(preview.spec.keep_for.signed()).ok()
-}
-
-/// Whether stores of this kind are served here.
-fn served(preview: &RetentionPreview) -> Result<(), (Reason, String)> {
-    if preview.spec.store.kind == StoreKind::BackupStore {
-        return Ok(());
-    }
-    let message = "spec.store.kind: found ClusterBackupStore, expected a BackupStore of this namespace; for another place use holdfast-agent keep --preview";
-    Err((Reason::InvalidSpec, message.to_owned()))
 }
 
 #[cfg(test)]

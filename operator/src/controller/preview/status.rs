@@ -112,6 +112,7 @@ fn list(after: &mut RetentionPreviewStatus, lines: &[KeepLine]) {
             }),
             KeepLine::Source(source) if after.blocked.len() < PREVIEW_BLOCKED => {
                 after.blocked.extend(source.blocked.clone().map(|blocked| BlockedSource {
+                    namespace: source.namespace.clone(),
                     source: source.source.clone(),
                     blocked,
                 }));

@@ -1,6 +1,6 @@
 use holdfast_crds::{
-    AgentResult, BackupStore, CopyReport, CopyState, KEEP_LINE, KeepLine, KeepSummary, PreviewCounts, RetentionPreviewStatus, RunPhase,
-    TASK_VERSION, Task, document::Sha256, layout,
+    AgentResult, BackupStore, Blocked, BlockedSource, ClusterBackupStore, CopyReport, CopyState, KEEP_LINE, KeepLine, KeepSummary,
+    KeepTask, PreviewCounts, Reason, RetentionPreviewStatus, RunPhase, SourceReport, TASK_VERSION, Task, document::Sha256, layout,
 };
 use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
 use serde_json::{Value, json};
@@ -8,18 +8,25 @@ use serde_json::{Value, json};
 use super::*;
 use crate::fake::Fake;
 
+const GROUP: &str = "/apis/holdfast.dev/v1alpha1";
 const API: &str = "/apis/holdfast.dev/v1alpha1/namespaces/shop";
-const JOBS: &str = "/apis/batch/v1/namespaces/shop/jobs";
 
 struct World {
+    /// Where its previews are.
+    namespace: &'static str,
     fake: Fake,
     context: Arc<Context>,
     controller: PreviewController,
 }
 
 fn world() -> World {
+    world_in("shop")
+}
+
+fn world_in(namespace: &'static str) -> World {
     let (fake, context) = Fake::start("2026-03-01T00:00:00Z");
     World {
+        namespace,
         fake,
         controller: PreviewController::new(context.clone()),
         context,
@@ -33,36 +40,54 @@ impl World {
             "metadata": {"name": "offsite", "namespace": "shop", "uid": "uid-offsite", "generation": 1, "creationTimestamp": "2026-03-01T00:00:00Z"},
             "spec": {"s3": {"bucket": "backups"}, "encryption": {"none": {}},
                 "credentials": {"roles": {"writer": {"secretName": "w"}, "reader": {"secretName": "r"}, "keeper": {"secretName": "k"}}}},
-            "status": {"conditions": [{"type": "Ready", "status": "True", "reason": "StoreReady", "message": "", "lastTransitionTime": "2026-03-01T00:00:00Z"}],
-                "probe": {"number": 1, "generation": 1, "finishedAt": "2026-03-01T00:00:00Z", "failures": 0,
-                "report": {"checks": [{"name": "CreateIfAbsent", "passed": true}]}}},
+            "status": ready(),
         });
         let store = self.fake.put::<BackupStore>(&format!("{API}/backupstores/offsite"), store);
         self.context.caches.stores.watched(store);
     }
 
+    /// A store of the cluster, which lets `shop` and `news` write, and not the namespace that its keeper works in.
+    fn cluster_store(&self) {
+        let vault = json!({
+            "apiVersion": "holdfast.dev/v1alpha1", "kind": "ClusterBackupStore",
+            "metadata": {"name": "vault", "uid": "uid-vault", "generation": 1, "creationTimestamp": "2026-03-01T00:00:00Z"},
+            "spec": {"s3": {"bucket": "backups"}, "encryption": {"none": {}}, "allowedNamespaces": {"names": ["shop", "news"]},
+                "credentials": {"writer": {"secretName": "tenants"}, "reader": {"secretName": "tenants-reader"}},
+                "maintenance": {"namespace": "stores", "credentials":
+                    {"roles": {"writer": {"secretName": "w"}, "reader": {"secretName": "r"}, "keeper": {"secretName": "k"}}}}},
+            "status": ready(),
+        });
+        let vault = self
+            .fake
+            .put::<ClusterBackupStore>(&format!("{GROUP}/clusterbackupstores/vault"), vault);
+        self.context.caches.cluster_stores.watched(vault);
+    }
+
+    fn path(&self, name: &str) -> String {
+        format!("{GROUP}/namespaces/{}/retentionpreviews/{name}", self.namespace)
+    }
+
     fn preview(&self, name: &str, spec: &Value) {
         let preview = json!({
             "apiVersion": "holdfast.dev/v1alpha1", "kind": "RetentionPreview",
-            "metadata": {"name": name, "namespace": "shop", "uid": format!("uid-{name}"), "generation": 1, "creationTimestamp": "2026-03-01T00:00:00Z"},
+            "metadata": {"name": name, "namespace": self.namespace, "uid": format!("uid-{name}"), "generation": 1, "creationTimestamp": "2026-03-01T00:00:00Z"},
             "spec": spec,
         });
-        let preview = self
-            .fake
-            .put::<RetentionPreview>(&format!("{API}/retentionpreviews/{name}"), preview);
+        let preview = self.fake.put::<RetentionPreview>(&self.path(name), preview);
         self.context.caches.previews.watched(preview);
     }
 
     async fn reconcile(&self, name: &str) -> Next {
-        self.controller.reconcile(&Key::new("shop", name)).await.unwrap()
+        self.controller.reconcile(&Key::new(self.namespace, name)).await.unwrap()
     }
 
     fn status(&self, name: &str) -> RetentionPreviewStatus {
-        serde_json::from_value(self.fake.get(&format!("{API}/retentionpreviews/{name}")).unwrap()["status"].clone()).unwrap()
+        serde_json::from_value(self.fake.get(&self.path(name)).unwrap()["status"].clone()).unwrap()
     }
 
     fn task(&self, job: &str) -> (Job, Task) {
-        let job: Job = serde_json::from_value(self.fake.get(&format!("{JOBS}/{job}")).unwrap()).unwrap();
+        let path = format!("/apis/batch/v1/namespaces/{}/jobs/{job}", self.namespace);
+        let job: Job = serde_json::from_value(self.fake.get(&path).unwrap()).unwrap();
         let template = &job.spec.as_ref().unwrap().template;
         let task = &template.metadata.as_ref().unwrap().annotations.as_ref().unwrap()[layout::TASK_ANNOTATION];
         let task = serde_json::from_str(task).unwrap();
@@ -99,10 +124,10 @@ impl World {
             copied: None,
         };
         let owner = json!([{"apiVersion": "batch/v1", "kind": "Job", "name": job, "controller": true,
-            "uid": self.context.caches.jobs.get(&Key::new("shop", job)).unwrap().metadata.uid}]);
+            "uid": self.context.caches.jobs.get(&Key::new(self.namespace, job)).unwrap().metadata.uid}]);
         let pod = json!({
             "apiVersion": "v1", "kind": "Pod",
-            "metadata": {"name": format!("{job}-x"), "namespace": "shop", "uid": format!("uid-{job}-x"), "ownerReferences": owner,
+            "metadata": {"name": format!("{job}-x"), "namespace": self.namespace, "uid": format!("uid-{job}-x"), "ownerReferences": owner,
                 "creationTimestamp": "2026-03-01T00:00:00Z",
                 "labels": {"batch.kubernetes.io/job-name": job, PREVIEW: "what-if"}},
             "spec": {"containers": [], "nodeName": "node1"},
@@ -112,8 +137,32 @@ impl World {
                         "finishedAt": "2026-03-01T00:00:00Z"}}}]},
         });
         self.context.caches.pods.watched(serde_json::from_value::<Pod>(pod).unwrap());
-        self.fake.log(&format!("/api/v1/namespaces/shop/pods/{job}-x/log"), log);
+        self.fake
+            .log(&format!("/api/v1/namespaces/{}/pods/{job}-x/log", self.namespace), log);
     }
+}
+
+fn ready() -> Value {
+    json!({
+        "conditions": [{"type": "Ready", "status": "True", "reason": "StoreReady", "message": "", "lastTransitionTime": "2026-03-01T00:00:00Z"}],
+        "probe": {"number": 1, "generation": 1, "finishedAt": "2026-03-01T00:00:00Z", "failures": 0,
+            "report": {"checks": [{"name": "CreateIfAbsent", "passed": true}]}},
+    })
+}
+
+/// The Secrets that the pod of a Job mounts.
+fn secrets(job: &Job) -> Vec<&str> {
+    let pod = job.spec.as_ref().unwrap().template.spec.as_ref().unwrap();
+    let volumes = pod.volumes.iter().flatten();
+    volumes
+        .filter_map(|volume| volume.secret.as_ref()?.secret_name.as_deref())
+        .collect()
+}
+
+/// What the keeper of a preview is told.
+fn told(task: Task) -> KeepTask {
+    let holdfast_crds::Action::Keep(keep) = task.action else { panic!() };
+    *keep
 }
 
 fn copies(count: usize) -> Vec<KeepLine> {
@@ -157,25 +206,8 @@ async fn a_preview_is_one_job_with_a_readers_rights_and_its_report_is_shown_boun
     assert_eq!(calls.iter().filter(|call| call.starts_with("POST jobs")).count(), 1, "{calls:?}");
     let (job, task) = world.task("what-if-v1");
     assert_eq!(job.labels()[PREVIEW], "what-if");
-    let secrets: Vec<_> = job
-        .spec
-        .as_ref()
-        .unwrap()
-        .template
-        .spec
-        .as_ref()
-        .unwrap()
-        .volumes
-        .iter()
-        .flatten()
-        .collect();
-    let secrets: Vec<_> = secrets
-        .iter()
-        .filter_map(|volume| volume.secret.as_ref()?.secret_name.as_deref())
-        .collect();
-    assert_eq!(secrets, ["r"], "the reader's credentials, and no others");
-    let holdfast_crds::Action::Keep(keep) = task.action else { panic!() };
-    let asked = keep.preview.unwrap();
+    assert_eq!(secrets(&job), ["r"], "the reader's credentials, and no others");
+    let asked = told(task).preview.unwrap();
     assert_eq!(
         (asked.namespace.unwrap().as_str(), asked.source.unwrap().as_str()),
         ("shop", "orders")
@@ -238,13 +270,76 @@ async fn a_preview_waits_for_its_store_and_says_what_is_wrong() {
     let status = world.status("what-if");
     assert_eq!((status.phase, status.reason), (RunPhase::Failed, Some(Reason::StoreAccessDenied)));
     assert!(status.message.unwrap().contains("as the agent says; make a new preview"));
+}
 
+#[tokio::test(start_paused = true)]
+async fn a_store_of_the_cluster_is_previewed_where_its_keeper_works_with_all_its_namespaces() {
+    let world = world_in("stores");
+    world.cluster_store();
     world.preview(
-        "cluster",
+        "all",
         &json!({"store": {"name": "vault", "kind": "ClusterBackupStore"}, "keepFor": "1d"}),
     );
-    world.reconcile("cluster").await;
-    assert_eq!(world.status("cluster").reason, Some(Reason::InvalidSpec));
+    world.reconcile("all").await;
+    let (job, task) = world.task("all-v1");
+    assert_eq!(secrets(&job), ["r"], "the reader's of maintenance, and none of a tenant's");
+    assert_eq!(job.owner_references()[0].name, "all");
+    assert_eq!(told(task).preview.unwrap().namespace, None);
+    // Removals may stand still of two sources of one name.
+    let blocked = |namespace: &str| BlockedSource {
+        namespace: namespace.to_owned(),
+        source: "orders".to_owned(),
+        blocked: Blocked {
+            reason: Reason::CopiesMissing,
+            message: "one is gone".to_owned(),
+        },
+    };
+    let lines = ["news", "shop"].map(|namespace| {
+        let BlockedSource { source, blocked, .. } = blocked(namespace);
+        KeepLine::Source(SourceReport {
+            namespace: namespace.to_owned(),
+            source,
+            blocked: Some(blocked),
+            ..SourceReport::default()
+        })
+    });
+    world.ends("all-v1", Reason::Succeeded, &lines, &text(&lines));
+    world.reconcile("all").await;
+    assert_eq!(world.status("all").blocked, [blocked("news"), blocked("shop")]);
+
+    let one = json!({"store": {"name": "vault", "kind": "ClusterBackupStore"}, "sourceNamespace": "shop", "source": "orders", "keepFor": "1d",
+        "proposed": {"schedule": "gold", "retention": {"monthly": 12}}});
+    world.preview("one", &one);
+    world.reconcile("one").await;
+    let asked = told(world.task("one-v1").1).preview.unwrap();
+    assert_eq!(
+        (asked.namespace.unwrap().as_str(), asked.source.unwrap().as_str()),
+        ("shop", "orders")
+    );
+    assert_eq!(asked.proposed[0].schedule.as_ref().unwrap().namespace.as_deref(), Some("shop"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tenant_is_told_nothing_of_a_store_of_the_cluster_but_where_it_is_previewed() {
+    let world = world();
+    let wanted = json!({"store": {"name": "vault", "kind": "ClusterBackupStore"}, "keepFor": "1d"});
+    world.preview("theirs", &wanted);
+    world.reconcile("theirs").await;
+    assert_eq!(world.status("theirs").reason, Some(Reason::StoreNotFound));
+    world.cluster_store();
+    world.reconcile("theirs").await;
+    let status = world.status("theirs");
+    assert_eq!(
+        (status.phase, status.reason, status.job),
+        (RunPhase::Pending, Some(Reason::StoreNotAllowed), None)
+    );
+    let message = status.message.unwrap();
+    assert!(
+        message.starts_with("spec.store: found ClusterBackupStore vault in namespace shop")
+            && message.contains("maintenance namespace stores"),
+        "{message}"
+    );
+    assert!(!world.fake.calls().iter().any(|call| call.starts_with("POST jobs")));
 }
 
 #[tokio::test(start_paused = true)]
