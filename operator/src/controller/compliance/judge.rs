@@ -1,14 +1,18 @@
 //! Which floors of its policies a source misses, by its schedules, their stores and its copies. Pure.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use holdfast_crds::{
-    BackupSchedule, CompliancePolicy, ConditionType, Encryption, EncryptionFloor, Finding, FloorMissed, Reason, Retention, ScheduleStore,
-    Span, StoreKind, StoreReference, shortened,
+    BackupSchedule, CatalogueInStore, CompliancePolicy, ConditionType, Encryption, EncryptionFloor, Finding, FloorMissed, Reason,
+    Retention, ScheduleStore, Span, StoreKind, StoreReference, shortened,
 };
 use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
 
+use super::{ceiling, copies};
 use crate::store::Store;
 
 /// The longest text of what was found, in bytes.
@@ -23,8 +27,16 @@ pub struct Known<'a> {
     pub schedules: &'a [Arc<BackupSchedule>],
     /// The stores that those name, where they exist.
     pub stores: &'a [Store],
-    /// Whether any of those schedules has a tick to come for it.
-    pub fires: bool,
+    /// The names of those of them that have a tick to come for it.
+    pub firing: BTreeSet<String>,
+    /// The longest time between two full copies, by schedules: of those that make any, and only where a ceiling asks for it.
+    pub intervals: BTreeMap<String, SignedDuration>,
+    /// What the keepers of its stores read.
+    pub catalogue: &'a [CatalogueInStore],
+    /// Since when copies are in fewer stores than their schedules require, without a moment in which they were not.
+    pub unreplicated: Option<Timestamp>,
+    /// When it was made.
+    pub created: Timestamp,
     /// How old its newest copy may be, by its schedules.
     pub rpo: Option<SignedDuration>,
     /// Recovery point of its newest copy.
@@ -32,10 +44,36 @@ pub struct Known<'a> {
     pub now: Timestamp,
 }
 
-/// The floors that are missed, in order of the policies' names, and when the verdict changes although nothing happens.
-pub fn judge(policies: &[Arc<CompliancePolicy>], known: &Known<'_>) -> (Vec<FloorMissed>, Option<SignedDuration>) {
+/// What a source is to its policies.
+#[derive(Debug, Default)]
+pub struct Verdict {
+    /// The floors that are missed, in order of the policies' names.
+    pub missed: Vec<FloorMissed>,
+    /// Floors of which it is too early to say that they are missed, in words.
+    pub young: Vec<String>,
+    /// When the verdict changes although nothing happens.
+    pub changes: Option<SignedDuration>,
+}
+
+/// What was found of one floor.
+pub enum Found {
+    /// It is missed.
+    Missed(String),
+    /// It would be, but the source could not have met it by now.
+    Young { found: String, until: Timestamp },
+    /// It is met, and will not be at that time.
+    Until(Timestamp),
+}
+
+/// Judges a source.
+pub fn judge(policies: &[Arc<CompliancePolicy>], known: &Known<'_>) -> Verdict {
     let mut missed = Vec::new();
+    let mut young = Vec::new();
     let mut changes = None;
+    let again = |changes: &mut Option<SignedDuration>, at: Timestamp| {
+        let left = at.duration_since(known.now) + SignedDuration::from_secs(1);
+        *changes = Some(changes.map_or(left, |before: SignedDuration| before.min(left)));
+    };
     for policy in policies {
         let mut miss = |floor: &str, demands: String, found: String| {
             missed.push(FloorMissed {
@@ -68,15 +106,23 @@ pub fn judge(policies: &[Arc<CompliancePolicy>], known: &Known<'_>) -> (Vec<Floo
                 }
             }
         }
-        if let Some(floor) = floors.stores {
-            let exists = |name: &StoreReference| known.stores.iter().any(|store| store.reference() == *name);
-            let stores: BTreeSet<_> = names(known).filter(exists).collect();
-            if i64::try_from(stores.len()).unwrap_or(i64::MAX) < i64::from(floor) {
-                miss(
-                    "floors.stores",
-                    floor.to_string(),
-                    format!("{} that exist, by the schedules of the source", stores.len()),
-                );
+        let good = floors
+            .good_copies
+            .map(|floor| ("floors.goodCopies", floor, copies::good(floor, known)));
+        let stores = floors.stores.map(|floor| ("floors.stores", floor, copies::stores(floor, known)));
+        for (name, floor, found) in good.into_iter().chain(stores) {
+            for found in found {
+                match found {
+                    Found::Missed(found) => miss(name, floor.to_string(), found),
+                    Found::Young { found, until } => {
+                        young.push(format!(
+                            "{name} {floor} of {} is judged from {until}, until when so many could not be there yet (found {found})",
+                            policy.name_any()
+                        ));
+                        again(&mut changes, until);
+                    }
+                    Found::Until(until) => again(&mut changes, until),
+                }
             }
         }
         let names: BTreeSet<_> = names(known).collect();
@@ -120,27 +166,32 @@ pub fn judge(policies: &[Arc<CompliancePolicy>], known: &Known<'_>) -> (Vec<Floo
             match known.newest.map(|newest| known.now.duration_since(newest)) {
                 None => miss("floors.rpo", floor.to_string(), "no copy".to_owned()),
                 Some(age) if age > floor.signed() => miss("floors.rpo", floor.to_string(), "a newest copy that is older".to_owned()),
-                Some(age) => {
-                    let left = floor.signed() - age + SignedDuration::from_secs(1);
-                    changes = Some(changes.map_or(left, |before: SignedDuration| before.min(left)));
-                }
+                Some(age) => again(&mut changes, known.now + (floor.signed() - age)),
             }
         }
-        if let Some(ceiling) = ceiling.retention {
-            for (place, retention) in placed(known) {
-                if let Some(found) = above(retention, ceiling) {
-                    miss("ceiling.retention", ceiling.to_string(), format!("{found} ({place})"));
+        if let Some(most) = ceiling.retention {
+            for schedule in known.schedules {
+                let interval = known.intervals.get(&schedule.name_any()).copied();
+                for (place, retention) in placed(schedule) {
+                    if let Some(found) = ceiling::above(retention, interval, most) {
+                        miss("ceiling.retention", most.to_string(), format!("{found} ({place})"));
+                    }
+                }
+            }
+            for found in ceiling::copies(most, known) {
+                match found {
+                    Found::Missed(found) | Found::Young { found, .. } => miss("ceiling.retention", most.to_string(), found),
+                    Found::Until(until) => again(&mut changes, until),
                 }
             }
         }
         // A schedule that was emptied or never fires is as good as none, whatever it says.
-        let silent = !known.schedules.is_empty() && !known.fires;
+        let silent = !known.schedules.is_empty() && known.firing.is_empty();
         let by_schedules = [
             ("floors.retention", floors.retention.is_some()),
             ("floors.goodCopies", floors.good_copies.is_some()),
             ("floors.encryption", floors.encryption.is_some()),
             ("floors.lockMode", floors.lock_mode.is_some()),
-            ("floors.stores", floors.stores.is_some() && silent),
             ("floors.rpo", floors.rpo.is_some() && silent),
         ];
         if (known.schedules.is_empty() || silent)
@@ -156,17 +207,18 @@ pub fn judge(policies: &[Arc<CompliancePolicy>], known: &Known<'_>) -> (Vec<Floo
         }
     }
     missed.truncate(FLOORS);
-    (missed, changes)
+    Verdict { missed, young, changes }
 }
 
 /// What a source's condition says; nothing where no policy selects its namespace.
-pub fn finding(policies: &[Arc<CompliancePolicy>], missed: &[FloorMissed]) -> Option<Finding> {
+pub fn finding(policies: &[Arc<CompliancePolicy>], Verdict { missed, young, .. }: &Verdict) -> Option<Finding> {
     if policies.is_empty() {
         return None;
     }
     let names = policies.iter().map(|policy| policy.name_any()).collect::<Vec<_>>().join(", ");
     if missed.is_empty() {
-        let message = format!("no floor of {names} is missed");
+        let young: String = young.iter().flat_map(|young| ["; ", young.as_str()]).collect();
+        let message = format!("no floor of {names} is missed{young}");
         return Some(Finding::new(ConditionType::Compliant, true, Reason::Compliant, message));
     }
     let each = missed.iter().map(|missed| {
@@ -179,18 +231,17 @@ pub fn finding(policies: &[Arc<CompliancePolicy>], missed: &[FloorMissed]) -> Op
     Some(Finding::new(ConditionType::Compliant, false, Reason::FloorMissed, message))
 }
 
-/// The retention of each store of each schedule.
-fn placed<'a>(known: &'a Known<'_>) -> impl Iterator<Item = (String, Option<&'a Retention>)> {
-    known.schedules.iter().flat_map(|schedule| {
-        let name = schedule.name_any();
-        let stores = schedule.spec.stores.iter();
-        stores.map(move |store| (format!("schedule {name}, {}", shown(&store.reference())), store.retention.as_ref()))
-    })
+/// The retention of each store of a schedule.
+fn placed(schedule: &BackupSchedule) -> impl Iterator<Item = (String, Option<&Retention>)> {
+    let name = schedule.name_any();
+    let stores = schedule.spec.stores.iter();
+    stores.map(move |store| (format!("schedule {name}, {}", shown(&store.reference())), store.retention.as_ref()))
 }
 
 /// Those under which copies go at some time.
 fn limited<'a>(known: &'a Known<'_>) -> impl Iterator<Item = (String, &'a Retention)> {
-    placed(known)
+    let placed = known.schedules.iter().flat_map(|schedule| placed(schedule));
+    placed
         .filter_map(|(place, retention)| Some((place, retention?)))
         .filter(|(_, retention)| !retention.keeps_everything())
 }
@@ -200,35 +251,15 @@ fn names(known: &Known<'_>) -> impl Iterator<Item = StoreReference> {
     stores.map(ScheduleStore::reference)
 }
 
-fn shown(store: &StoreReference) -> String {
+/// A store for people.
+pub fn shown(store: &StoreReference) -> String {
     match store.kind {
         StoreKind::BackupStore => format!("store {}", store.name),
         StoreKind::ClusterBackupStore => store.to_string(),
     }
 }
 
-/// The first rule that keeps copies for longer than `ceiling`, with a month of 31 days, a quarter of 92 and a year of 366, as admission counts.
-fn above(retention: Option<&Retention>, ceiling: Span) -> Option<String> {
-    let Some(retention) = retention.filter(|retention| !retention.keeps_everything()) else {
-        return Some("no rule, which keeps each copy for ever".to_owned());
-    };
-    if let Some(within) = retention.keep_within.filter(|within| *within > ceiling) {
-        return Some(format!("keepWithin {within}"));
-    }
-    let slots = [
-        ("hourly", retention.hourly, 3_600),
-        ("daily", retention.daily, 86_400),
-        ("weekly", retention.weekly, 7 * 86_400),
-        ("monthly", retention.monthly, 31 * 86_400),
-        ("quarterly", retention.quarterly, 92 * 86_400),
-        ("yearly", retention.yearly, 366 * 86_400),
-    ];
-    slots.into_iter().find_map(|(name, count, seconds)| {
-        let count = count?;
-        (u64::try_from(count).unwrap_or(0) * seconds > ceiling.seconds()).then(|| format!("{name} {count}"))
-    })
-}
-
-fn words(duration: SignedDuration) -> String {
+/// A duration as specifications say it.
+pub fn words(duration: SignedDuration) -> String {
     Span::from_seconds(duration.as_secs().unsigned_abs()).to_string()
 }

@@ -13,6 +13,8 @@ use crate::{
     fake::Fake,
 };
 
+mod copies;
+
 const POLICY: &str = "/apis/holdfast.dev/v1alpha1/compliancepolicies/pci";
 const SOURCE: &str = "/apis/holdfast.dev/v1alpha1/namespaces/shop/backupsources/a";
 
@@ -98,6 +100,24 @@ impl World {
         self.context.caches.sources.watched(self.fake.put::<BackupSource>(SOURCE, source));
     }
 
+    /// What the keeper of a store of the namespace read of the source.
+    fn kept(&self, store: &str, read: &Value) {
+        let mut entry = json!({"store": store, "asOf": "2026-03-01T00:00:00Z", "copies": 0, "good": 0, "bytes": 0, "held": 0, "marked": 0});
+        for (field, value) in read.as_object().unwrap() {
+            entry[field] = value.clone();
+        }
+        let mut source = self.fake.get(SOURCE).unwrap();
+        let mut stores = source["status"]["stores"].as_array().cloned().unwrap_or_default();
+        stores.retain(|other| other["store"] != store);
+        stores.push(entry);
+        source["status"]["stores"] = json!(stores);
+        self.context.caches.sources.watched(self.fake.put::<BackupSource>(SOURCE, source));
+    }
+
+    fn at(&self, now: &str) {
+        self.context.clock.observe(now.parse().unwrap());
+    }
+
     async fn reconcile(&self) -> Next {
         let next = self.source.reconcile(&Key::new("shop", "a")).await.unwrap();
         self.policy.reconcile(&Key::new("", "pci")).await.unwrap();
@@ -138,7 +158,7 @@ async fn each_floor_that_is_missed_is_shown_with_where_and_how() {
         [
             "floors.retention: keepWithin 7d (schedule gold, store offsite)",
             "floors.goodCopies: minGood 2 (schedule gold, store offsite)",
-            "floors.stores: 1 that exist, by the schedules of the source",
+            "floors.stores: 1 (schedule gold)",
             "floors.encryption: none (store offsite)",
             "floors.lockMode: no objectLock (store offsite)",
             "floors.rpo: an objective of 30h by the schedules",
@@ -166,12 +186,11 @@ async fn each_floor_that_is_missed_is_shown_with_where_and_how() {
     // One after the other is put right.
     world.schedule(
         "gold",
-        &json!({"stores": [{"name": "offsite", "retention": {"keepWithin": "30d", "minGood": 3}}], "objectives": {"rpo": "12h"}}),
+        &json!({"objectives": {"rpo": "12h"}, "stores": [
+            {"name": "offsite", "retention": {"keepWithin": "30d", "minGood": 3}}, {"name": "vault", "retention": {"keepWithin": "60d", "minGood": 3}}]}),
     );
-    world.schedule(
-        "copies",
-        &json!({"stores": [{"name": "vault", "retention": {"keepWithin": "60d", "minGood": 3}}]}),
-    );
+    world.kept("offsite", &json!({"good": 3, "copies": 3}));
+    world.kept("vault", &json!({"good": 3, "copies": 3}));
     let bucket = |mode: &str| {
         json!({"s3": {"bucket": "backups"}, "credentials": {"secretName": "s3"}, "objectLock": {"mode": mode},
             "encryption": {"passphrase": {"secretName": "words"}}})
@@ -208,7 +227,7 @@ async fn what_admission_cannot_know_is_shown() {
     assert_eq!(
         world.missed(),
         [
-            "floors.stores: 0 that exist, by the schedules of the source",
+            "floors.stores: no schedule of the source that fires",
             "floors.retention: no schedule selects the source"
         ]
     );
@@ -217,13 +236,16 @@ async fn what_admission_cannot_know_is_shown() {
     assert_eq!(
         world.missed(),
         [
-            "floors.stores: 0 that exist, by the schedules of the source",
+            "floors.stores: 0 (schedule gold: no store offsite)",
             "floors.encryption: no store offsite"
         ]
     );
     // One that never fires is as good as none: suspended, emptied, or of a time that does not come.
     world.store("offsite", &json!({"passphrase": {"secretName": "words"}}));
-    let silent = "floors.retention: no tick to come: its schedules are suspended, invalid, or of types that it has not";
+    let silent = [
+        "floors.stores: no schedule of the source that fires",
+        "floors.retention: no tick to come: its schedules are suspended, invalid, or of types that it has not",
+    ];
     for (spec, missed) in [
         (json!({"suspend": true}), silent),
         (json!({"triggers": [{"name": "nightly", "cron": "0 0 31 2 *"}]}), silent),
@@ -233,23 +255,27 @@ async fn what_admission_cannot_know_is_shown() {
         ),
         (
             json!({"sources": {"names": ["none"]}}),
-            "floors.stores: 0 that exist, by the schedules of the source",
+            [
+                "floors.stores: no schedule of the source that fires",
+                "floors.retention: no schedule selects the source",
+            ],
         ),
     ] {
         world.schedule("gold", &spec);
         world.reconcile().await;
-        assert_eq!(world.missed()[0], missed, "{spec}");
+        assert_eq!(world.missed(), missed, "{spec}");
     }
     world.schedule("gold", &json!({}));
     world.reconcile().await;
     assert_eq!(world.missed(), [""; 0]);
-    // The same store twice is one.
+    // Two schedules with a store each have no copy in two.
     let world = self::world(&json!({"floors": {"stores": 2}}));
     world.store("offsite", &json!({"none": {}}));
+    world.store("vault", &json!({"none": {}}));
     world.schedule("gold", &json!({}));
-    world.schedule("silver", &json!({}));
+    world.schedule("silver", &json!({"stores": [{"name": "vault"}]}));
     world.reconcile().await;
-    assert_eq!(world.missed(), ["floors.stores: 1 that exist, by the schedules of the source"]);
+    assert_eq!(world.missed(), ["floors.stores: 1 (schedule gold)"]);
     let (status, reason, _) = world.condition(SOURCE, ConditionType::Compliant).unwrap();
     assert_eq!((status.as_str(), reason.as_str()), ("False", "FloorMissed"));
 }

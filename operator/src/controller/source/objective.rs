@@ -1,8 +1,8 @@
 //! How old a source's newest copy may be, and when its next copies come, by its schedules. Pure.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
-use holdfast_crds::{BackupSchedule, BackupSource, NextTicks};
+use holdfast_crds::{BackupSchedule, BackupSource, BackupType, NextTicks};
 use holdfast_policy::tick::{CatchUp, Seed, Timetable, derived_rpo, may_start};
 use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
@@ -32,6 +32,20 @@ pub fn rpo(source: &BackupSource, schedules: &[Arc<BackupSchedule>], now: Timest
         derived_rpo(&crons, &timing.zone, exclusions, schedule.spec.timeout.signed(), now)
     });
     derived.min()
+}
+
+/// The longest time between two full copies of the source by each schedule that makes any.
+pub fn intervals(source: &BackupSource, schedules: &[Arc<BackupSchedule>], now: Timestamp) -> BTreeMap<String, SignedDuration> {
+    let seed = seed(source);
+    let interval = |schedule: &Arc<BackupSchedule>| {
+        let timing = timing(schedule).ok()?;
+        let full = timing.triggers.iter().filter(|trigger| trigger.kind == BackupType::Full);
+        let crons: Vec<_> = full.map(|trigger| trigger.expression.resolve(&seed)).collect();
+        let exclusions = (timing.exclusions.as_slice(), timing.catch_up);
+        let longest = derived_rpo(&crons, &timing.zone, exclusions, SignedDuration::ZERO, now)?;
+        Some((schedule.name_any(), longest))
+    };
+    schedules.iter().filter_map(interval).collect()
 }
 
 fn seed(source: &BackupSource) -> Seed {

@@ -1,6 +1,6 @@
 //! What a source's status says, from its schedules and runs. Pure.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use holdfast_crds::{
     BackupRun, BackupSchedule, BackupSource, BackupSourceStatus, CompliancePolicy, ConditionType, CopyReference, Finding, Reason, RunPhase,
@@ -8,6 +8,7 @@ use holdfast_crds::{
 };
 use holdfast_policy::protection::{Evidence, Protection, plausible};
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
 
 use super::{catalogue, objective, replicated};
@@ -56,12 +57,26 @@ pub fn judge(source: &BackupSource, known: &Known, now: Timestamp) -> Judged {
         },
         now,
     );
-    let (floors_missed, judged_again) = compliance::judge(
+    let replicated = replicated::judge(&before, schedules, runs);
+    let asks = known.policies.iter().any(|policy| policy.spec.ceiling.retention.is_some());
+    let compliant = compliance::judge(
         &known.policies,
         &compliance::Known {
             schedules,
             stores: &known.stores,
-            fires: next_ticks.iter().any(|ticks| !ticks.at.is_empty()),
+            firing: next_ticks
+                .iter()
+                .filter(|ticks| !ticks.at.is_empty())
+                .map(|ticks| ticks.schedule.clone())
+                .collect(),
+            intervals: if asks {
+                objective::intervals(source, schedules, now)
+            } else {
+                BTreeMap::new()
+            },
+            catalogue: &before.stores,
+            unreplicated: replicated.as_ref().and_then(|(finding, _)| since(finding, &before.conditions, now)),
+            created: created(source),
             rpo,
             newest: newest.as_ref().and_then(recovery_point),
             now,
@@ -80,10 +95,9 @@ pub fn judge(source: &BackupSource, known: &Known, now: Timestamp) -> Judged {
         last_run_succeeded(last_run.as_ref()),
     ];
     findings.extend(catalogue::intact(&before));
-    let replicated = replicated::judge(&before, schedules, runs);
     let missing_copies = replicated.as_ref().map(|(_, missing)| *missing);
     findings.extend(replicated.map(|(finding, _)| finding));
-    findings.extend(compliance::finding(&known.policies, &floors_missed));
+    findings.extend(compliance::finding(&known.policies, &compliant));
     let status = BackupSourceStatus {
         observed_generation: source.metadata.generation,
         conditions: conditions(&before.conditions, &findings, source.metadata.generation, now),
@@ -98,12 +112,21 @@ pub fn judge(source: &BackupSource, known: &Known, now: Timestamp) -> Judged {
         next_tick: next_ticks.iter().filter_map(|ticks| ticks.at.first()).min().cloned(),
         next_ticks,
         rpo_seconds: rpo.map(|rpo| rpo.as_secs()),
-        floors_missed,
+        floors_missed: compliant.missed,
     };
     Judged {
         status,
-        changes_after: [protection.changes_after(now), judged_again].into_iter().flatten().min(),
+        changes_after: [protection.changes_after(now), compliant.changes].into_iter().flatten().min(),
     }
+}
+
+/// Since when a condition is false that is found to be.
+fn since(finding: &Finding, before: &[Condition], now: Timestamp) -> Option<Timestamp> {
+    let before = before.iter().find(|condition| condition.type_ == finding.kind.as_str());
+    let since = before
+        .filter(|condition| condition.status == "False")
+        .map(|condition| condition.last_transition_time.0);
+    (finding.status == Some(false)).then(|| since.unwrap_or(now))
 }
 
 /// What is known of the copies of a source.

@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::Namespace;
 use kube::ResourceExt;
 
 use crate::{
+    controller::store::unusable,
     queue::Queue,
     watch::{Caches, Key},
 };
@@ -58,7 +59,8 @@ pub fn triggers(caches: &Arc<Caches>, queue: &Queue) {
     caches.listen_stores({
         let (caches, queue) = (Arc::downgrade(caches), queue.clone());
         move |change| {
-            let Some(caches) = caches.upgrade().filter(|_| change.beyond_status) else {
+            let told = change.beyond_status || change.differs(|store| store.and_then(unusable));
+            let Some(caches) = caches.upgrade().filter(|_| told) else {
                 return;
             };
             for schedule in caches.schedules_by_store(&change.key()) {

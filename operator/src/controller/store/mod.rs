@@ -25,7 +25,7 @@ use crate::{
     watch::{Caches, Change, Key},
 };
 
-pub use status::{down, refusal};
+pub use status::{down, refusal, unusable};
 
 /// Runs meet a failing store in bursts; what they say is collected for so long.
 const COLLECT: Duration = Duration::from_secs(2);

@@ -91,6 +91,12 @@ pub fn down(store: &Store) -> Option<(Reason, String)> {
     (ready.status == "False").then(|| (reason, format!("the {} is not ready: {}", store.reference(), ready.message)))
 }
 
+/// Why no copy goes to a store now, as the reason of its condition says it. One that was not tried yet is not said to be so.
+pub fn unusable(store: &Store) -> Option<Reason> {
+    let known = refusal(store).filter(|(reason, _)| *reason != Reason::StoreNotProbed);
+    known.or_else(|| down(store)).map(|(reason, _)| reason)
+}
+
 /// Whether the probe came as far as to show that the store creates only what is absent.
 fn proven(report: &ProbeReport) -> bool {
     report.checks.iter().any(|check| check.name == CREATE_IF_ABSENT && check.passed)
