@@ -428,6 +428,10 @@ impl Job<'_> {
         let Some(copy) = decided.outcome.committed() else {
             return Err(Failure::new(Reason::InternalError, "the register holds our bytes, but no copy"));
         };
+        // A put that slept: in the meantime others may have given the run up.
+        if decided.landed_after(self.not_after) {
+            removed::refuse(self.store, &decided, copy).await?;
+        }
         let copy = summarise(copy, decided.version.clone(), notes);
         Ok(AgentResult {
             closed: true,
@@ -441,7 +445,7 @@ impl Job<'_> {
         let decided = own(decided, self.tick)?;
         match &decided.outcome.decision {
             Decision::Committed(copy) => {
-                removed::refuse(self.store, &self.run).await?;
+                removed::refuse(self.store, &decided, copy).await?;
                 let message = format!(
                     "the store has this run's copy, committed by pod {} at {}",
                     decided.outcome.by, decided.outcome.at

@@ -65,7 +65,7 @@ async fn told(store: &Store, run: &RunPath, decided: Decided) -> Result<AgentRes
     let outcome = &decided.outcome;
     match &outcome.decision {
         Decision::Committed(copy) => {
-            removed::refuse(store, run).await?;
+            removed::refuse(store, &decided, copy).await?;
             Ok(AgentResult {
                 closed: true,
                 copy: Some(summarise(copy, decided.version.clone(), &[])),

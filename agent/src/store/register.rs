@@ -115,6 +115,11 @@ impl Decided {
         })
     }
 
+    /// Whether the store took it later than that, as far as it tells. What was sent in time may land long after.
+    pub fn landed_after(&self, moment: Timestamp) -> bool {
+        self.written.unwrap_or(self.outcome.at) > moment
+    }
+
     /// The outcome, for a run with this tick to adopt.
     ///
     /// # Errors

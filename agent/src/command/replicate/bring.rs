@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::choose::{Sides, Standing, brings, parent_missing};
 use super::{Pass, catalogue, path};
+use crate::command::removed;
 use crate::config::random_hex;
 use crate::pipeline::{Transfer, TransferError, Wanted};
 use crate::result::Failure;
@@ -200,6 +201,15 @@ impl<'a> Bringer<'a> {
             Err(error) => return Err(hindered(&error)),
         };
         let standing = match &decided.outcome.decision {
+            // A put that slept: in the meantime others may have given it up.
+            Decision::Committed(copy) if decided.ours && decided.landed_after(self.not_after) => {
+                match removed::refuse(&self.to, &decided, copy).await {
+                    Ok(()) => Standing::new(ReplicaState::Copied),
+                    Err(failure) if failure.reason == Reason::CopyRemoved => Standing::told(ReplicaState::Removed, failure.message),
+                    Err(failure) if failure.closed => Standing::problem(ReplicaState::Unreadable, failure.reason, failure.message),
+                    Err(failure) => return Err(failure.into()),
+                }
+            }
             Decision::Committed(_) if decided.ours => Standing::new(ReplicaState::Copied),
             Decision::Committed(theirs) if theirs.manifest_sha256() == digest => Standing::new(ReplicaState::Present),
             Decision::Committed(theirs) => Standing::problem(

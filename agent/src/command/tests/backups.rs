@@ -1,6 +1,9 @@
 //! Backups: what ends early, what is stopped, and every call to the store.
 
+use jiff::Timestamp;
+
 use super::*;
+use crate::store::faulty::{Call, CallKind};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f58_a_dump_that_ends_early_is_never_committed() {
@@ -416,4 +419,67 @@ async fn a_run_under_the_name_of_a_removed_copy_fails_and_says_so() {
     let (why, message, closed) = reason(super::super::settle::run_with(&invocation, &task, &scene.store()).await);
     assert_eq!((why, closed), (Reason::CopyRemoved, true));
     assert!(message.contains(expected), "{message}");
+}
+
+/// F04: the put of the outcome sleeps until its run was given up or removed, swept, and forgotten by the register. The store counts that copy for
+/// nothing, and the pod does not call it a success.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f04_a_pod_whose_outcome_lands_after_all_was_swept_says_so() {
+    let scene = Scene::new();
+    scene.server.create("asleep", "CREATE TABLE t AS SELECT 1 AS id");
+    let not_after: Timestamp = "2126-01-01T00:00:00Z".parse().unwrap();
+    for (run, swept, recorded, expected) in [
+        ("late", false, false, None),
+        (
+            "swept",
+            true,
+            false,
+            Some((Reason::CopyCorrupt, "is not there: the outcome landed after")),
+        ),
+        ("removed", true, true, Some((Reason::CopyRemoved, "it was removed at"))),
+    ] {
+        let memory = Memory::new();
+        let path = RunPath::new("shop", "shop", run).unwrap();
+        let fact = Fact::Removed {
+            reason: "retention".to_owned(),
+            mark: None,
+        };
+        let keeper = Label::new("pod", "keeper").unwrap();
+        let removed = Record::new(path.clone(), Ulid::new(not_after, [7; 10]), keeper, not_after, None, fact);
+        let world = memory.clone();
+        let asleep = Faulty::new(memory.clone(), move |call: &Call| {
+            if call.kind == CallKind::Create && call.path.ends_with("outcome.json") {
+                world.set_clock(not_after + Duration::from_hours(60 * 24));
+                if swept {
+                    let objects = world.objects().into_keys();
+                    objects
+                        .filter(|path| path.starts_with("data/"))
+                        .for_each(|path| world.remove(&path));
+                }
+                if recorded {
+                    world.plant(&removed.path().to_string(), removed.to_bytes());
+                }
+            }
+            None
+        });
+        let task = scene.backup_task(run, &["asleep"], &json!({"final": true}));
+        let invocation = scene.invocation("pod-1", Action::Backup(task.clone()));
+        let result = backup::run_with(&invocation, &task, &Store::new(asleep, Patience::PROBE, 2)).await;
+        assert!(memory.objects().contains_key(&path.outcome().to_string()), "{run}: it landed");
+        // Whoever meets that outcome later is told the same.
+        let store = Store::new(memory, Patience::PROBE, 2);
+        let again = backup::run_with(&scene.invocation("pod-2", Action::Backup(task.clone())), &task, &store).await;
+        let Some((reason_, words)) = expected else {
+            assert_eq!(
+                (result.unwrap().reason, again.unwrap().reason),
+                (Reason::Succeeded, Reason::AlreadyDone)
+            );
+            continue;
+        };
+        for told in [result, again] {
+            let (why, message, closed) = reason(told);
+            assert_eq!((why, closed), (reason_, true), "{run}: {message}");
+            assert!(message.contains(words), "{run}: {message}");
+        }
+    }
 }

@@ -3,6 +3,7 @@
 use holdfast_crds::Reason;
 
 use super::*;
+use crate::command::removed;
 use crate::store::faulty::{Call, CallKind, Fault, Faulty};
 use crate::store::register::RegisterError;
 
@@ -82,7 +83,12 @@ async fn f04_an_outcome_that_lands_after_its_register_was_forgotten_counts_for_n
             assert_eq!((lost(&scene, "data"), lost(&scene, "catalog")), (0, 0), "forgotten");
         };
         let (landed, ()) = tokio::join!(store.commit(&outcome, &pinned, not_after), world);
-        assert!(landed.unwrap().ours, "the register was empty");
+        let landed = landed.unwrap();
+        assert!(landed.ours, "the register was empty");
+        let refused = removed::refuse(&store, &landed, landed.outcome.committed().unwrap())
+            .await
+            .unwrap_err();
+        assert_eq!((refused.reason, refused.closed), (Reason::CopyCorrupt, true), "{}", refused.message);
         assert_eq!((lost(&scene, "data"), lost(&scene, "catalog")), (0, 1));
 
         let said = live(&scene, &task, 1).await;

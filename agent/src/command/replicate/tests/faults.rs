@@ -180,6 +180,32 @@ async fn after_its_time_nothing_is_committed() {
     assert!(copies(&scene.to).is_empty());
 }
 
+/// F04: the put of an outcome sleeps until what the pass had stored was swept.
+#[tokio::test(start_paused = true)]
+async fn f04_an_outcome_that_lands_after_its_objects_were_swept_is_no_copy() {
+    let scene = Scene::days(1).await;
+    let to = scene.to.clone();
+    let asleep = Faulty::new(scene.to.clone(), move |call| {
+        if call.kind == CallKind::Create && call.path.ends_with("outcome.json") {
+            to.set_clock("2126-03-01T00:00:00Z".parse().unwrap());
+            let objects = to.objects().into_keys();
+            objects.filter(|path| path.starts_with("data/")).for_each(|path| to.remove(&path));
+        }
+        None
+    });
+    let said = scene.pass_through(scene.from.memory.clone(), asleep, &scene.task()).await;
+    let line = said.only();
+    assert_eq!(
+        (line.state, line.reason),
+        (ReplicaState::Unreadable, Some(Reason::CopyCorrupt)),
+        "{line:?}"
+    );
+    assert!(
+        line.message.as_ref().unwrap().contains("is not there: the outcome landed after"),
+        "{line:?}"
+    );
+}
+
 #[tokio::test(start_paused = true)]
 async fn one_copy_that_a_store_fails_on_does_not_keep_the_others_away() {
     let scene = Scene::days(3).await;
