@@ -142,7 +142,7 @@ TEXT
 }
 
 write_node() {
-  local node=$1 snapshotter=overlayfs
+  local node=$1 snapshotter=overlayfs taints="[]"
   mkdir -p "$DIR/$node/cni"
   # An overlay on an overlay is refused (a cluster inside a container): copy instead.
   [ "$(stat -fc %T "$DIR")" != overlayfs ] || snapshotter=native
@@ -173,6 +173,8 @@ state = "$DIR/$node/state"
       runtime_type = "io.containerd.runc.v2"
 TOML
   : > "$DIR/$node/resolv.conf"
+  # The second node is there to be taken down by tests: nothing else runs on it.
+  [ "$node" = node1 ] || taints='[{key: holdfast-e2e/spare, effect: NoSchedule}]'
   put "$DIR/$node/kubelet.yaml" << YAML
 apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
@@ -188,6 +190,7 @@ containerRuntimeEndpoint: unix://$(node_socket "$node")
 cgroupDriver: cgroupfs
 cgroupRoot: /$(node_cgroup "$node")
 failCgroupV1: false
+registerWithTaints: $taints
 failSwapOn: false
 oomScoreAdj: 0
 makeIPTablesUtilChains: false

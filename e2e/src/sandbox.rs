@@ -1,6 +1,7 @@
 //! A namespace of its own for each test, with what is looked at when the test fails.
 
 use std::{
+    cell::RefCell,
     fmt::Debug,
     future::Future,
     io::Write,
@@ -26,7 +27,7 @@ use serde::de::DeserializeOwned;
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
     process::{Child, ChildStdout, Command},
-    sync::{RwLock, Semaphore},
+    sync::{RwLock, RwLockReadGuard, RwLockWriteGuard, Semaphore, SemaphorePermit},
     time::timeout,
 };
 
@@ -44,10 +45,15 @@ pub struct Forwarded {
     _lines: Lines<BufReader<ChildStdout>>,
 }
 
-/// Tests that disturb what all others use (the operator, a node) run alone; the test programs themselves run one after the other.
+/// Tests that disturb what all others use (the operator, the cluster) run alone; the test programs themselves run one after the other.
 static CLUSTER: RwLock<()> = RwLock::const_new(());
-/// How many tests run at once: two cores carry no more.
-static SEATS: Semaphore = Semaphore::const_new(4);
+/// How many tests run at once: mostly they wait, but two cores carry no more.
+static SEATS: Semaphore = Semaphore::const_new(6);
+
+thread_local! {
+    /// What the test of this thread holds while it runs beside others.
+    static SHARED: RefCell<Option<(RwLockReadGuard<'static, ()>, SemaphorePermit<'static>)>> = const { RefCell::new(None) };
+}
 
 /// Runs a test in a namespace of its own. The namespace goes when the test ends; when it fails, what is in it is printed.
 ///
@@ -55,13 +61,21 @@ static SEATS: Semaphore = Semaphore::const_new(4);
 /// If the test fails.
 pub fn run<F: Future<Output = Result<()>>>(name: &str, test: impl FnOnce(Arc<Sandbox>) -> F) {
     block_on(async {
-        let _shared = CLUSTER.read().await;
-        let _seat = SEATS.acquire().await.expect("it is never closed");
+        let shared = (CLUSTER.read().await, SEATS.acquire().await.expect("it is never closed"));
+        SHARED.replace(Some(shared));
         run_in_sandbox(name, test).await;
+        SHARED.take();
     });
 }
 
-/// … while no other test runs.
+/// From here on no other test runs, until what this gives is dropped: for a test that was prepared beside others. Once it has begun to wait,
+/// no test begins.
+pub async fn alone() -> RwLockWriteGuard<'static, ()> {
+    SHARED.take();
+    CLUSTER.write().await
+}
+
+/// … while no other test runs, from its beginning: what it does would take from others what they have prepared.
 ///
 /// # Panics
 /// If the test fails.

@@ -1,16 +1,15 @@
-//! The operator is killed, replaced, stopped and left alone.
+//! The operator is killed, replaced, stopped and left alone. Each test prepares what it needs beside the others, and then waits until it is alone.
 
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use holdfast_crds::{BackupRun, BackupSchedule, BackupSource, RunPhase};
 use holdfast_e2e::{
-    fixture::condition,
     operator::{Operator, script},
     sandbox::{self, Sandbox},
 };
 use k8s_openapi::api::batch::v1::Job;
-use kube::{ResourceExt, api::ListParams};
+use kube::api::ListParams;
 
 async fn succeeded_at_once(sandbox: &Sandbox, run: &str) -> Result<()> {
     let status = sandbox.run_ended(run, 300).await?.status.context("status")?;
@@ -23,9 +22,10 @@ async fn succeeded_at_once(sandbox: &Sandbox, run: &str) -> Result<()> {
 
 #[test]
 fn the_operator_is_killed_at_five_moments_of_a_run() {
-    sandbox::run_alone("killed", |sandbox| async move {
+    sandbox::run("killed", |sandbox| async move {
         let operator = Operator::new(sandbox.client.clone());
         let database = sandbox.prepared(100).await?;
+        let _alone = sandbox::alone().await;
         let kill = || async { operator.kill(&operator.pod_names().await?).await };
 
         // 1. Right after the run was made.
@@ -94,10 +94,11 @@ fn the_operator_is_killed_at_five_moments_of_a_run() {
 
 #[test]
 fn the_other_replica_takes_over_from_a_killed_leader() {
-    sandbox::run_alone("leader", |sandbox| async move {
+    sandbox::run("leader", |sandbox| async move {
         let operator = Operator::new(sandbox.client.clone());
-        operator.until_ready(2).await?;
         sandbox.prepared(100).await?;
+        let _alone = sandbox::alone().await;
+        operator.until_ready(2).await?;
         let leader = operator.leader().await?;
         operator.kill(std::slice::from_ref(&leader)).await?;
         sandbox.start_run("first", "shop", "").await?;
@@ -109,9 +110,10 @@ fn the_other_replica_takes_over_from_a_killed_leader() {
 
 #[test]
 fn ticks_that_passed_while_the_operator_was_down_are_caught_up_once() {
-    sandbox::run_alone("ticks", |sandbox| async move {
+    sandbox::run("ticks", |sandbox| async move {
         let operator = Operator::new(sandbox.client.clone());
         sandbox.prepared(100).await?;
+        let _alone = sandbox::alone().await;
         sandbox
             .apply(
                 r#"
@@ -151,9 +153,10 @@ spec: {sources: {names: [shop]}, stores: [{name: offsite}], triggers: [{name: mi
 
 #[test]
 fn a_run_goes_on_while_the_chart_is_upgraded() {
-    sandbox::run_alone("upgrade", |sandbox| async move {
+    sandbox::run("upgrade", |sandbox| async move {
         let operator = Operator::new(sandbox.client.clone());
         let database = sandbox.prepared(100).await?;
+        let _alone = sandbox::alone().await;
         let lock = database.hold_lock("shop", "documents").await?;
         sandbox.start_run("first", "shop", "").await?;
         sandbox.dumping("first", &database).await?;
@@ -173,7 +176,7 @@ fn a_run_goes_on_while_the_chart_is_upgraded() {
 /// Two minutes of the API server's audit log show nothing of the operator but its Lease and the renewal of watches.
 #[test]
 fn an_idle_operator_is_silent() {
-    sandbox::run_alone("idle", |sandbox| async move {
+    sandbox::run("idle", |sandbox| async move {
         sandbox.prepared(100).await?;
         sandbox.back_up("first", "shop").await?;
         sandbox
@@ -189,6 +192,7 @@ fn an_idle_operator_is_silent() {
             .catalogue("shop", "offsite", 150, "looked after", |entry| entry.copies == 1)
             .await?;
         sandbox.until_list::<Job>("", 60, "empty", <[Job]>::is_empty).await?;
+        let _alone = sandbox::alone().await;
         let directory = std::env::var("HOLDFAST_CLUSTER_DIR").unwrap_or_else(|_| "/var/tmp/holdfast-cluster".to_owned());
         let log = std::path::Path::new(&directory).join("logs/audit.log");
         // What is seen is time in which nothing happens: it passes by the clock. Other namespaces may still be going for a moment.
@@ -219,82 +223,6 @@ fn an_idle_operator_is_silent() {
         ensure!(
             requests > 20,
             "only {requests} requests of the operator in two minutes: is this its audit log?"
-        );
-        Ok(())
-    });
-}
-
-/// Every TCP connection that the operator has opened leads to the API server.
-#[test]
-fn the_operator_connects_to_nothing_but_the_api_server() {
-    sandbox::run("sockets", |sandbox| async move {
-        sandbox.prepared(100).await?;
-        sandbox.back_up("first", "shop").await?;
-        let mut seen = 0;
-        for process in std::fs::read_dir("/proc")?.flatten() {
-            let comm = std::fs::read_to_string(process.path().join("comm")).unwrap_or_default();
-            if !comm.starts_with("holdfast-operat") {
-                continue;
-            }
-            for line in std::fs::read_to_string(process.path().join("net/tcp"))?.lines().skip(1) {
-                let fields: Vec<_> = line.split_whitespace().collect();
-                let (local, remote, state) = (fields[1], fields[2], fields[3]);
-                let port = |address: &str| u16::from_str_radix(address.rsplit(':').next().unwrap_or_default(), 16).unwrap_or_default();
-                // 0A listens; 8080 is asked by the kubelet; 01 is an established connection: the API server's service has 443, its host 6443.
-                if state == "01" && port(local) != 8080 {
-                    ensure!(matches!(port(remote), 443 | 6443), "connected to port {}", port(remote));
-                    seen += 1;
-                }
-            }
-        }
-        ensure!(seen > 0, "no connection of the operator was found on this machine");
-        Ok(())
-    });
-}
-
-#[test]
-fn the_objects_of_a_schedule_say_how_it_is() {
-    sandbox::run("says", |sandbox| async move {
-        sandbox.prepared(100).await?;
-        sandbox
-            .apply(
-                "apiVersion: holdfast.dev/v1alpha1\nkind: BackupSchedule\nmetadata: {name: wrong}\nspec: {sources: {names: [shop]}, stores: [{name: offsite}], triggers: [{name: never, cron: '61 * * * *'}]}\n",
-            )
-            .await?;
-        let schedule = sandbox
-            .until::<BackupSchedule>("wrong", 60, "refused", |schedule| {
-                schedule
-                    .status
-                    .as_ref()
-                    .is_some_and(|status| condition(&status.conditions, "Ready") == Some("False"))
-            })
-            .await?;
-        let message = schedule
-            .status
-            .context("status")?
-            .conditions
-            .into_iter()
-            .find(|condition| condition.type_ == "Ready")
-            .context("Ready")?
-            .message;
-        ensure!(message.contains("61") && message.contains("never"), "{message}");
-        sandbox
-            .apply(
-                "apiVersion: holdfast.dev/v1alpha1\nkind: BackupSchedule\nmetadata: {name: stopped}\nspec: {suspend: true, sources: {names: [shop]}, stores: [{name: offsite}], triggers: [{name: minute, cron: '* * * * *'}]}\n",
-            )
-            .await?;
-        sandbox
-            .until::<BackupSchedule>("stopped", 60, "suspended", |schedule| {
-                schedule
-                    .status
-                    .as_ref()
-                    .is_some_and(|status| status.conditions.iter().any(|condition| condition.reason == "Suspended"))
-            })
-            .await?;
-        let runs = sandbox.api::<BackupRun>().list(&ListParams::default()).await?;
-        ensure!(
-            runs.items.iter().all(|run| !run.name_any().contains("minute")),
-            "a suspended schedule made a run"
         );
         Ok(())
     });

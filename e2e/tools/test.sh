@@ -94,8 +94,8 @@ e2e() {
   fi
   step "install the chart" e2e/tools/install.sh || return 0
   read -ra tests <<< "$(targets 'e2e/tests/!(chart*)')"
-  # Most of a test's time is waiting: more of them at once than there are cores (e2e/src/sandbox.rs has as many seats).
-  step "end-to-end tests" run_tests "${tests[@]}" -- --test-threads=8 ${T:+"$T"} || true
+  # Most of a test's time is waiting: more of them at once than there are cores (the seats of e2e/src/sandbox.rs say how many).
+  step "end-to-end tests" run_tests "${tests[@]}" -- --test-threads=10 ${T:+"$T"} || true
 }
 
 [ $# != 0 ] || set -- lint unit chart e2e

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use holdfast_crds::{BackupRun, Reason, RunPhase, Settle};
 use holdfast_e2e::{
-    fixture::running,
+    fixture::{Database, HeldLock, running},
     operator::script,
     sandbox::{self, Sandbox, unique},
 };
@@ -12,6 +12,7 @@ use kube::{
     Api, ResourceExt,
     api::{Patch, PatchParams, PostParams},
 };
+use tokio::sync::{Mutex, MutexGuard};
 
 /// How many registers of the run exist in the store, and what the one says.
 async fn register(sandbox: &Sandbox, run: &str) -> Result<String> {
@@ -167,55 +168,73 @@ fn a_zombie_cannot_commit_after_its_run_was_given_up() {
     });
 }
 
+/// The node that tests may take down (`e2e/cluster`): only pods that tolerate it run there.
+const SPARE: &str = "node2";
+/// The label by which agents find their node.
+const AGENTS: &str = "holdfast-e2e/agents";
+
+/// One test at a time has the spare node.
+async fn spare_node() -> MutexGuard<'static, ()> {
+    static SPARE_NODE: Mutex<()> = Mutex::const_new(());
+    SPARE_NODE.lock().await
+}
+
+/// Lets the agents of the source `shop` run on a node, or no longer.
+async fn agents_on(sandbox: &Sandbox, node: &str, run: bool) -> Result<()> {
+    let label = serde_json::json!({"metadata": {"labels": {AGENTS: run.then_some(&sandbox.namespace)}}});
+    let nodes: Api<Node> = Api::all(sandbox.client.clone());
+    nodes.patch(node, &PatchParams::default(), &Patch::Merge(&label)).await?;
+    Ok(())
+}
+
+/// A run `first` that waits in its dump on the spare node, with database and store on another.
+async fn dumping_on_the_spare_node<'a>(sandbox: &'a Sandbox, database: &'a Database<'a>) -> Result<HeldLock<'a>> {
+    let job = serde_json::json!({"spec": {"job": {"nodeSelector": {AGENTS: sandbox.namespace},
+        "tolerations": [{"key": "holdfast-e2e/spare", "operator": "Exists"}]}}});
+    sandbox
+        .kubectl(&["patch", "backupsource", "shop", "--type=merge", "-p", &job.to_string()])
+        .await?;
+    agents_on(sandbox, SPARE, true).await?;
+    let lock = database.hold_lock("shop", "documents").await?;
+    sandbox.start_run("first", "shop", "").await?;
+    let pod = sandbox.dumping("first", database).await?;
+    let node = sandbox.api::<Pod>().get(&pod).await?.spec.and_then(|spec| spec.node_name);
+    ensure!(node.as_deref() == Some(SPARE), "{node:?}");
+    Ok(lock)
+}
+
 #[test]
 fn a_kubelet_that_restarts_in_mid_run_changes_nothing() {
-    sandbox::run_alone("kubelet", |sandbox| async move {
+    sandbox::run("kubelet", |sandbox| async move {
         let database = sandbox.prepared(100).await?;
-        let lock = database.hold_lock("shop", "documents").await?;
-        sandbox.start_run("first", "shop", "").await?;
-        let pod = sandbox.dumping("first", &database).await?;
-        let node = sandbox
-            .api::<Pod>()
-            .get(&pod)
-            .await?
-            .spec
-            .and_then(|spec| spec.node_name)
-            .context("node")?;
+        let _spare = spare_node().await;
+        let lock = dumping_on_the_spare_node(&sandbox, &database).await?;
         // The attempt that is at work: a busy machine may have cost one before it, while the database's Service was new.
         let at_work = attempts(&sandbox, "first").await?;
-        script("e2e/cluster/node.sh", &["restart-kubelet", &node], &[]).await?;
+        script("e2e/cluster/node.sh", &["restart-kubelet", SPARE], &[]).await?;
         lock.release().await?;
         let status = sandbox.run_succeeded("first", 300).await?;
         ensure!(status.attempts.len() == at_work, "{at_work} before: {:?}", status.attempts);
-        Ok(())
+        agents_on(&sandbox, SPARE, false).await
     });
 }
 
 #[test]
 fn a_node_that_is_lost_in_mid_run_does_not_stop_the_run() {
-    sandbox::run_alone("node-lost", |sandbox| async move {
-        let nodes: Api<Node> = Api::all(sandbox.client.clone());
-        nodes.cordon("node2").await?;
-        let outcome = node_is_lost(&sandbox, &nodes).await;
-        script("e2e/cluster/node.sh", &["start", "node2"], &[]).await?;
-        nodes.uncordon("node1").await?;
-        nodes.uncordon("node2").await?;
+    sandbox::run("node-lost", |sandbox| async move {
+        let database = sandbox.prepared(100).await?;
+        let _spare = spare_node().await;
+        let lock = dumping_on_the_spare_node(&sandbox, &database).await?;
+        script("e2e/cluster/node.sh", &["stop", SPARE], &[]).await?;
+        let outcome = node_is_lost(&sandbox, lock).await;
+        script("e2e/cluster/node.sh", &["start", SPARE], &[]).await?;
+        agents_on(&sandbox, SPARE, false).await?;
+        agents_on(&sandbox, "node1", false).await?;
         outcome
     });
 }
 
-async fn node_is_lost(sandbox: &Sandbox, nodes: &Api<Node>) -> Result<()> {
-    // Database and store on the node that stays, the agent on the one that is lost.
-    let database = sandbox.prepared(100).await?;
-    nodes.cordon("node1").await?;
-    nodes.uncordon("node2").await?;
-    let lock = database.hold_lock("shop", "documents").await?;
-    sandbox.start_run("first", "shop", "").await?;
-    let pod = sandbox.dumping("first", &database).await?;
-    let node = sandbox.api::<Pod>().get(&pod).await?.spec.and_then(|spec| spec.node_name);
-    ensure!(node.as_deref() == Some("node2"), "{node:?}");
-    nodes.uncordon("node1").await?;
-    script("e2e/cluster/node.sh", &["stop", "node2"], &[]).await?;
+async fn node_is_lost(sandbox: &Sandbox, lock: HeldLock<'_>) -> Result<()> {
     let run = sandbox
         .until::<BackupRun>("first", 300, "failed once", |run| {
             run.status
@@ -226,6 +245,7 @@ async fn node_is_lost(sandbox: &Sandbox, nodes: &Api<Node>) -> Result<()> {
     let reason = run.status.and_then(|status| status.attempts[0].reason);
     ensure!(reason == Some(Reason::NodeLost), "{reason:?}");
     lock.release().await?;
+    agents_on(sandbox, "node1", true).await?;
     let status = sandbox.run_succeeded("first", 400).await?;
     ensure!(status.attempts.len() == 2, "{:?}", status.attempts);
     Ok(())

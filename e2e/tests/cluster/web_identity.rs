@@ -46,7 +46,7 @@ subjects: [{{apiGroup: rbac.authorization.k8s.io, kind: Group, name: 'system:una
     let secret = sandbox.secret("s3", "access_key_id: tester, secret_access_key: VALUE").await?;
     let command = "mkdir -p /data/backups /tmp/iam; versitygw --port :7076 iam --dir /tmp/iam --private-ports /tmp/iam.sock & \
         until [ -S /tmp/iam.sock ]; do sleep 0.1; done; exec versitygw --port :7070 --iam-standalone-endpoint /tmp/iam.sock posix /data";
-    let mut manifest = include_str!("../demo/s3.yaml")
+    let mut manifest = include_str!("../../demo/s3.yaml")
         .replace("ports: [{port: 7070}]", "ports: [{name: s3, port: 7070}, {name: sts, port: 7076}]")
         .replace(
             "spec:\n  terminationGracePeriodSeconds",
@@ -190,7 +190,7 @@ async fn with_web_identity(sandbox: &Sandbox) -> Result<()> {
     )
     .await?;
     let role = between(&role, "<Arn>", "<")?;
-    let rights = writers_rights(include_str!("../../docs/stores.md"))?;
+    let rights = writers_rights(include_str!("../../../docs/stores.md"))?;
     iam(
         &api.address,
         &secret,

@@ -1,0 +1,17 @@
+//! The tests that run beside each other on one cluster, each in a namespace of its own.
+
+mod attacks;
+mod backup;
+mod cluster_store;
+mod copies;
+mod deletion;
+mod failures;
+mod holds;
+mod interruption;
+mod operator;
+mod postgresql;
+mod preview;
+mod report;
+mod stock;
+mod stores;
+mod web_identity;

@@ -1,5 +1,0 @@
-//! Keepers at work on a cluster.
-
-mod holds;
-mod preview;
-mod report;
