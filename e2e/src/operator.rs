@@ -63,11 +63,11 @@ impl Operator {
             .collect())
     }
 
-    /// The pod that holds the lease.
+    /// Who holds the lease; it may be gone.
     ///
     /// # Errors
     /// If nobody holds it.
-    pub async fn leader(&self) -> Result<String> {
+    pub async fn holder(&self) -> Result<String> {
         let leases = Api::<Lease>::namespaced(self.client.clone(), NAMESPACE)
             .list(&ListParams::default())
             .await?;
@@ -76,25 +76,48 @@ impl Operator {
             .iter()
             .filter_map(|lease| lease.spec.as_ref()?.holder_identity.clone())
             .find(|holder| !holder.is_empty());
-        let holder = holder.context("nobody holds the lease")?;
+        holder.context("nobody holds the lease")
+    }
+
+    /// The pod that holds the lease.
+    ///
+    /// # Errors
+    /// If nobody holds it.
+    pub async fn leader(&self) -> Result<String> {
+        let holder = self.holder().await?;
         let pods = self.pod_names().await?;
         pods.into_iter()
             .find(|pod| holder.starts_with(pod.as_str()))
             .with_context(|| format!("the holder {holder} is no pod"))
     }
 
-    /// Ends these pods with SIGKILL, as a crash does; the Deployment makes new ones.
+    /// Ends the processes of these pods with SIGKILL, as a crash does; the kubelet starts them again. Needs a cluster on this machine.
+    ///
+    /// # Errors
+    /// If one of the pods has no process here.
+    pub async fn kill(&self, pods: &[String]) -> Result<()> {
+        for name in pods {
+            let uid = self.pods().get(name).await?.uid().context("uid")?;
+            let of_pod = |process: &Process| process.cgroup.contains(&uid);
+            let killed: Vec<_> = processes()?.into_iter().filter(of_pod).map(|process| process.id).collect();
+            ensure!(!killed.is_empty(), "the pod {name} has no process on this machine");
+            let status = Command::new("kill").arg("-KILL").args(&killed).status().await?;
+            ensure!(status.success(), "kill -KILL {killed:?}: {status}");
+        }
+        Ok(())
+    }
+
+    /// As [`Operator::kill`], and the pod goes before its process is started again: the Deployment makes another.
     ///
     /// # Errors
     /// What the API server says.
-    pub async fn kill(&self, pods: &[String]) -> Result<()> {
+    pub async fn lose(&self, pod: &str) -> Result<()> {
+        self.kill(&[pod.to_owned()]).await?;
         let at_once = DeleteParams {
             grace_period_seconds: Some(0),
             ..DeleteParams::default()
         };
-        for pod in pods {
-            self.pods().delete(pod, &at_once).await?;
-        }
+        self.pods().delete(pod, &at_once).await?;
         Ok(())
     }
 
@@ -156,6 +179,31 @@ impl Operator {
         .context("the operator is not ready")??;
         Ok(())
     }
+}
+
+/// A process of an operator on this machine.
+pub struct Process {
+    pub id: String,
+    /// Its cgroups, which have the UID of its pod in their paths.
+    pub cgroup: String,
+}
+
+/// The operators' processes on this machine, whose names the kernel cuts at 15 letters.
+///
+/// # Errors
+/// If `/proc` is not to be read.
+pub fn processes() -> Result<Vec<Process>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc")?.flatten() {
+        let comm = std::fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
+        if comm.starts_with("holdfast-operat") {
+            found.push(Process {
+                id: entry.file_name().to_string_lossy().into_owned(),
+                cgroup: std::fs::read_to_string(entry.path().join("cgroup")).unwrap_or_default(),
+            });
+        }
+    }
+    Ok(found)
 }
 
 /// The root of the checkout.

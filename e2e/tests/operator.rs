@@ -93,14 +93,15 @@ fn the_operator_is_killed_at_five_moments_of_a_run() {
 }
 
 #[test]
-fn the_other_replica_takes_over_from_a_killed_leader() {
+fn another_replica_takes_over_from_a_killed_leader() {
     sandbox::run("leader", |sandbox| async move {
         let operator = Operator::new(sandbox.client.clone());
         sandbox.prepared(100).await?;
         let _alone = sandbox::alone().await;
         operator.until_ready(2).await?;
         let leader = operator.leader().await?;
-        operator.kill(std::slice::from_ref(&leader)).await?;
+        operator.lose(&leader).await?;
+        ensure!(operator.holder().await? == leader, "the killed pod has handed its Lease over");
         sandbox.start_run("first", "shop", "").await?;
         succeeded_at_once(&sandbox, "first").await?;
         ensure!(operator.leader().await? != leader, "the killed pod still leads");
