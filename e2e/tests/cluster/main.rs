@@ -12,6 +12,7 @@ mod operator;
 mod postgresql;
 mod preview;
 mod report;
+mod secrets;
 mod stock;
 mod stores;
 mod web_identity;
