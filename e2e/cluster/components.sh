@@ -15,7 +15,7 @@ start_apiserver() {
     --service-account-issuer=https://kubernetes.default.svc.cluster.local \
     --service-account-jwks-uri=https://kubernetes.default.svc.cluster.local/openid/v1/jwks \
     --service-account-signing-key-file="$DIR/pki/sa.key" --service-account-key-file="$DIR/pki/sa.pub" \
-    --authorization-mode=Node,RBAC --enable-admission-plugins=NodeRestriction --allow-privileged=true --endpoint-reconciler-type=lease \
+    --feature-gates=MutatingAdmissionPolicy=true --runtime-config=admissionregistration.k8s.io/v1beta1=true --authorization-mode=Node,RBAC --enable-admission-plugins=NodeRestriction --allow-privileged=true --endpoint-reconciler-type=lease \
     --kubelet-certificate-authority="$DIR/pki/ca.crt" --kubelet-client-certificate="$DIR/pki/admin.crt" --kubelet-client-key="$DIR/pki/admin.key" \
     --kubelet-preferred-address-types=InternalIP \
     --audit-policy-file="$DIR/audit.yaml" --audit-log-path="$DIR/logs/audit.log" --audit-log-maxsize=1024 --audit-log-maxbackup=1
@@ -191,6 +191,7 @@ cgroupDriver: cgroupfs
 cgroupRoot: /$(node_cgroup "$node")
 failCgroupV1: false
 registerWithTaints: $taints
+crashLoopBackOff: {maxContainerRestartPeriod: 1s}
 failSwapOn: false
 oomScoreAdj: 0
 makeIPTablesUtilChains: false

@@ -224,7 +224,48 @@ fn a_limit_range_that_refuses_the_pod_is_told() {
     });
 }
 
-/// Pod Security of the level `restricted` is enforced in every sandbox, and admits what Holdfast makes; another policy may not.
+/// Pod Security of the level `restricted` is enforced in every sandbox, and admits what Holdfast makes, until something adds to it.
+#[test]
+fn pod_security_that_refuses_the_pod_is_told() {
+    sandbox::run("pod-security", |sandbox| async move {
+        sandbox.prepared(100).await?;
+        let name = &sandbox.namespace;
+        let policy = format!(
+            r#"
+apiVersion: admissionregistration.k8s.io/v1beta1
+kind: MutatingAdmissionPolicy
+metadata: {{name: {name}}}
+spec:
+  failurePolicy: Fail
+  reinvocationPolicy: Never
+  matchConstraints:
+    resourceRules: [{{apiGroups: [""], apiVersions: [v1], operations: [CREATE], resources: [pods]}}]
+  mutations:
+  - patchType: ApplyConfiguration
+    applyConfiguration: {{expression: "Object{{spec: Object.spec{{hostNetwork: true}}}}"}}
+---
+apiVersion: admissionregistration.k8s.io/v1beta1
+kind: MutatingAdmissionPolicyBinding
+metadata: {{name: {name}}}
+spec:
+  policyName: {name}
+  matchResources: {{namespaceSelector: {{matchLabels: {{kubernetes.io/metadata.name: {name}}}}}}}
+"#
+        );
+        sandbox.apply(&policy).await?;
+        sandbox.until_refused("violates PodSecurity").await?;
+        sandbox.start_run("first", "shop", "").await?;
+        let told = shows(&sandbox, "first", 45, Reason::PodSecurityRefused, &["restricted", "hostNetwork"]).await;
+        sandbox
+            .kubectl(&["delete", "mutatingadmissionpolicy,mutatingadmissionpolicybinding", name])
+            .await?;
+        told?;
+        sandbox.run_succeeded("first", 400).await?;
+        Ok(())
+    });
+}
+
+/// Another policy may refuse what Pod Security admits.
 #[test]
 fn an_admission_policy_that_refuses_the_pod_is_told() {
     sandbox::run("admission", |sandbox| async move {
