@@ -1,5 +1,5 @@
 # The front door: `make help` lists what can be done.
-#   CLUSTER=current   uses the current kube context instead of a cluster of our own
+#   CLUSTER=current   uses the current kube context instead of a cluster of our own, and HOLDFAST_IMAGE, an image that it can pull
 #   T=name            only the end-to-end tests whose name contains it
 #   HOLDFAST_CACHE    where tools, images and Cargo's target folder are kept (default ~/.cache/holdfast)
 

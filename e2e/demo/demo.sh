@@ -2,7 +2,7 @@
 # The main job on a real cluster: a schedule makes a copy, the database is lost, and comes back; then once more with nothing but age, zstd and pg_restore.
 #   demo.sh          shows it; what is already there is used again
 #   demo.sh down     removes all that it made, with the cluster if it is ours
-#   CLUSTER=current  uses the current kube context; HOLDFAST_IMAGE is then an image that it can pull
+#   CLUSTER=current  uses the current kube context, where Holdfast must not be installed yet; HOLDFAST_IMAGE is then an image that it can pull
 #   ROWS             rows of the large table (default 1000000, about 200 MB)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
@@ -46,10 +46,20 @@ follow() { # KIND/NAME SECONDS: a line for each change of its status, until it h
 }
 random() { od -An -N16 -tx1 /dev/urandom | tr -d ' \n'; }
 
+installed_by_demo() { [ "$(kubectl get namespace holdfast-system --ignore-not-found -o 'jsonpath={.metadata.labels.holdfast-demo}')" = true ]; }
+definitions() { kubectl get crds -o 'jsonpath={range .items[?(@.spec.group=="holdfast.dev")]}{.metadata.name}{"\n"}{end}'; }
+
 use_cluster() {
   if [ "${CLUSTER:-}" = current ]; then
-    command -v kubectl > /dev/null || { echo "error: kubectl is not on the PATH" >&2; exit 1; }
+    command -v kubectl > /dev/null || fail "kubectl is not on the PATH"
+    [ -n "${HOLDFAST_IMAGE:-}" ] || fail "CLUSTER=current needs HOLDFAST_IMAGE, an image that your cluster can pull:" \
+      "'make image' builds $HOLDFAST_CACHE/images/product.tar; push it where your cluster pulls from"
     e2e/cluster/tools.sh packages helm
+    if ! installed_by_demo && { helm status holdfast --namespace holdfast-system || [ -n "$(definitions)" ]; } > /dev/null 2>&1; then
+      fail "Holdfast is installed in this cluster, not by a demo: the demo would replace it, and 'make demo-down' would remove it; use a cluster without it"
+    fi
+    kubectl create namespace holdfast-system 2> /dev/null || true
+    kubectl label --overwrite namespace holdfast-system holdfast-demo=true
   else
     KUBECONFIG=$(e2e/cluster/up.sh)
     export KUBECONFIG
@@ -59,9 +69,13 @@ use_cluster() {
 down() {
   if [ "${CLUSTER:-}" = current ]; then
     kubectl delete namespace "$NAMESPACE" --ignore-not-found
-    helm uninstall holdfast --namespace holdfast-system --ignore-not-found
-    kubectl delete namespace holdfast-system --ignore-not-found
-    kubectl get crds -o name | grep '\.holdfast\.dev$' | xargs -r kubectl delete
+    if installed_by_demo; then
+      helm uninstall holdfast --namespace holdfast-system --ignore-not-found
+      kubectl delete namespace holdfast-system
+      definitions | xargs -r kubectl delete crd
+    else
+      echo "Holdfast itself was not installed by the demo, and stays"
+    fi
   else
     e2e/cluster/down.sh
   fi
