@@ -1,11 +1,11 @@
 //! S3 servers as pods, and who speaks to them.
 
-use std::process::Stdio;
+use std::{process::Stdio, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::json;
-use tokio::{io::AsyncWriteExt, process::Command};
+use tokio::{io::AsyncWriteExt, process::Command, time::timeout};
 
 use crate::{
     fixture::ready,
@@ -118,9 +118,11 @@ impl Sandbox {
     /// If there is no such Secret, or no way to the server.
     pub async fn s3_as(&self, secret: &str) -> Result<S3Client> {
         let keys = "go-template={{.data.access_key_id | base64decode}}:{{.data.secret_access_key | base64decode}}";
+        let forwarded = self.forward("s3", 7070).await?;
         Ok(S3Client {
             keys: self.kubectl(&["get", "secret", secret, "-o", keys]).await?,
-            server: self.forward("s3", 7070).await?,
+            address: forwarded.address.clone(),
+            _forwarded: Some(forwarded),
         })
     }
 
@@ -133,13 +135,36 @@ impl Sandbox {
     }
 }
 
-/// Somebody with keys of the S3 server of a sandbox.
+/// Somebody with keys of an S3 server.
 pub struct S3Client {
     keys: String,
-    server: Forwarded,
+    address: String,
+    _forwarded: Option<Forwarded>,
 }
 
 impl S3Client {
+    /// Who has these keys (`id:secret`) of a server at `http://HOST:PORT`; returns when it answers.
+    ///
+    /// # Errors
+    /// If it does not within 30 seconds.
+    pub async fn of(address: String, keys: String) -> Result<Self> {
+        let client = Self {
+            keys,
+            address,
+            _forwarded: None,
+        };
+        let answers = async {
+            let mut tick = tokio::time::interval(Duration::from_millis(100));
+            while client.ask("GET", "", &[], "").await.is_err() {
+                tick.tick().await;
+            }
+        };
+        timeout(Duration::from_secs(30), answers)
+            .await
+            .with_context(|| format!("no S3 server answers at {}", client.address))?;
+        Ok(client)
+    }
+
     /// Sends one request; gives the status and the body of the answer.
     ///
     /// # Errors
@@ -162,7 +187,7 @@ impl S3Client {
             curl.args(["-H", "Content-Type:", "--data-binary", body]);
         }
         let mut child = curl
-            .arg(format!("{}/{path}", self.server.address))
+            .arg(format!("{}/{path}", self.address))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -14,6 +14,7 @@ use holdfast_e2e::{
     helm::tool,
     keeper::{keeper, passes, said, store_said},
     operator::{Operator, script},
+    s3::S3Client,
     sandbox::{self, Sandbox},
 };
 use kube::api::PostParams;
@@ -57,7 +58,7 @@ struct Outside {
 }
 
 impl Outside {
-    /// Starts the server at an address of this machine that pods reach.
+    /// Starts the server at an address of this machine that pods reach, with a bucket with Object Lock.
     async fn start(sandbox: &Sandbox) -> Result<Self> {
         let path = "jsonpath={.subsets[0].addresses[0].ip}";
         let ip = sandbox
@@ -67,17 +68,23 @@ impl Outside {
         let address = free.local_addr()?.to_string();
         drop(free);
         let folder = std::env::temp_dir().join(&sandbox.namespace);
-        std::fs::create_dir_all(folder.join("data/backups"))?;
+        for part in ["data", "versions"] {
+            std::fs::create_dir_all(folder.join(part))?;
+        }
         let secret = format!("not-to-be-seen-{}", sandbox::unique());
         let server = Command::new(tool("versitygw"))
-            .args(["--port", &address, "--quiet", "posix"])
-            .arg(folder.join("data"))
+            .args(["--port", &address, "--quiet", "posix", "--versioning-dir"])
+            .args([folder.join("versions"), folder.join("data")])
             .env("ROOT_ACCESS_KEY", "tester")
             .env("ROOT_SECRET_KEY", &secret)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .kill_on_drop(true)
             .spawn()?;
+        let owner = S3Client::of(format!("http://{address}"), format!("tester:{secret}")).await?;
+        owner
+            .done("PUT", "backups", &["x-amz-bucket-object-lock-enabled: true"], "")
+            .await?;
         Ok(Self {
             folder,
             address,
@@ -205,7 +212,7 @@ async fn recovery(shop: &Sandbox, outside: &Outside, lost: &mut bool) -> Result<
     file(
         "store.yaml",
         &format!(
-            "apiVersion: holdfast.dev/v1alpha1\nkind: BackupStore\nmetadata: {{name: offsite}}\nspec:\n  s3: {{bucket: backups, prefix: prod, endpoint: 'http://{}'}}\n  credentials: {{secretName: s3}}\n  encryption: {{age: {{recipients: [{RECIPIENT}], identitySecretName: age-key}}}}\n",
+            "apiVersion: holdfast.dev/v1alpha1\nkind: BackupStore\nmetadata: {{name: offsite}}\nspec:\n  s3: {{bucket: backups, prefix: prod, endpoint: 'http://{}'}}\n  credentials: {{secretName: s3}}\n  encryption: {{age: {{recipients: [{RECIPIENT}], identitySecretName: age-key}}}}\n  objectLock: {{mode: Governance, atWrite: 2m}}\n",
             outside.address
         ),
     )?;
