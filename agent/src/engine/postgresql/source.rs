@@ -223,7 +223,13 @@ impl Streaming for Source {
             not_copied.insert(0, NotCopied { name, why });
         }
         let tables = self.decoded(found.tables, &facts.encoding).await?;
-        self.refuse_emptied(database, &facts, &tables).await?;
+        if let Err(refused) = self.refuse_emptied(database, &facts, &tables).await {
+            // Dropped since its dump ended: what was dumped can no longer be checked.
+            if self.has_vanished(database).await {
+                return Ok(Finished::Vanished);
+            }
+            return Err(refused.into());
+        }
         self.databases.push(Database {
             name: database.clone(),
             stream: wanted.name.clone(),

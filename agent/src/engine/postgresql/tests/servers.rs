@@ -96,7 +96,7 @@ async fn f50_a_server_that_crashes_during_the_dump_is_a_lost_connection() {
 async fn a_database_that_vanishes_is_told_and_the_others_are_copied() {
     use crate::engine::streaming::{Finished, Streaming};
     let (server, pod) = (TestServer::shared(), Pod::new());
-    for database in ["vanish_1", "vanish_2", "vanish_3"] {
+    for database in ["vanish_1", "vanish_2", "vanish_3", "vanish_4"] {
         server.create(database, "CREATE TABLE t AS SELECT 1 AS id");
     }
     let spec = serde_json::json!({"hosts": [server.address()], "version": major(), "credentials": {"secretName": "login"}, "tls": {"mode": "Disable"},
@@ -104,7 +104,7 @@ async fn a_database_that_vanishes_is_told_and_the_others_are_copied() {
     let mut source =
         super::super::source::Source::new(&serde_json::from_value(spec).unwrap(), &pod.files(), pod.tools(), "holdfast vanish").unwrap();
     let found = source.preflight(true).await.unwrap();
-    assert_eq!(found.streams.len(), 3);
+    assert_eq!(found.streams.len(), 4);
     // Before it is opened.
     server.sql("postgres", "DROP DATABASE vanish_1");
     assert!(source.open(&found.streams[0]).await.unwrap().is_none());
@@ -113,18 +113,23 @@ async fn a_database_that_vanishes_is_told_and_the_others_are_copied() {
     server.sql("postgres", "DROP DATABASE vanish_2 WITH (FORCE)");
     tokio::io::copy(&mut opened.reader, &mut tokio::io::sink()).await.unwrap();
     assert_eq!(source.finish(&found.streams[1], opened.handle).await.unwrap(), Finished::Vanished);
+    // After its dump has ended, and before that is checked.
     let mut opened = source.open(&found.streams[2]).await.unwrap().unwrap();
     tokio::io::copy(&mut opened.reader, &mut tokio::io::sink()).await.unwrap();
-    assert_eq!(source.finish(&found.streams[2], opened.handle).await.unwrap(), Finished::Whole);
+    server.sql("postgres", "DROP DATABASE vanish_3 WITH (FORCE)");
+    assert_eq!(source.finish(&found.streams[2], opened.handle).await.unwrap(), Finished::Vanished);
+    let mut opened = source.open(&found.streams[3]).await.unwrap().unwrap();
+    tokio::io::copy(&mut opened.reader, &mut tokio::io::sink()).await.unwrap();
+    assert_eq!(source.finish(&found.streams[3], opened.handle).await.unwrap(), Finished::Whole);
     let contents = source.contents();
     assert_eq!(
         contents.databases.iter().map(|database| database.name.as_str()).collect::<Vec<_>>(),
-        ["vanish_3"]
+        ["vanish_4"]
     );
     let vanished = contents
         .not_copied
         .iter()
         .filter(|left| left.why.starts_with("vanished"))
         .map(|left| left.name.as_str());
-    assert_eq!(vanished.collect::<Vec<_>>(), ["vanish_1", "vanish_2"]);
+    assert_eq!(vanished.collect::<Vec<_>>(), ["vanish_1", "vanish_2", "vanish_3"]);
 }
