@@ -110,7 +110,7 @@ pub struct ClusterComplianceHoldSpec {
     pub release: Option<HoldRelease>,
 }
 
-fn default_cool_off() -> Span {
+pub(crate) fn default_cool_off() -> Span {
     Span::from_hours(24)
 }
 
@@ -230,7 +230,8 @@ pub struct ComplianceHoldStatus {
     /// When its release was first seen (RFC 3339, UTC).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub released_at: Option<String>,
-    /// When its release takes effect (RFC 3339, UTC).
+    /// When its release takes effect at the earliest (RFC 3339, UTC): in a store not before the cool-off of each hold that was placed there under
+    /// this name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub release_effective_at: Option<String>,
 }

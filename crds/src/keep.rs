@@ -6,7 +6,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Reason, Retention,
+    Reason, ReleaseBy, Retention, Span,
+    compliance_hold::default_cool_off,
     document::{Acceptance, HoldScope, Label, RunPath, ScheduleName, Sha256, canonical_bytes},
 };
 
@@ -151,6 +152,10 @@ pub struct KeepHold {
     pub namespace: Option<String>,
     pub name: String,
     pub placed_by: String,
+    #[serde(default)]
+    pub release_by: ReleaseBy,
+    #[serde(default = "default_cool_off")]
+    pub cool_off: Span,
     pub reason: String,
     pub scope: HoldScope,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -472,6 +477,10 @@ pub struct HoldReport {
     /// Whether a release is recorded, and since when it counts (RFC 3339, UTC).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub released_at: Option<String>,
+    /// Why the release that the pass was told of is none here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub refused: Option<String>,
     /// Copies that it holds here.
     pub copies: i64,
     /// … on which the bucket's own legal hold is set and was read back.

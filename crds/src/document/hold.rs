@@ -4,6 +4,8 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::{ReleaseBy, Span, compliance_hold::default_cool_off};
+
 use super::{DocumentError, FORMAT, FormatVersion, Label, ObjectPath, Ulid, canonical_bytes, decode, parse, record::agrees};
 
 /// One word about a hold. Written once.
@@ -35,6 +37,12 @@ pub enum HoldFact {
         name: String,
         /// The user who placed it.
         placed_by: String,
+        /// Who may release it. A record without it is of a hold that another person must release.
+        #[serde(default)]
+        release_by: ReleaseBy,
+        /// How long after a release it still holds. A record without it is of a hold with 24 h.
+        #[serde(default = "default_cool_off")]
+        cool_off: Span,
         /// Why, for people.
         reason: String,
         scope: HoldScope,
@@ -43,12 +51,12 @@ pub enum HoldFact {
         #[schemars(with = "Option<String>", extend("format" = "date-time"))]
         until: Option<Timestamp>,
     },
-    /// The hold ends, once the cool-off is over.
+    /// The hold ends, once the cool-off of each of its placings is over. A release by who placed it is none, unless each placing says `Anyone`.
     #[serde(rename_all = "camelCase")]
     Release {
         released_by: String,
         reason: String,
-        /// Copies stay held until then.
+        /// Copies stay held until then at least.
         #[schemars(with = "String", extend("format" = "date-time"))]
         effective_at: Timestamp,
     },

@@ -457,3 +457,15 @@ fn a_record_in_another_place_is_refused() {
     let newer = br#"{"version":"2.0"}"#;
     assert!(matches!(Record::from_bytes(&place, newer), Err(DocumentError::NewerVersion { .. })));
 }
+
+#[test]
+fn a_record_of_a_hold_without_terms_is_of_one_with_the_usual_terms() {
+    let old = serde_json::json!({"place": {"namespace": "shop", "name": "tax", "placedBy": "ann", "reason": "audit", "scope": {}}});
+    let HoldFact::Place { release_by, cool_off, .. } = serde_json::from_value(old).unwrap() else {
+        panic!("a placing")
+    };
+    assert_eq!(
+        (release_by, cool_off),
+        (crate::ReleaseBy::AnotherPerson, crate::Span::from_hours(24))
+    );
+}

@@ -3,7 +3,7 @@
 use std::{future::pending, sync::Arc};
 
 use anyhow::{Context as _, Result};
-use holdfast_crds::{KeepDisposal, KeepHold, document::HoldScope, hold_id};
+use holdfast_crds::{KeepDisposal, KeepHold, ReleaseBy, Span, document::HoldScope, hold_id};
 use holdfast_e2e::{
     api::{ApiServer, ask, holdfast_path, make_namespace},
     helm::{chart, helm, run},
@@ -47,6 +47,8 @@ fn told(namespace: Option<&str>) -> KeepHold {
         namespace: namespace.map(str::to_owned),
         name: "case".to_owned(),
         placed_by: "admin".to_owned(),
+        release_by: ReleaseBy::AnotherPerson,
+        cool_off: Span::from_hours(24),
         reason: "case 26".to_owned(),
         scope: scope(),
         until: None,

@@ -174,7 +174,7 @@ impl Keeper {
             Object::Placed => None,
             Object::Released { ends } => Some(ends),
         };
-        for fact in hold::to_record(&place.records(), placing(), ends.map(releasing)) {
+        for fact in hold::to_record(&place.records(), placing(), ends.map(releasing), time(now)) {
             place.hold.push(Word {
                 at: now,
                 number: u8::try_from(place.hold.len()).unwrap(),

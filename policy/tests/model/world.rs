@@ -1,6 +1,9 @@
 //! What is true: two stores, the objects of two clusters, and the processes that are at work.
 
-use holdfast_crds::document::{HoldFact, HoldRecord, HoldScope, Label, Ulid};
+use holdfast_crds::{
+    ReleaseBy, Span,
+    document::{HoldFact, HoldRecord, HoldScope, Label, Ulid},
+};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::keeper::Keeper;
@@ -270,6 +273,8 @@ pub fn placing() -> HoldFact {
         namespace: Some("shop".into()),
         name: "case".into(),
         placed_by: "ann".into(),
+        release_by: ReleaseBy::AnotherPerson,
+        cool_off: Span::from_seconds(1),
         reason: "audit".into(),
         scope: HoldScope::default(),
         until: None,

@@ -85,7 +85,12 @@ impl Hand {
 
     /// A name for a record, and its time.
     fn name(&self) -> Result<(Ulid, Timestamp), StoreError> {
-        Ok((self.store.ulid()?, self.store.now().unwrap_or(self.started)))
+        Ok((self.store.ulid()?, self.now()))
+    }
+
+    /// The store's time, or when the pass began.
+    pub fn now(&self) -> Timestamp {
+        self.store.now().unwrap_or(self.started)
     }
 
     /// Writes a record of a run, and reads it back.

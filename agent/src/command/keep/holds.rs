@@ -9,6 +9,7 @@ use jiff::Timestamp;
 
 use super::act::{ActError, Hand};
 use super::report::Report;
+use crate::result::shorten;
 use crate::store::{ObjectVersion, Store, StoreError, StorePath};
 
 /// The largest record of a hold, in bytes: it may name a thousand runs.
@@ -108,7 +109,7 @@ impl Holds {
     pub async fn record(&mut self, hand: &Hand, wanted: &[KeepHold]) -> Result<(), ActError> {
         for hold in wanted {
             let records = self.records.get(&hold.id).map_or(&[][..], Vec::as_slice);
-            for fact in hold::to_record(records, placing(hold), hold.release.as_ref().map(releasing)) {
+            for fact in hold::to_record(records, placing(hold), hold.release.as_ref().map(releasing), hand.now()) {
                 let (record, landed) = hand.hold_record(&hold.id, fact).await?;
                 self.add(record, landed);
             }
@@ -120,7 +121,7 @@ impl Holds {
     pub fn suppose(&mut self, wanted: &[KeepHold], by: &Label, now: Timestamp) {
         for hold in wanted {
             let records = self.records.entry(hold.id.clone()).or_default();
-            for fact in hold::to_record(records, placing(hold), hold.release.as_ref().map(releasing)) {
+            for fact in hold::to_record(records, placing(hold), hold.release.as_ref().map(releasing), now) {
                 records.push(HoldRecord::new(hold.id.clone(), Ulid::new(now, [0; 10]), by.clone(), now, fact));
             }
         }
@@ -153,6 +154,10 @@ impl Holds {
             let problem = (released_at.is_none_or(|at| now < at) && held.legal_holds < held.copies)
                 .then(|| held.problem.clone())
                 .flatten();
+            let release = told.get(id).and_then(|hold| hold.release.as_ref());
+            let refused = release
+                .filter(|_| released_at.is_none())
+                .and_then(|release| hold::refuses(records, &release.released_by));
             report.hold(HoldReport {
                 id: id.to_string(),
                 namespace,
@@ -161,6 +166,7 @@ impl Holds {
                 recorded: true,
                 recorded_at: self.placed_at.get(id).map(ToString::to_string),
                 released_at: released_at.map(|at| at.to_string()),
+                refused: refused.map(|why| shorten(&why, 256)),
                 copies: held.copies,
                 legal_holds: held.legal_holds,
                 problem,
@@ -212,6 +218,8 @@ fn placing(hold: &KeepHold) -> HoldFact {
         namespace: hold.namespace.clone(),
         name: hold.name.clone(),
         placed_by: hold.placed_by.clone(),
+        release_by: hold.release_by,
+        cool_off: hold.cool_off,
         reason: hold.reason.clone(),
         scope: hold.scope.clone(),
         until: hold.until,

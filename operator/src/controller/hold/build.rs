@@ -27,6 +27,8 @@ pub fn keep_hold(caches: &Caches, hold: &Hold<'_>, only: Option<&str>) -> KeepHo
         namespace: hold.namespace.clone(),
         name: hold.name.clone(),
         placed_by: hold.placed_by.to_owned(),
+        release_by: hold.release_by,
+        cool_off: hold.cool_off,
         reason: hold.reason.to_owned(),
         scope: scope(caches, &hold),
         until: hold.until,

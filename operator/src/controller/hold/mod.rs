@@ -6,7 +6,7 @@ mod triggers;
 
 use std::{sync::Arc, time::Duration};
 
-use holdfast_crds::{ClusterComplianceHold, ComplianceHold, ComplianceHoldStatus, HoldRelease, HoldSelection, Span, hold_id};
+use holdfast_crds::{ClusterComplianceHold, ComplianceHold, ComplianceHoldStatus, HoldRelease, HoldSelection, ReleaseBy, Span, hold_id};
 use jiff::Timestamp;
 use kube::ResourceExt;
 
@@ -31,6 +31,7 @@ pub struct Hold<'a> {
     pub select: &'a HoldSelection,
     pub reason: &'a str,
     pub placed_by: &'a str,
+    pub release_by: ReleaseBy,
     pub cool_off: Span,
     pub until: Option<Timestamp>,
     pub release: Option<&'a HoldRelease>,
@@ -49,6 +50,7 @@ impl<'a> From<&'a ComplianceHold> for Hold<'a> {
             select: &spec.select,
             reason: &spec.reason,
             placed_by: &spec.placed_by,
+            release_by: spec.release_by,
             cool_off: spec.cool_off,
             until: spec.until.as_deref().and_then(|until| until.parse().ok()),
             release: spec.release.as_ref(),
@@ -69,6 +71,7 @@ impl<'a> From<&'a ClusterComplianceHold> for Hold<'a> {
             select: &spec.select,
             reason: &spec.reason,
             placed_by: &spec.placed_by,
+            release_by: spec.release_by,
             cool_off: spec.cool_off,
             until: spec.until.as_deref().and_then(|until| until.parse().ok()),
             release: spec.release.as_ref(),
@@ -83,12 +86,6 @@ impl Hold<'_> {
     /// Its id in every store.
     pub fn id(&self) -> holdfast_crds::document::Label {
         hold_id(self.namespace.as_deref(), &self.name)
-    }
-
-    /// When it ends: by its release, after the cool-off, or by itself. The earlier of both.
-    pub fn ends(&self) -> Option<Timestamp> {
-        let released = self.status.release_effective_at.as_deref().and_then(|at| at.parse().ok());
-        [released, self.until].into_iter().flatten().min()
     }
 }
 

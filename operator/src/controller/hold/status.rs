@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use holdfast_crds::{
-    ComplianceHoldStatus, ConditionType, Finding, HoldInStore, KEEP_DELETES_FOR, Reason, conditions, shortened, whole_seconds,
+    ComplianceHoldStatus, ConditionType, Finding, HoldInStore, HoldReport, KEEP_DELETES_FOR, Reason, conditions, shortened, whole_seconds,
 };
 use jiff::{SignedDuration, Timestamp};
 
@@ -45,7 +45,9 @@ pub fn judge(hold: &Hold<'_>, caches: &Caches, now: Timestamp) -> Judged {
         .collect::<BTreeMap<_, _>>()
         .into_values()
         .collect();
-    let mut wakes: Vec<Timestamp> = hold.ends().into_iter().collect();
+    let told = stores.iter().filter_map(|store| report_of(&hold, caches, store).ok());
+    let release = Release::of(&hold, &told.collect::<Vec<_>>());
+    let mut wakes: Vec<Timestamp> = release.ends(&hold).into_iter().collect();
     let places: Vec<_> = stores.iter().map(|store| place(&hold, caches, store, now, &mut wakes)).collect();
     let ready = foreign.map_or_else(
         || Finding::new(ConditionType::Ready, true, Reason::Accepted, "the hold is accepted"),
@@ -55,7 +57,7 @@ pub fn judge(hold: &Hold<'_>, caches: &Caches, now: Timestamp) -> Judged {
             Finding::new(ConditionType::Ready, false, Reason::InvalidSpec, message)
         },
     );
-    let findings = [ready, effective(&hold, &places, now)];
+    let findings = [ready, effective(&hold, &places, &release, now)];
     let copies = places.iter().map(|place| place.copies).sum();
     let status = ComplianceHoldStatus {
         observed_generation: hold.generation,
@@ -71,23 +73,59 @@ pub fn judge(hold: &Hold<'_>, caches: &Caches, now: Timestamp) -> Judged {
     }
 }
 
+/// What a release amounts to.
+#[derive(Default)]
+struct Release {
+    /// When it has taken effect in each store that told.
+    effective_at: Option<Timestamp>,
+    /// Why it is none, where a store says so: there the hold goes on.
+    refused: Option<String>,
+}
+
+impl Release {
+    /// By the operator's own clock, and by what stores know of others that placed a hold of this name: the later.
+    fn of(hold: &Hold<'_>, reports: &[&HoldReport]) -> Self {
+        let own = hold.status.release_effective_at.as_deref();
+        let told = reports.iter().filter_map(|report| report.released_at.as_deref());
+        Self {
+            effective_at: own.and_then(|own| own.parse().ok().into_iter().chain(told.filter_map(|at| at.parse().ok())).max()),
+            refused: reports.iter().find_map(|report| report.refused.clone()),
+        }
+    }
+
+    /// When the hold ends: by its release, or by itself.
+    fn ends(&self, hold: &Hold<'_>) -> Option<Timestamp> {
+        let released = self.effective_at.filter(|_| self.refused.is_none());
+        [released, hold.until].into_iter().flatten().min()
+    }
+}
+
+/// What the store's keeper told of the hold as it is; or what is missing.
+fn report_of<'a>(hold: &Hold<'_>, caches: &Caches, store: &'a Store) -> Result<&'a HoldReport, String> {
+    let Some(pass) = store.status().and_then(|status| status.holds.as_ref()) else {
+        return Err("its keeper has not reported yet".to_owned());
+    };
+    let id = hold.id();
+    let Some(report) = pass.reports.iter().find(|report| report.id == id.as_str()) else {
+        return Err(format!("its keeper's pass of {} did not know the hold yet", pass.started_at));
+    };
+    if report.told != Some(keep_hold(caches, hold, store.meta().namespace.as_deref()).digest()) {
+        return Err(format!("its keeper's pass of {} knew the hold as it was before", pass.started_at));
+    }
+    Ok(report)
+}
+
 fn place(hold: &Hold<'_>, caches: &Caches, store: &Store, now: Timestamp, wakes: &mut Vec<Timestamp>) -> HoldInStore {
     let name = store.full_name();
-    let id = hold.id();
     let waiting = |message: String| HoldInStore {
         store: name.clone(),
         message: shortened(&message, MESSAGE),
         ..HoldInStore::default()
     };
-    let Some(pass) = store.status().and_then(|status| status.holds.as_ref()) else {
-        return waiting("its keeper has not reported yet".to_owned());
+    let report = match report_of(hold, caches, store) {
+        Ok(report) => report,
+        Err(missing) => return waiting(missing),
     };
-    let Some(report) = pass.reports.iter().find(|report| report.id == id.as_str()) else {
-        return waiting(format!("its keeper's pass of {} did not know the hold yet", pass.started_at));
-    };
-    if report.told != Some(keep_hold(caches, hold, store.meta().namespace.as_deref()).digest()) {
-        return waiting(format!("its keeper's pass of {} knew the hold as it was before", pass.started_at));
-    }
     let problem = report.problem.as_ref().map(|problem| format!(": {problem}")).unwrap_or_default();
     if !report.recorded {
         return waiting(format!("its record could not be read back{problem}"));
@@ -103,7 +141,7 @@ fn place(hold: &Hold<'_>, caches: &Caches, store: &Store, now: Timestamp, wakes:
     wakes.extend(harmless);
     let message = match harmless {
         Some(harmless) if !effective => format!("an older keeper may still delete until {}", whole_seconds(harmless)),
-        _ => report.problem.clone().unwrap_or_default(),
+        _ => report.refused.clone().or_else(|| report.problem.clone()).unwrap_or_default(),
     };
     HoldInStore {
         store: name,
@@ -114,14 +152,10 @@ fn place(hold: &Hold<'_>, caches: &Caches, store: &Store, now: Timestamp, wakes:
     }
 }
 
-fn effective(hold: &Hold<'_>, places: &[HoldInStore], now: Timestamp) -> Finding {
+fn effective(hold: &Hold<'_>, places: &[HoldInStore], release: &Release, now: Timestamp) -> Finding {
     let kind = ConditionType::Effective;
-    let released = hold
-        .status
-        .release_effective_at
-        .as_deref()
-        .and_then(|at| at.parse::<Timestamp>().ok());
-    if let Some(ends) = hold.ends().filter(|ends| *ends <= now) {
+    let released = release.effective_at;
+    if let Some(ends) = release.ends(hold).filter(|ends| *ends <= now) {
         let why = match (hold.release, released) {
             (Some(release), Some(at)) if at <= now => format!("released by {}, effective since {}", release.released_by, whole_seconds(at)),
             _ => format!("it ended by itself at {}", whole_seconds(ends)),
@@ -164,8 +198,9 @@ fn effective(hold: &Hold<'_>, places: &[HoldInStore], now: Timestamp) -> Finding
     } else {
         "by Holdfast alone where status.stores says legalHold false: who may delete in the bucket can still delete there"
     };
-    let release = match (hold.release, released) {
-        (Some(release), Some(at)) => format!("; released by {}, effective at {}", release.released_by, whole_seconds(at)),
+    let release = match (&release.refused, hold.release, released) {
+        (Some(refused), ..) => format!("; {refused}"),
+        (None, Some(release), Some(at)) => format!("; released by {}, effective at {}", release.released_by, whole_seconds(at)),
         _ => String::new(),
     };
     Finding::new(kind, true, Reason::HoldPlaced, format!("held {by}{release}"))

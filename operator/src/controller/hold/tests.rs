@@ -210,6 +210,30 @@ async fn a_release_counts_from_when_it_was_seen_and_after_its_cool_off() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_release_that_a_store_refuses_or_lets_cool_off_for_longer_has_not_ended_the_hold() {
+    let world = world();
+    world.hold(&json!({"release": {"releasedBy": "alice", "reason": "mine"}, "releaseBy": "Anyone", "coolOff": "1s"}));
+    let mut refused = report(&world, Some("shop"), true, 7, 0);
+    refused["refused"] = json!("the release by alice is none: bob placed it");
+    world.store("shop", "offsite", Some(("2026-03-01T11:50:00Z", refused)));
+    world.reconcile().await;
+    world.context.clock.observe("2026-03-01T12:30:00Z".parse().unwrap());
+    let (_, status, reason, message) = world.reconcile().await;
+    assert_eq!((status.as_str(), reason.as_str()), ("True", "HoldPlaced"));
+    assert!(message.contains("the release by alice is none"), "{message}");
+    let mut later = report(&world, Some("shop"), true, 7, 0);
+    later["releasedAt"] = json!("2026-03-02T12:10:00Z");
+    world.store("shop", "offsite", Some(("2026-03-01T12:10:00Z", later)));
+    let (_, status, _, message) = world.reconcile().await;
+    assert!(
+        status == "True" && message.contains("effective at 2026-03-02T12:10:00Z"),
+        "{message}"
+    );
+    world.context.clock.observe("2026-03-02T12:10:01Z".parse().unwrap());
+    assert_eq!(world.reconcile().await.2, "HoldReleased");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_hold_with_an_end_ends_by_itself() {
     let world = world();
     world.hold(&json!({"until": "2026-03-01T14:00:00+01:00"}));

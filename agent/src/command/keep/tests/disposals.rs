@@ -3,7 +3,7 @@
 use super::passes::hold;
 use super::*;
 use holdfast_crds::document::HoldScope;
-use holdfast_crds::{DisposalReport, KeepDisposal, KeepRelease, LockMode};
+use holdfast_crds::{DisposalReport, KeepDisposal, KeepRelease, LockMode, Span};
 
 fn disposal(runs: &[&RunPath]) -> KeepDisposal {
     KeepDisposal {
@@ -36,7 +36,10 @@ async fn a_disposal_destroys_what_it_names_once_holds_let_go() {
         disposals: vec![disposal(&[&runs[0], &runs[1]])],
         ..KeepTask::default()
     };
-    wanted.holds = vec![hold(|hold| hold.scope.runs = Some(vec![runs[0].to_string()]))];
+    wanted.holds = vec![hold(|hold| {
+        hold.cool_off = Span::from_seconds(1);
+        hold.scope.runs = Some(vec![runs[0].to_string()]);
+    })];
     let waits = scene.pass(&wanted).await;
     let report = told(&waits);
     assert_eq!((report.left, report.deferred, report.removed), (1, 1, 1), "{report:?}");
@@ -44,6 +47,7 @@ async fn a_disposal_destroys_what_it_names_once_holds_let_go() {
     assert_eq!(waits.source().copies, 2);
     assert!(scene.memory.objects().contains_key(&key));
     wanted.holds = vec![hold(|hold| {
+        hold.cool_off = Span::from_seconds(1);
         hold.scope.runs = Some(vec![runs[0].to_string()]);
         hold.release = Some(KeepRelease {
             released_by: "bob".into(),
@@ -53,6 +57,7 @@ async fn a_disposal_destroys_what_it_names_once_holds_let_go() {
     })];
     scene.memory.advance(SignedDuration::from_mins(1));
     scene.pass(&wanted).await;
+    scene.memory.advance(SignedDuration::from_mins(1));
     let done = told(&scene.pass(&wanted).await);
     assert_eq!((done.left, done.removed), (0, 2), "{done:?}");
     assert!(!scene.memory.objects().contains_key(&key));
@@ -95,7 +100,10 @@ async fn the_buckets_own_hold_is_told_by_the_pass_that_sets_it_and_lets_go_in_th
     let runs = days(&scene, "2026-03-01T02:00:00Z", 1).await;
     let mut wanted = KeepTask {
         disposals: vec![disposal(&[&runs[0]])],
-        holds: vec![hold(|hold| hold.scope.runs = Some(vec![runs[0].to_string()]))],
+        holds: vec![hold(|hold| {
+            hold.cool_off = Span::from_seconds(1);
+            hold.scope.runs = Some(vec![runs[0].to_string()]);
+        })],
         ..KeepTask::default()
     };
     let placed = scene.pass(&wanted).await;
@@ -108,6 +116,7 @@ async fn the_buckets_own_hold_is_told_by_the_pass_that_sets_it_and_lets_go_in_th
     scene.memory.advance(SignedDuration::from_hours(2));
     let effective_at = scene.now();
     wanted.holds = vec![hold(|hold| {
+        hold.cool_off = Span::from_seconds(1);
         hold.scope.runs = Some(vec![runs[0].to_string()]);
         hold.release = Some(KeepRelease {
             released_by: "bob".into(),
@@ -115,6 +124,8 @@ async fn the_buckets_own_hold_is_told_by_the_pass_that_sets_it_and_lets_go_in_th
             effective_at,
         });
     })];
+    scene.pass(&wanted).await;
+    scene.memory.advance(SignedDuration::from_mins(1));
     let done = told(&scene.pass(&wanted).await);
     assert_eq!((done.left, done.removed), (0, 1), "{done:?}");
     assert_eq!(scene.with_data(), BTreeSet::new());

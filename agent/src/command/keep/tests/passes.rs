@@ -1,5 +1,5 @@
 use holdfast_crds::document::{HoldScope, Outcome};
-use holdfast_crds::{KeepHold, KeepRelease, KeepSource, LockMode, Reason, hold_id};
+use holdfast_crds::{KeepHold, KeepRelease, KeepSource, LockMode, Reason, ReleaseBy, Span, hold_id};
 
 use super::*;
 use crate::store::faulty::{Call, CallKind, Fault, Faulty};
@@ -10,6 +10,8 @@ pub fn hold(edit: impl FnOnce(&mut KeepHold)) -> KeepHold {
         namespace: Some("shop".into()),
         name: "tax".into(),
         placed_by: "ann".into(),
+        release_by: ReleaseBy::AnotherPerson,
+        cool_off: Span::from_hours(24),
         reason: "audit of 2026".into(),
         scope: HoldScope::default(),
         until: None,
@@ -111,7 +113,7 @@ async fn a_hold_keeps_what_retention_would_remove_until_its_release_counts() {
     })];
     scene.pass(&wanted).await;
     assert!(scene.memory.locked(&part).legal_hold);
-    scene.memory.advance(DAY);
+    scene.memory.advance(DAY + SignedDuration::from_mins(1));
     scene.copy(at("2026-03-10T02:00:00Z")).await;
     scene.pass(&wanted).await;
     assert!(!scene.memory.locked(&part).legal_hold);
@@ -120,6 +122,54 @@ async fn a_hold_keeps_what_retention_would_remove_until_its_release_counts() {
     scene.copy(at("2026-03-12T02:00:00Z")).await;
     scene.pass(&wanted).await;
     assert!(!scene.with_data().contains(runs[0].run.as_str()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hold_that_was_deleted_and_made_anew_by_its_placer_is_not_released_by_them() {
+    let scene = Scene::new(Memory::new());
+    let runs = days(&scene, "2026-03-01T02:00:00Z", 3).await;
+    let mut wanted = task(|r| r.keep_last = Some(2));
+    wanted.holds = vec![hold(|hold| hold.scope.runs = Some(vec![runs[0].to_string()]))];
+    scene.pass(&wanted).await;
+    // Deleted, and made anew with looser terms and the same scope; then released by the same person.
+    wanted.holds = vec![hold(|hold| {
+        hold.scope.runs = Some(vec![runs[0].to_string()]);
+        hold.release_by = ReleaseBy::Anyone;
+        hold.cool_off = Span::from_seconds(1);
+        hold.release = Some(KeepRelease {
+            released_by: "ann".into(),
+            reason: "mine".into(),
+            effective_at: scene.now() + SignedDuration::from_secs(1),
+        });
+    })];
+    scene.memory.advance(SignedDuration::from_mins(1));
+    scene.pass(&wanted).await;
+    let objects = scene.memory.objects().len();
+    scene.memory.advance(SignedDuration::from_mins(1));
+    let said = scene.pass(&wanted).await;
+    assert_eq!(
+        scene.memory.objects().len(),
+        objects,
+        "a release that is none is not recorded again and again"
+    );
+    assert_eq!(said.source().held, 1);
+    let KeepLine::Hold(report) = said.lines.last().unwrap() else {
+        panic!("{:?}", said.lines)
+    };
+    let refused = report.refused.clone().unwrap();
+    assert!(
+        report.released_at.is_none() && refused.contains("releaseBy: AnotherPerson"),
+        "{refused}"
+    );
+    // Another person's release counts, after the cool-off of the first.
+    wanted.holds[0].release.as_mut().unwrap().released_by = "bob".into();
+    let said = scene.pass(&wanted).await;
+    let KeepLine::Hold(report) = said.lines.last().unwrap() else {
+        panic!("{:?}", said.lines)
+    };
+    let ends: Timestamp = report.released_at.clone().unwrap().parse().unwrap();
+    assert!(ends >= scene.now() + DAY - SignedDuration::from_mins(1), "{ends}");
+    assert_eq!(report.refused, None);
 }
 
 #[tokio::test(start_paused = true)]
@@ -142,6 +192,8 @@ async fn a_hold_that_comes_between_mark_and_removal_in_the_same_pass_is_seen() {
                 namespace: Some("shop".into()),
                 name: "late".into(),
                 placed_by: "ann".into(),
+                release_by: ReleaseBy::AnotherPerson,
+                cool_off: Span::from_hours(24),
                 reason: "police".into(),
                 scope: HoldScope::default(),
                 until: None,

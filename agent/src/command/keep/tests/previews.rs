@@ -1,7 +1,7 @@
 //! Previews: what they tell, and that they write and ask for nothing that a reader may not.
 
 use holdfast_crds::document::HoldScope;
-use holdfast_crds::{CopyReport, CopyState, KeepHold, KeepPreview, ProposedRules, Reason, hold_id};
+use holdfast_crds::{CopyReport, CopyState, KeepHold, KeepPreview, ProposedRules, Reason, ReleaseBy, Span, hold_id};
 
 use super::*;
 use crate::command::keep::report::Show;
@@ -128,6 +128,8 @@ async fn a_preview_of_a_later_day_knows_of_holds_that_end_until_then() {
         namespace: Some("shop".into()),
         name: "tax".into(),
         placed_by: "ann".into(),
+        release_by: ReleaseBy::AnotherPerson,
+        cool_off: Span::from_hours(24),
         reason: "audit".into(),
         scope: HoldScope {
             runs: Some(vec![runs[0].to_string()]),

@@ -152,6 +152,7 @@ async fn no_legal_hold_is_lifted_while_a_record_of_a_hold_cannot_be_read() {
     let runs = days(&scene, "2026-03-01T02:00:00Z", 3).await;
     let mut wanted = task(|_| ());
     wanted.holds = vec![hold(|hold| hold.scope.runs = Some(vec![runs[0].to_string()]))];
+    wanted.holds[0].cool_off = holdfast_crds::Span::from_seconds(1);
     scene.pass(&wanted).await;
     assert_eq!(scene.what(&runs[0]), ["held", "legal-hold"]);
     wanted.holds[0].release = Some(KeepRelease {
@@ -159,6 +160,8 @@ async fn no_legal_hold_is_lifted_while_a_record_of_a_hold_cannot_be_read() {
         reason: "closed".into(),
         effective_at: scene.now(),
     });
+    scene.memory.advance(SignedDuration::from_mins(1));
+    scene.pass(&wanted).await;
     let garbage = format!("holds/{}/01KJZZZZZZZZZZZZZZZZZZZZZZ-place.json", hold_id(Some("shop"), "tax"));
     scene.memory.plant(&garbage, "{");
     scene.memory.advance(SignedDuration::from_mins(1));
