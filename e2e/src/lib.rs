@@ -6,5 +6,6 @@ pub mod fixture;
 pub mod helm;
 pub mod keeper;
 pub mod operator;
+pub mod preview;
 pub mod s3;
 pub mod sandbox;

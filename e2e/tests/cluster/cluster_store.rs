@@ -7,6 +7,7 @@ use futures::{StreamExt, TryStreamExt};
 use holdfast_crds::{BackupRun, BackupSchedule, BackupSource, ClusterBackupStore, Reason, ReplicaState, StoreKind};
 use holdfast_e2e::{
     fixture::condition,
+    preview::Foreseen,
     sandbox::{self, Sandbox},
 };
 use k8s_openapi::api::{batch::v1::Job, core::v1::Secret};
@@ -175,6 +176,7 @@ spec: {{sources: {{names: [shop]}}, stores: [{{name: {vault}, kind: ClusterBacku
         .and_then(|keeper| keeper.last_pass)
         .context("a pass")?;
     ensure!(pass.summary.copies == 2, "it looks after the copies of both: {pass:?}");
+    previews(main, shop).await?;
 
     // A tenant restores its own copy, and not another's.
     let (own, theirs) = (format!("{}/shop/first", shop.namespace), format!("{}/shop/first", news.namespace));
@@ -189,9 +191,51 @@ spec: {{sources: {{names: [shop]}}, stores: [{{name: {vault}, kind: ClusterBacku
     Ok(())
 }
 
+/// What retention would do is told in the maintenance namespace alone, of all tenants or of one.
+async fn previews(main: &Sandbox, shop: &Sandbox) -> Result<()> {
+    let vault = main.namespace.as_str();
+    let store = format!("store: {{name: {vault}, kind: ClusterBackupStore}}");
+    let refused = shop.previewed("theirs", &store).await.err().map(|error| format!("{error:?}"));
+    ensure!(
+        refused
+            .as_ref()
+            .is_some_and(|refused| refused.contains(&format!("maintenance namespace '{vault}'"))),
+        "{refused:?}"
+    );
+    let all = main.previewed("all", &store).await?;
+    ensure!((all.copies, all.sources, all.listed.len()) == (2, 2, 2), "{all:?}");
+    let one = main
+        .previewed("one", &format!("{store}, sourceNamespace: {}, source: shop", shop.namespace))
+        .await?;
+    ensure!(
+        (one.copies, one.listed.len()) == (1, 1) && one.listed[0].run == format!("{}/shop/first", shop.namespace),
+        "{one:?}"
+    );
+    let jobs = shop.api::<Job>().list(&ListParams::default()).await?.items;
+    ensure!(
+        jobs.iter().all(|job| !job.labels().contains_key("holdfast.dev/preview")),
+        "{jobs:?}"
+    );
+
+    // By hand, with the keys of maintenance, now and when the copies' time is over.
+    let later = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(24 * 60);
+    let then = main.previewed("then", &format!("{store}, at: \"{later}\"")).await?;
+    for (status, at) in [(all, String::new()), (then, format!("--at {later}"))] {
+        let job = status.job.clone().context("no Job")?;
+        let by_hand = main.previewed_by_hand(&job, &format!("clusterbackupstore/{vault}"), &at).await?;
+        let in_cluster = Foreseen::from(&status);
+        ensure!(in_cluster == by_hand, "{in_cluster:#?}\nby hand: {by_hand:#?}");
+    }
+    Ok(())
+}
+
 /// What lies of a run below a prefix, byte for byte, and its manifest.
 async fn lying(sandbox: &Sandbox, prefix: &str, run: &str) -> Result<(String, serde_json::Value)> {
-    let place = format!("{}/shop/{run}", sandbox.namespace);
+    lying_at(sandbox, prefix, &format!("{}/shop/{run}", sandbox.namespace)).await
+}
+
+/// … of a run of any namespace.
+async fn lying_at(sandbox: &Sandbox, prefix: &str, place: &str) -> Result<(String, serde_json::Value)> {
     let digests = format!("cd /data/backups/{prefix} && find data/{place} -type f -exec md5sum {{}} + | sort -k 2");
     let digests = sandbox.exec("s3", &["sh", "-c", &digests], "").await?;
     let outcome = format!("/data/backups/{prefix}/catalog/{place}/outcome.json");
@@ -253,6 +297,136 @@ spec:
 
     restore(sandbox, sandbox, "old", &format!("{vault}/shop/old")).await?;
     sandbox.restore_succeeded("old", 120).await?;
+    ensure!(
+        database.checksums("shop").await? == database.checksums("shop_again").await?,
+        "the tables differ"
+    );
+    Ok(())
+}
+
+/// A schedule of one namespace, whose copies go from a store of the cluster into one of the namespace, and into another of the cluster. Its
+/// keys are the tenant's, whose namespace is not that of maintenance.
+#[test]
+fn copies_go_out_of_a_store_of_the_cluster_into_stores_of_both_kinds() {
+    sandbox::run("cluster-out", |main| async move {
+        let tenant = Sandbox::new("cluster-tenant").await?;
+        let outcome = out_of(&main, &tenant).await;
+        for name in ["vault", "depot"] {
+            let name = format!("{}-{name}", main.namespace);
+            main.kubectl(&["delete", "clusterbackupstore", &name, "--ignore-not-found"]).await?;
+        }
+        if outcome.is_err() {
+            eprintln!("{}", tenant.describe().await);
+        }
+        tenant.delete().await;
+        outcome
+    });
+}
+
+async fn out_of(main: &Sandbox, shop: &Sandbox) -> Result<()> {
+    let (database, served) = tokio::join!(main.postgres("shop"), main.s3());
+    served?;
+    let database = database?;
+    database.fill("shop", 100).await?;
+    let place = main.namespace.as_str();
+    let (vault, depot) = (format!("{place}-vault"), format!("{place}-depot"));
+    for (name, prefix) in [(&vault, "vault"), (&depot, "depot")] {
+        main.apply(&format!(
+            r"
+apiVersion: holdfast.dev/v1alpha1
+kind: ClusterBackupStore
+metadata: {{name: {name}}}
+spec:
+  s3: {{bucket: backups, prefix: {prefix}, endpoint: 'http://s3.{place}.svc:7070'}}
+  allowedNamespaces: {{names: [{}]}}
+  credentials: {{writer: {{secretName: {prefix}-writer}}, reader: {{secretName: {prefix}-reader}}}}
+  maintenance: {{namespace: {place}, credentials: {{secretName: s3}}}}
+  encryption: {{none: {{}}}}
+",
+            shop.namespace
+        ))
+        .await?;
+    }
+    let secret = main.api::<Secret>().get("s3").await?;
+    for name in ["vault-writer", "vault-reader", "depot-writer", "depot-reader", "s3"] {
+        let data = serde_json::json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "data": secret.data});
+        shop.apply_value(data).await?;
+    }
+    let login = main.api::<Secret>().get("shop").await?;
+    shop.apply_value(serde_json::json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "shop"}, "data": login.data}))
+        .await?;
+    shop.apply(&format!(
+        r"
+apiVersion: holdfast.dev/v1alpha1
+kind: BackupStore
+metadata: {{name: near}}
+spec:
+  s3: {{bucket: backups, prefix: near, endpoint: 'http://s3.{place}.svc:7070'}}
+  credentials: {{secretName: s3}}
+  encryption: {{none: {{}}}}
+---
+apiVersion: holdfast.dev/v1alpha1
+kind: BackupSource
+metadata: {{name: shop}}
+spec:
+  postgresql: {{hosts: ['shop.{place}.svc:5432'], version: 15, credentials: {{secretName: shop}}, tls: {{mode: Disable}}, databases: {{include: [shop]}}}}
+"
+    ))
+    .await?;
+    for name in [&vault, &depot] {
+        until(main, name, "Ready", |store| says(store, "Ready").as_deref() == Some("True")).await?;
+    }
+    shop.store_ready("near").await?;
+
+    // One copy from the time of the store of the cluster alone, one of when all three are there.
+    let first = format!("{{name: {vault}, kind: ClusterBackupStore}}");
+    shop.yearly("gold", &first).await?;
+    shop.start_run_of("gold", "old", "shop").await?;
+    shop.run_succeeded("old", 120).await?;
+    shop.yearly(
+        "gold",
+        &format!("{first}, {{name: near}}, {{name: {depot}, kind: ClusterBackupStore}}"),
+    )
+    .await?;
+    let everywhere = |run: &BackupRun| {
+        let stores = run.status.as_ref().map(|status| status.stores.as_slice()).unwrap_or_default();
+        let there = |name: &str, kind: StoreKind| {
+            stores
+                .iter()
+                .any(|store| (store.name.as_str(), store.kind, store.state) == (name, kind, ReplicaState::Present))
+        };
+        there("near", StoreKind::BackupStore) && there(&depot, StoreKind::ClusterBackupStore)
+    };
+    shop.until::<BackupRun>("old", 180, "in all stores", everywhere).await?;
+    shop.start_run_of("gold", "new", "shop").await?;
+    shop.until::<BackupRun>("new", 180, "in all stores", everywhere).await?;
+    for run in ["old", "new"] {
+        let path = format!("{}/shop/{run}", shop.namespace);
+        let first = lying_at(main, "vault", &path).await?;
+        for other in ["near", "depot"] {
+            let there = lying_at(main, other, &path).await?;
+            ensure!(first == there, "{run}: {first:?}, in {other}: {there:?}");
+        }
+    }
+
+    // The Jobs ran in the tenant's namespace, with its reader's keys and none of maintenance.
+    let copies = ListParams::default().labels("holdfast.dev/purpose=copy");
+    let elsewhere = main.api::<Job>().list(&copies).await?.items;
+    ensure!(elsewhere.is_empty(), "{elsewhere:?}");
+
+    shop.apply(&format!(
+        r"
+apiVersion: holdfast.dev/v1alpha1
+kind: RestoreRequest
+metadata: {{name: back}}
+spec:
+  from: {{run: {{name: old, store: {{name: near}}}}}}
+  to: {{postgresql: {{hosts: ['shop.{place}.svc:5432'], version: 15, credentials: {{secretName: shop}}, tls: {{mode: Disable}}}}}}
+  select: {{databases: [shop], rename: {{shop: shop_again}}}}
+"
+    ))
+    .await?;
+    shop.restore_succeeded("back", 120).await?;
     ensure!(
         database.checksums("shop").await? == database.checksums("shop_again").await?,
         "the tables differ"

@@ -3,22 +3,13 @@
 use std::{fs, path::Path, process::Command};
 
 use anyhow::{Context, Result, ensure};
-use holdfast_crds::{CopyState, RetentionPreview, RunPhase};
-use holdfast_e2e::{helm, operator::repository, sandbox, sandbox::Sandbox};
-
-/// Asks, and waits for the answer.
-async fn asked(sandbox: &Sandbox, name: &str, more: &str) -> Result<RetentionPreview> {
-    sandbox
-        .apply(&format!(
-            "apiVersion: holdfast.dev/v1alpha1\nkind: RetentionPreview\nmetadata: {{name: {name}}}\nspec: {{store: {{name: offsite}}, source: shop{more}}}\n"
-        ))
-        .await?;
-    let ended = |preview: &RetentionPreview| preview.status.as_ref().is_some_and(|status| status.phase.ended());
-    let preview: RetentionPreview = sandbox.until(name, 180, "ended", ended).await?;
-    let status = preview.status.as_ref().context("status")?;
-    ensure!(status.phase == RunPhase::Succeeded, "{status:?}");
-    Ok(preview)
-}
+use holdfast_crds::CopyState;
+use holdfast_e2e::{
+    helm,
+    operator::repository,
+    preview::Foreseen,
+    sandbox::{self, Sandbox},
+};
 
 /// The commands of the manual, between this marker and the end of its block.
 fn commands() -> Result<String> {
@@ -73,7 +64,8 @@ async fn check(sandbox: &Sandbox, folder: &Path) -> Result<()> {
         })
         .await?;
 
-    let now = asked(sandbox, "now", "").await?.status.context("status")?;
+    let asked = "store: {name: offsite}, source: shop";
+    let now = sandbox.previewed("now", asked).await?;
     let counted = |counts: holdfast_crds::PreviewCounts| (counts.kept, counts.marked, counts.removed) == (2, 0, 0);
     ensure!((now.copies, now.sources) == (2, 1) && now.counts.is_some_and(counted), "{now:?}");
     let kept = now.listed.iter().all(|copy| copy.state == CopyState::Kept && !copy.why.is_empty());
@@ -86,10 +78,7 @@ async fn check(sandbox: &Sandbox, folder: &Path) -> Result<()> {
     let rules = "proposed: {retention: {keepLast: 1, minGood: 1}}";
     for (name, days, kept) in [("soon", 200, 2), ("late", 400, 1)] {
         let at = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(24 * days);
-        let then = asked(sandbox, name, &format!(", at: \"{at}\", {rules}"))
-            .await?
-            .status
-            .context("status")?;
+        let then = sandbox.previewed(name, &format!("{asked}, at: \"{at}\", {rules}")).await?;
         let counts = then.counts.context("no counts")?;
         ensure!(
             (counts.kept, counts.marked + counts.removed) == (kept, 2 - kept),
@@ -115,4 +104,58 @@ async fn check(sandbox: &Sandbox, folder: &Path) -> Result<()> {
     fs::write(at("outcome.json"), outcome.replace("\"first\"", "\"forged\""))?;
     ensure!(!verified()?.status.success(), "another manifest has the same seal");
     Ok(())
+}
+
+/// By hand it goes by the records that keepers left, in the cluster by the objects: both say the same of every copy.
+#[test]
+fn a_preview_by_hand_and_one_in_the_cluster_give_the_same_answer() {
+    sandbox::run("preview-by-hand", |sandbox| async move {
+        sandbox.prepared(100).await?;
+        sandbox
+            .yearly("yearly", "{name: offsite, retention: {keepWithin: 300d, minGood: 1}}")
+            .await?;
+        for name in ["first", "second"] {
+            sandbox.start_run_of("yearly", name, "shop").await?;
+            sandbox.run_succeeded(name, 300).await?;
+        }
+        let held = sandbox.as_user("ann", &["hold-keeper"]).await?;
+        held.apply(&format!(
+            "apiVersion: holdfast.dev/v1alpha1\nkind: ComplianceHold\nmetadata: {{name: case}}\nspec: {{select: {{runs: [{}/shop/held]}}, reason: a letter, placedBy: ann}}\n",
+            sandbox.namespace
+        ))
+        .await?;
+        for (name, keep_for) in [("held", "30d"), ("by-hand", "40d")] {
+            sandbox.start_run(name, "shop", &format!("keepFor: {keep_for}")).await?;
+            sandbox.run_succeeded(name, 300).await?;
+        }
+        let looked_after = |entry: &holdfast_crds::CatalogueInStore| entry.copies == 4 && entry.held == 1;
+        sandbox.catalogue("shop", "offsite", 240, "looked after", looked_after).await?;
+
+        let whose = format!("--source {}/shop", sandbox.namespace);
+        let later = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(24 * 400);
+        let (mut kept, mut gone) = (0, 0);
+        for (name, at, by_hand) in [
+            ("now", String::new(), String::new()),
+            ("later", format!(", at: \"{later}\""), format!("--at {later}")),
+        ] {
+            let status = sandbox
+                .previewed(name, &format!("store: {{name: offsite}}, source: shop{at}"))
+                .await?;
+            let job = status.job.clone().context("no Job")?;
+            let by_hand = sandbox
+                .previewed_by_hand(&job, "backupstore/offsite", &format!("{whose} {by_hand}"))
+                .await?;
+            let in_cluster = Foreseen::from(&status);
+            ensure!(in_cluster == by_hand, "{name}: {in_cluster:#?}\nby hand: {by_hand:#?}");
+            let state = |run: &str| in_cluster.copies[&format!("{}/shop/{run}", sandbox.namespace)].state;
+            ensure!(in_cluster.copies.len() == 4 && state("held") == CopyState::Held, "{in_cluster:#?}");
+            let goes = in_cluster.copies.values().filter(|copy| copy.state.goes()).count();
+            (kept, gone) = (kept + in_cluster.copies.len() - goes, gone + goes);
+        }
+        ensure!(
+            (kept, gone) == (6, 2),
+            "all four stay now; then go those that nothing holds, but for the newest good one"
+        );
+        Ok(())
+    });
 }
