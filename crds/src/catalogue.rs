@@ -123,6 +123,22 @@ pub struct KeeperStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 20))]
     pub findings: Vec<StoreFinding>,
+    /// How many copies the next pass has to find again of each source, whether it has an object or not: so the count outlives a BackupSource that
+    /// is deleted and made again. At most 1000.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 1000))]
+    pub counted: Vec<CountedSource>,
+}
+
+/// How many copies a store had of a source.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CountedSource {
+    pub namespace: String,
+    pub source: String,
+    pub copies: i64,
+    /// When the pass began that counted them, by the store's clock (RFC 3339, UTC).
+    pub as_of: String,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]

@@ -4,12 +4,13 @@
 use std::collections::{BTreeSet, HashMap};
 
 use holdfast_crds::{
-    BackupSource, BackupSourceStatus, CATALOGUES, CatalogueInStore, KeepLine, KeepSummary, KeeperStatus, Reason, SOURCE_FINDINGS,
-    SourceReport, StoreFinding, StoreKind, StoreReference, UNKNOWN_SOURCES, UnknownSource, VANISHED_NAMESPACES, VanishedNamespace,
-    shortened, whole_seconds,
+    BackupSource, BackupSourceStatus, CATALOGUES, CatalogueInStore, KeepLine, KeepSummary, KeeperStatus, SOURCE_FINDINGS, SourceReport,
+    StoreFinding, StoreKind, StoreReference, UNKNOWN_SOURCES, UnknownSource, VANISHED_NAMESPACES, VanishedNamespace, shortened,
+    whole_seconds,
 };
 use jiff::Timestamp;
 
+use super::counted;
 use crate::{
     context::{Context, Error},
     controller::source::to_be_seen,
@@ -191,9 +192,7 @@ fn entry(
     let found = found.cloned().unwrap_or_default();
     let mut blocked = found.blocked.clone();
     // What cannot be counted, or is fewer than it has to be, does not become the measure of the next pass.
-    let missed = blocked
-        .as_ref()
-        .is_some_and(|blocked| matches!(blocked.reason, Reason::CopiesMissing | Reason::CatalogueUnreadable));
+    let missed = counted::missed(&found);
     let expected = match before {
         Some(before) if missed => (before.expected, before.expected_as_of.clone()),
         _ if missed => (None, None),

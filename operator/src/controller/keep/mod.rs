@@ -2,6 +2,7 @@
 //! store; this says which rules apply, and shows what it reports.
 
 pub mod catalogue;
+mod counted;
 mod decide;
 pub mod status;
 pub mod task;

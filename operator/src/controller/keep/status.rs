@@ -6,7 +6,10 @@ use holdfast_crds::{
 };
 use jiff::Timestamp;
 
-use super::catalogue::{Strays, bounded};
+use super::{
+    catalogue::{Strays, bounded},
+    counted,
+};
 use crate::{job::End, store::Store};
 
 /// The condition types that the keeper's controller sets; the others are left as they are.
@@ -96,6 +99,7 @@ pub fn status(store: &Store, phase: &Phase<'_>, now: Timestamp) -> BackupStoreSt
             keeper.failures = if well { 0 } else { keeper.failures.saturating_add(1) };
             keeper.finished_at = Some(now_text.clone());
             keeper.last_pass = Some(pass(end, summary, now_text));
+            keeper.counted = counted::after(&keeper.counted, summary, report, well);
             let strays = strays.clone();
             (keeper.unknown_sources, keeper.unknown) = (strays.sources, strays.unknown);
             (keeper.vanished_namespaces, keeper.vanished) = (strays.namespaces, strays.vanished);

@@ -12,6 +12,7 @@ use k8s_openapi::api::batch::v1::Job;
 use kube::ResourceExt;
 use serde::Serialize;
 
+use super::counted;
 use crate::{
     context::Context,
     controller::{compliance::keep_floors, disposal::keep_disposals, hold::build::keep_holds, schedule::timing, store::refusal},
@@ -42,6 +43,9 @@ pub fn task(caches: &Caches, store: &Store, now: Timestamp) -> KeepTask {
     let schedules = schedules.filter_map(|schedule| keep_schedule(schedule, &reference, now));
     let sources = allowed.iter().flat_map(|namespace| caches.sources.in_namespace(namespace));
     let mut sources: Vec<_> = sources.filter_map(|source| keep_source(&source, &reference)).collect();
+    if let Some(keeper) = store.status().and_then(|status| status.keeper.as_ref()) {
+        counted::tell(&keeper.counted, &mut sources);
+    }
     // What people say comes first, should there be too many.
     sources.sort_by_key(|source| {
         let silent = source.retired.is_none() && source.accepted.is_empty();

@@ -266,6 +266,29 @@ async fn what_is_missing_or_unread_does_not_become_the_measure_of_the_next_pass(
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_measure_of_the_next_pass_outlives_a_source_that_is_deleted_and_made_again() {
+    let world = world();
+    let report =
+        json!({"namespace": "shop", "source": "a", "found": 4, "copies": 4, "good": 4, "bytes": 1, "held": 0, "marked": 0, "removed": 0});
+    let counted = (Some(4), Some("2026-03-01T00:00:10Z".to_owned()));
+    assert_eq!(passes(&world, 1, report.clone()).await, counted);
+    let again = json!({
+        "apiVersion": "holdfast.dev/v1alpha1", "kind": "BackupSource",
+        "metadata": {"name": "a", "namespace": "shop", "uid": "uid-again", "generation": 1, "creationTimestamp": "2026-03-02T06:00:00Z"},
+        "spec": {},
+    });
+    let again = world.fake.put::<BackupSource>(&format!("{API}/backupsources/a"), again);
+    world.context.caches.sources.watched(again);
+    assert_eq!(world.source().stores, [], "it knows nothing");
+    // What the pass after that misses, it does not forget.
+    let mut missing = report;
+    missing["found"] = json!(1);
+    missing["blocked"] = json!({"reason": "CopiesMissing", "message": "the last pass left 4"});
+    assert_eq!(passes(&world, 2, missing).await, counted);
+    assert_eq!(world.source().stores[0].expected, None, "and its object still has none to tell");
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_next_pass_begins_where_the_time_of_the_last_was_over() {
     let world = world();
     let path = format!("{API}/backupstores/offsite");
