@@ -236,10 +236,12 @@ async fn lying(sandbox: &Sandbox, prefix: &str, run: &str) -> Result<(String, se
 
 /// … of a run of any namespace.
 async fn lying_at(sandbox: &Sandbox, prefix: &str, place: &str) -> Result<(String, serde_json::Value)> {
-    let digests = format!("cd /data/backups/{prefix} && find data/{place} -type f -exec md5sum {{}} + | sort -k 2");
-    let digests = sandbox.exec("s3", &["sh", "-c", &digests], "").await?;
     let outcome = format!("/data/backups/{prefix}/catalog/{place}/outcome.json");
     let outcome: serde_json::Value = serde_json::from_str(&sandbox.exec("s3", &["cat", &outcome], "").await?)?;
+    // Of an attempt that failed something may lie beside it.
+    let pod = outcome["manifest"]["run"]["pod"].as_str().context("the pod of the copy")?;
+    let digests = format!("cd /data/backups/{prefix} && find data/{place}/{pod} -type f -exec md5sum {{}} + | sort -k 2");
+    let digests = sandbox.exec("s3", &["sh", "-c", &digests], "").await?;
     ensure!(
         digests.lines().count() >= 4 && outcome["manifest"].is_object(),
         "{digests}{outcome}"
