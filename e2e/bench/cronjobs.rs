@@ -1,10 +1,6 @@
 //! The peer of bar C1: the controller of Kubernetes' own CronJobs, with as many CronJobs as we have schedules and as many ended Jobs as we have runs.
 
-use std::{
-    path::Path,
-    process::{Child, Command, Stdio},
-    time::Instant,
-};
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use futures::{StreamExt, TryStreamExt, stream};
@@ -14,11 +10,8 @@ use kube::Client;
 use serde_json::{Value, json};
 
 use super::{AT_ONCE, RUNS, name, namespace, quiet, shown};
-use crate::process::memory;
-use holdfast_e2e::{
-    api::{ApiServer, ask},
-    helm::tool,
-};
+use crate::{controller::Controller, process::memory};
+use holdfast_e2e::api::{ApiServer, ask};
 
 /// What one start of the controller showed.
 pub struct Round {
@@ -87,7 +80,7 @@ async fn job(client: &Client, cron_job: &Value, template: &Value, begun: Timesta
 /// Starts the controller alone on what is at rest, and waits until it has looked at everything.
 pub async fn round(server: &ApiServer) -> Result<Round> {
     let began = Instant::now();
-    let mut controller = Controller::start(server.kubeconfig())?;
+    let mut controller = Controller::start(server.kubeconfig(), &[])?;
     let pid = controller.0.id();
     let (rest, cpu) = quiet(pid, began).await?;
     ensure!(controller.0.try_wait()?.is_none(), "the controller of CronJobs ended");
@@ -96,36 +89,4 @@ pub async fn round(server: &ApiServer) -> Result<Round> {
         cpu,
         peak: memory(pid, "VmHWM")?,
     })
-}
-
-/// A process that ends with this value.
-struct Controller(Child);
-
-impl Controller {
-    fn start(kubeconfig: &Path) -> Result<Self> {
-        let child = Command::new(tool("kube"))
-            .args([
-                "kube-controller-manager",
-                "--leader-elect=false",
-                "--controllers=cronjob-controller",
-                "--secure-port=0",
-            ])
-            .arg("--kubeconfig")
-            .arg(kubeconfig)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn();
-        child
-            .map(Self)
-            .context("kube-controller-manager does not start; e2e/cluster/tools.sh kube builds it")
-    }
-}
-
-impl Drop for Controller {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }

@@ -7,6 +7,7 @@
 //! objects at rest, of which it is to write none; after it, the controller of CronJobs starts on its own. By the environment: `HOLDFAST_OPERATOR` (the binary), `BENCH_SOURCES` (10000; each with a schedule and 5 ended runs), `BENCH_ROUNDS` (3),
 //! `BENCH_IDLE` (seconds of the last round's rest, 120), `BENCH_JSON` (where the numbers go).
 
+mod controller;
 mod cronjobs;
 mod process;
 

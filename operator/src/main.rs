@@ -317,6 +317,8 @@ impl Controllers {
 }
 
 fn spawn<R: Reconcile>(running: &mut JoinSet<()>, reconciler: R, queue: Queue, context: &Context, stopped: &watch::Receiver<bool>) {
+    // Nothing more belongs to what the first lists brought.
+    queue.hasten();
     let mut stopped = stopped.clone();
     let stop = async move {
         // The sender lives as long as the process runs; were it gone, stopping would be right.

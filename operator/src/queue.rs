@@ -108,6 +108,16 @@ impl Queue {
         state.ready.len() + state.again.len() + state.delayed.len()
     }
 
+    /// What is collected is complete: it is to be reconciled as soon as possible.
+    pub fn hasten(&self) {
+        let mut state = self.state();
+        if let Some((last, _)) = state.delayed.last().cloned() {
+            state.promote(last);
+        }
+        drop(state);
+        self.0.changed.notify_one();
+    }
+
     async fn next(&self) -> Key {
         loop {
             let wake = {

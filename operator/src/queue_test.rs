@@ -161,6 +161,15 @@ async fn bursts_are_collected_and_the_earlier_time_counts() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_collected_need_not_be_waited_for_once_it_is_complete() {
+    let mut running = start("", &[]);
+    running.queue.add_after(key("a"), Duration::from_secs(30));
+    running.queue.add_after(key("b"), Duration::from_secs(60));
+    running.queue.hasten();
+    assert_eq!(running.next(2).await, seen(&[("a", 0), ("b", 0)]));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stop_lets_what_runs_end_and_begins_nothing() {
     let mut running = start("stuck", &[]);
     running.queue.add(key("stuck"));

@@ -55,10 +55,14 @@ impl Call {
     /// Answers a watch: one event a line, and then its end.
     pub fn answer_lines(self, code: u16, lines: &[Value]) {
         let lines: Vec<String> = lines.iter().map(Value::to_string).collect();
-        let bytes = lines.join("\n").into_bytes();
+        self.answer_text(code, &lines.join("\n"));
+    }
+
+    /// Answers with this body, whatever it is.
+    pub fn answer_text(self, code: u16, body: &str) {
         let response = Response::builder()
             .status(code)
-            .body(Body::from(bytes))
+            .body(Body::from(body.as_bytes().to_vec()))
             .expect("the parts are valid");
         self.respond.send_response(response);
     }

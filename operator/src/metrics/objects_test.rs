@@ -12,23 +12,23 @@ fn text(objects: &Objects) -> String {
 
 fn ready(caches: &Caches) {
     let nothing = HashSet::new();
-    caches.sources.listed(None, &nothing);
-    caches.stores.listed(None, &nothing);
-    caches.schedules.listed(None, &nothing);
-    caches.runs.listed(None, &nothing);
-    caches.restores.listed(None, &nothing);
-    caches.jobs.listed(None, &nothing);
-    caches.pods.listed(None, &nothing);
-    caches.holds.listed(None, &nothing);
-    caches.disposals.listed(None, &nothing);
-    caches.previews.listed(None, &nothing);
-    caches.cluster_holds.listed(None, &nothing);
-    caches.cluster_schedules.listed(None, &nothing);
-    caches.cluster_stores.listed(None, &nothing);
-    caches.policies.listed(None, &nothing);
-    caches.namespaces.listed(None, &nothing);
-    caches.guards.listed(None, &nothing);
-    caches.guard_bindings.listed(None, &nothing);
+    caches.sources.listed(None, Some(&nothing));
+    caches.stores.listed(None, Some(&nothing));
+    caches.schedules.listed(None, Some(&nothing));
+    caches.runs.listed(None, Some(&nothing));
+    caches.restores.listed(None, Some(&nothing));
+    caches.jobs.listed(None, Some(&nothing));
+    caches.pods.listed(None, Some(&nothing));
+    caches.holds.listed(None, Some(&nothing));
+    caches.disposals.listed(None, Some(&nothing));
+    caches.previews.listed(None, Some(&nothing));
+    caches.cluster_holds.listed(None, Some(&nothing));
+    caches.cluster_schedules.listed(None, Some(&nothing));
+    caches.cluster_stores.listed(None, Some(&nothing));
+    caches.policies.listed(None, Some(&nothing));
+    caches.namespaces.listed(None, Some(&nothing));
+    caches.guards.listed(None, Some(&nothing));
+    caches.guard_bindings.listed(None, Some(&nothing));
 }
 
 fn meta(name: &str) -> serde_json::Value {

@@ -318,18 +318,30 @@ impl<K: Resource + Send + Sync + 'static> Cache<K> {
         self.tell(before, None);
     }
 
-    /// A list of `scope` is complete: what it did not show is gone, but for what we wrote meanwhile, which is given back.
-    pub(crate) fn listed(&self, scope: Option<&String>, seen: &HashSet<Key>) -> Vec<Key> {
+    /// Whether anything is known of `scope`.
+    pub(super) fn knows(&self, scope: Option<&String>) -> bool {
+        let contents = self.read();
+        let inside = |key: &Key| scope.is_none_or(|scope| *scope == key.namespace);
+        contents.objects.keys().any(|key| inside(key)) || contents.unreadable.keys().any(inside)
+    }
+
+    /// A list of `scope` is complete: what it did not show is gone, but for what we wrote meanwhile, which is given back. `seen` is what it showed;
+    /// none where nothing was known when it began.
+    pub(crate) fn listed(&self, scope: Option<&String>, seen: Option<&HashSet<Key>>) -> Vec<Key> {
         let mut contents = self.write();
         let inside = |key: &Key| scope.is_none_or(|scope| *scope == key.namespace);
-        contents.unreadable.retain(|key, _| !inside(key) || seen.contains(key));
-        let missing: Vec<Key> = contents
-            .objects
-            .keys()
-            .filter(|key| inside(key) && !seen.contains(&***key))
+        let shown = |key: &Key| seen.is_none_or(|seen| seen.contains(key));
+        contents.unreadable.retain(|key, _| !inside(key) || shown(key));
+        let missing = contents.objects.keys().filter(|key| inside(key) && !shown(key));
+        let gone: Vec<Key> = missing
+            .filter(|key| !contents.unconfirmed.contains(&***key))
             .map(|key| (**key).clone())
             .collect();
-        let (doubtful, gone): (Vec<Key>, Vec<Key>) = missing.into_iter().partition(|key| contents.unconfirmed.contains(key));
+        let unconfirmed = contents.unconfirmed.iter();
+        let doubtful = unconfirmed
+            .filter(|key| inside(key) && seen.is_none_or(|seen| !seen.contains(*key)))
+            .cloned()
+            .collect();
         let gone: Vec<_> = gone.iter().map(|key| contents.remove(key)).collect();
         drop(contents);
         for before in gone {

@@ -88,7 +88,7 @@ fn a_list_removes_what_it_does_not_show() {
     cache.watched(object("a", "1", "1", "x"));
     cache.watched(object("b", "2", "2", "x"));
     cache.wrote(object("c", "3", "9", "x"));
-    let doubtful = cache.listed(None, &HashSet::from([key("a")]));
+    let doubtful = cache.listed(None, Some(&HashSet::from([key("a")])));
     assert!(cache.ready());
     assert_eq!(names(&cache.all()), ["a", "c"]);
     // What we wrote after the list was taken stays until its watch had time to show it.
@@ -102,7 +102,7 @@ fn a_list_removes_what_it_does_not_show() {
 fn what_the_watch_confirms_is_not_doubtful() {
     let cache = cache();
     cache.wrote(object("c", "3", "9", "x"));
-    let doubtful = cache.listed(None, &HashSet::new());
+    let doubtful = cache.listed(None, Some(&HashSet::new()));
     cache.watched(object("c", "3", "9", "x"));
     cache.drop_unconfirmed(&doubtful);
     assert_eq!(names(&cache.all()), ["c"]);
@@ -112,10 +112,10 @@ fn what_the_watch_confirms_is_not_doubtful() {
 fn scopes_are_apart() {
     let cache: Cache<ConfigMap> = Cache::new(&[Some("n".to_owned()), Some("m".to_owned())]);
     cache.watched(object("a", "1", "1", "x"));
-    cache.listed(Some(&"m".to_owned()), &HashSet::new());
+    cache.listed(Some(&"m".to_owned()), Some(&HashSet::new()));
     assert!(cache.get(&key("a")).is_some());
     assert!(!cache.ready());
-    cache.listed(Some(&"n".to_owned()), &HashSet::new());
+    cache.listed(Some(&"n".to_owned()), Some(&HashSet::new()));
     assert!(cache.ready() && cache.is_empty());
 }
 

@@ -1,6 +1,6 @@
 //! The caches of all kinds that the operator watches, with their indexes.
 
-use std::{collections::BTreeMap, fmt::Debug, future::Future, sync::Arc};
+use std::{collections::BTreeMap, future::Future, sync::Arc};
 
 use futures::{StreamExt, stream::FuturesUnordered};
 use holdfast_crds::{
@@ -16,10 +16,10 @@ use k8s_openapi::{
         core::v1::{Namespace, Pod},
     },
 };
-use kube::{Api, Client, Resource, ResourceExt, core::DeserializeGuard};
+use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 
-use super::{Cache, Key, cache::Packing, drive, ended, watcher_config};
+use super::{Cache, Key, cache::Packing, drive, ended};
 use crate::{config::Namespaces, job};
 
 /// What the chart's admission policies have in common.
@@ -329,19 +329,19 @@ fn selects(labels: &BTreeMap<String, String>, source: &BackupSource) -> bool {
 
 async fn watch_cluster<K>(client: &Client, selector: Option<&str>, cache: &Cache<K>)
 where
-    K: Resource<DynamicType = (), Scope = ClusterResourceScope> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+    K: Resource<DynamicType = (), Scope = ClusterResourceScope> + DeserializeOwned + Send + Sync + 'static,
 {
-    let api: Api<DeserializeGuard<K>> = Api::all(client.clone());
-    drive(api, watcher_config(selector), None, cache).await;
+    let api: Api<K> = Api::all(client.clone());
+    drive(api, selector, None, cache).await;
 }
 
 async fn watch<K>(client: &Client, scope: Option<String>, selector: Option<&str>, cache: &Cache<K>)
 where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + DeserializeOwned + Send + Sync + 'static,
 {
-    let api: Api<DeserializeGuard<K>> = match &scope {
+    let api: Api<K> = match &scope {
         Some(namespace) => Api::namespaced(client.clone(), namespace),
         None => Api::all(client.clone()),
     };
-    drive(api, watcher_config(selector), scope, cache).await;
+    drive(api, selector, scope, cache).await;
 }

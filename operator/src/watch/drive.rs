@@ -1,25 +1,25 @@
 //! Runs one watch into its cache until the process ends.
 
-use std::{collections::HashSet, fmt::Debug, pin::pin, time::Duration};
+use std::{collections::HashSet, io, pin::pin, time::Duration};
 
-use futures::StreamExt;
+use futures::{AsyncBufRead as _, AsyncBufReadExt as _};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Status};
 use kube::{
-    Api, Resource,
-    core::DeserializeGuard,
-    runtime::{
-        WatchStreamExt,
-        watcher::{self, Event},
-    },
+    Api, Client, Resource,
+    api::{ListParams, WatchParams},
 };
 use serde::de::DeserializeOwned;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::{Cache, Key};
+use super::{
+    Cache, Key,
+    read::{self, Event, List, Read},
+};
 
-/// Objects per page of a list. A page is held as bytes and as objects at once, and several kinds are listed at a time.
-const PAGE: u32 = 100;
-/// How long one watch request lives, in seconds. A connection that died silently is noticed 5 seconds later: within a minute.
+/// How long one watch request lives, in seconds.
 const LIFETIME: u32 = 55;
+/// How long nothing is heard of a watch before it is made anew. A connection that died silently is noticed within a minute.
+const SILENCE: Duration = Duration::from_secs(LIFETIME as u64 + 5);
 /// How long a watch has to show what we wrote around the time of a list.
 const CONFIRMATION: Duration = Duration::from_secs(30);
 /// The waits after errors: from, to.
@@ -27,70 +27,219 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(800), Duration::fro
 /// How many errors follow one another before the log warns: single ones are the API server's restarts.
 const TOLERATED: u32 = 3;
 
-/// How everything is watched: pages and a consistent first list. Streamed lists are not used: 1.33 has them off by default.
-pub fn watcher_config(selector: Option<&str>) -> watcher::Config {
-    let config = watcher::Config::default().page_size(PAGE).timeout(LIFETIME);
-    match selector {
-        Some(selector) => config.labels(selector),
-        None => config,
+/// Why a list or a watch did not go on.
+#[derive(Debug, thiserror::Error)]
+enum WatchError {
+    #[error("list")]
+    List(#[source] Box<kube::Error>),
+    #[error("watch")]
+    Watch(#[source] Box<kube::Error>),
+    #[error("hear more of the watch")]
+    Broken(#[source] io::Error),
+    #[error("read what the API server says")]
+    Unreadable(#[from] serde_json::Error),
+    #[error("find a resource version in what the API server says")]
+    NoVersion,
+    #[error("watch on: {} ({})", .0.message.as_deref().unwrap_or_default(), .0.code.unwrap_or_default())]
+    Refused(Box<Status>),
+}
+
+impl WatchError {
+    /// Whether the history that was asked for is gone, so that everything has to be listed anew.
+    fn is_too_old(&self) -> bool {
+        let call = match self {
+            Self::List(error) | Self::Watch(error) => &**error,
+            Self::Refused(status) => return status.code == Some(410),
+            _ => return false,
+        };
+        matches!(call, kube::Error::Api(status) if status.code == 410)
     }
 }
 
-/// Watches `api` into `cache`. Never returns.
-pub async fn drive<K>(api: Api<DeserializeGuard<K>>, config: watcher::Config, scope: Option<String>, cache: &Cache<K>)
+/// Watches the objects of `api` that `selector` selects by their labels into `cache`: at first all of them by a consistent list, then their changes.
+/// Never returns.
+///
+/// The list is not in pages: the API server has the whole of it in its cache, but reads each page after the first out of etcd, for many times the
+/// work. It is read as it arrives, so that it is never held. (Lists as watches are not used: 1.33 has them off by default.)
+pub async fn drive<K>(api: Api<K>, selector: Option<&str>, scope: Option<String>, cache: &Cache<K>)
 where
-    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+    K: Resource<DynamicType = ()> + DeserializeOwned + Send + Sync + 'static,
 {
-    let kind = K::kind(&()).into_owned();
-    let events = watcher::watcher(api, config).modify(prune);
-    let mut events = pin!(events);
-    let mut seen = HashSet::new();
-    let mut doubtful: (Instant, Vec<Key>) = (Instant::now(), Vec::new());
-    let mut errors = 0_u32;
+    let mut watch = Watch {
+        requests: kube::core::Request::new(api.resource_url()),
+        client: api.into_client(),
+        selector: selector.map(str::to_owned),
+        kind: K::kind(&()).into_owned(),
+        scope,
+        cache,
+        doubtful: (Instant::now(), Vec::new()),
+        errors: 0,
+    };
+    let mut version: Option<String> = None;
     loop {
-        let event = tokio::select! {
-            event = events.next() => event,
-            () = sleep_until(doubtful.0), if !doubtful.1.is_empty() => {
-                cache.drop_unconfirmed(&std::mem::take(&mut doubtful.1));
-                continue;
-            }
+        let (began, before) = (Instant::now(), version.clone());
+        let went_on = match &mut version {
+            None => watch.list().await.map(|listed| version = Some(listed)),
+            Some(version) => watch.follow(version).await,
         };
-        let Some(event) = event else {
-            tracing::error!(kind, "a watch ended, which it never should");
-            return;
-        };
-        match event {
-            Ok(event) => {
-                // An `Init` only says that a list is tried. The back-off of kube-runtime takes it for a success and never grows.
-                if !matches!(event, Event::Init) {
-                    errors = 0;
-                }
-                match event {
-                    Event::Init => seen.clear(),
-                    Event::InitApply(object) => {
-                        seen.insert(Key::of(&object));
-                        take(cache, object, &kind);
-                    }
-                    Event::Apply(object) => take(cache, object, &kind),
-                    Event::Delete(DeserializeGuard(Ok(object))) => cache.removed(&object),
-                    Event::Delete(object) => cache.removed_unreadable(&Key::of(&object)),
-                    Event::InitDone => {
-                        doubtful = (Instant::now() + CONFIRMATION, cache.listed(scope.as_ref(), &seen));
-                        seen = HashSet::new();
-                    }
-                }
+        // Something between us and the API server may end each watch at once.
+        if went_on.is_ok() && version == before && began.elapsed() < BACKOFF.0 {
+            sleep(BACKOFF.0).await;
+        }
+        if let Err(error) = went_on {
+            if error.is_too_old() {
+                version = None;
             }
-            Err(error) => {
-                errors = errors.saturating_add(1);
-                let error = crate::context::chain(&error);
-                if errors == TOLERATED {
-                    tracing::warn!(kind, scope, error, "a watch keeps failing; it goes on with back-off");
-                } else {
-                    tracing::debug!(kind, scope, error, "a watch failed and goes on");
+            watch.back_off(&error).await;
+        }
+    }
+}
+
+struct Watch<'a, K> {
+    client: Client,
+    requests: kube::core::Request,
+    selector: Option<String>,
+    kind: String,
+    scope: Option<String>,
+    cache: &'a Cache<K>,
+    /// What the last list did not show although we wrote it, and until when a watch may show it.
+    doubtful: (Instant, Vec<Key>),
+    /// Errors one after the other.
+    errors: u32,
+}
+
+impl<K> Watch<'_, K>
+where
+    K: Resource<DynamicType = ()> + DeserializeOwned + Send + Sync + 'static,
+{
+    /// Lists everything, and gives the version to watch from.
+    async fn list(&mut self) -> Result<String, WatchError> {
+        let parameters = ListParams {
+            label_selector: self.selector.clone(),
+            ..ListParams::default()
+        };
+        let failed = |error| WatchError::List(Box::new(error));
+        let request = self.requests.list(&parameters);
+        let request = request.map_err(|error| failed(kube::Error::BuildRequest(error)))?;
+        let client = self.client.clone();
+        let mut pieces = pin!(self.meanwhile(client.request_stream(request)).await.map_err(failed)?);
+        // Where nothing is known yet, nothing can be gone.
+        let mut seen = self.cache.knows(self.scope.as_ref()).then(HashSet::new);
+        let mut list = List::new();
+        loop {
+            let piece = self.meanwhile(pieces.fill_buf()).await.map_err(WatchError::Broken)?;
+            if piece.is_empty() {
+                break;
+            }
+            list.take(piece, |object| {
+                if let Some(seen) = &mut seen {
+                    seen.insert(key(&object));
                 }
-                sleep(backoff(errors, &kind)).await;
+                self.take(object);
+            })?;
+            let length = piece.len();
+            pieces.as_mut().consume(length);
+        }
+        let version = list.end()?.resource_version.filter(|version| !version.is_empty());
+        let version = version.ok_or(WatchError::NoVersion)?;
+        self.errors = 0;
+        let doubtful = self.cache.listed(self.scope.as_ref(), seen.as_ref());
+        self.doubtful = (Instant::now() + CONFIRMATION, doubtful);
+        Ok(version)
+    }
+
+    /// Takes in what changes after `version`, which is moved on, until the API server ends the watch.
+    async fn follow(&mut self, version: &mut String) -> Result<(), WatchError> {
+        let parameters = WatchParams {
+            label_selector: self.selector.clone(),
+            timeout: Some(LIFETIME),
+            ..WatchParams::default()
+        };
+        let failed = |error| WatchError::Watch(Box::new(error));
+        let request = self.requests.watch(&parameters, version);
+        let request = request.map_err(|error| failed(kube::Error::BuildRequest(error)))?;
+        let client = self.client.clone();
+        let mut lines = pin!(self.meanwhile(client.request_stream(request)).await.map_err(failed)?);
+        let mut line = Vec::new();
+        loop {
+            let read = self.meanwhile(timeout(SILENCE, lines.read_until(b'\n', &mut line))).await;
+            match read {
+                // Its time is over, or the other side is gone without a word: it goes on where it was.
+                Ok(Ok(0)) | Err(_) => return Ok(()),
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => return Err(WatchError::Broken(error)),
+            }
+            self.event(&line, version)?;
+            line.clear();
+            self.errors = 0;
+        }
+    }
+
+    /// Waits for `work`. What stays doubtful for too long is dropped meanwhile.
+    async fn meanwhile<T>(&mut self, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        loop {
+            tokio::select! {
+                done = &mut work => return done,
+                () = sleep_until(self.doubtful.0), if !self.doubtful.1.is_empty() => {
+                    self.cache.drop_unconfirmed(&std::mem::take(&mut self.doubtful.1));
+                }
             }
         }
+    }
+
+    fn event(&mut self, line: &[u8], version: &mut String) -> Result<(), WatchError> {
+        let reached = match read::event(line)? {
+            Event::Error(status) => return Err(WatchError::Refused(Box::new(status))),
+            Event::Bookmark(meta) => meta.resource_version,
+            Event::Applied(object) => {
+                let version = meta(&object).resource_version.clone();
+                self.take(object);
+                version
+            }
+            Event::Deleted(object) => {
+                let version = meta(&object).resource_version.clone();
+                match object {
+                    Ok(object) => self.cache.removed(&object),
+                    Err(_) => self.cache.removed_unreadable(&key(&object)),
+                }
+                version
+            }
+        };
+        *version = reached.filter(|version| !version.is_empty()).ok_or(WatchError::NoVersion)?;
+        Ok(())
+    }
+
+    fn take(&self, object: Read<K>) {
+        let key = key(&object);
+        match object {
+            Ok(mut object) => {
+                prune(&mut object);
+                self.cache.watched(object);
+            }
+            Err(invalid) => {
+                if self.cache.mark_unreadable(key.clone(), &invalid.error) {
+                    tracing::warn!(
+                        kind = self.kind,
+                        object = %key,
+                        error = invalid.error,
+                        "this object does not fit the schema of this version and is left alone; correct it, or upgrade the operator"
+                    );
+                }
+            }
+        }
+    }
+
+    async fn back_off(&mut self, error: &WatchError) {
+        self.errors = self.errors.saturating_add(1);
+        let error = crate::context::chain(error);
+        let (kind, scope) = (self.kind.as_str(), self.scope.as_deref());
+        if self.errors == TOLERATED {
+            tracing::warn!(kind, scope, error, "a watch keeps failing; it goes on with back-off");
+        } else {
+            tracing::debug!(kind, scope, error, "a watch failed and goes on");
+        }
+        sleep(backoff(self.errors, kind)).await;
     }
 }
 
@@ -113,24 +262,16 @@ fn prune<K: Resource>(object: &mut K) {
     }
 }
 
-fn take<K>(cache: &Cache<K>, object: DeserializeGuard<K>, kind: &str)
-where
-    K: Resource + Send + Sync + 'static,
-{
-    let key = Key::of(&object);
-    match object.0 {
-        Ok(object) => cache.watched(object),
-        Err(invalid) => {
-            if cache.mark_unreadable(key.clone(), &invalid.error) {
-                tracing::warn!(
-                    kind,
-                    object = %key,
-                    error = invalid.error,
-                    "this object does not fit the schema of this version and is left alone; correct it, or upgrade the operator"
-                );
-            }
-        }
+fn meta<K: Resource>(object: &Read<K>) -> &ObjectMeta {
+    match object {
+        Ok(object) => object.meta(),
+        Err(invalid) => &invalid.metadata,
     }
+}
+
+fn key<K: Resource>(object: &Read<K>) -> Key {
+    let meta = meta(object);
+    Key::new(meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -20,10 +20,10 @@ fn store(name: &str, version: u64, bucket: &Value) -> Value {
     })
 }
 
-fn list(version: u64, proceed: &str, items: &[Value]) -> Value {
+fn list(version: u64, items: &[Value]) -> Value {
     json!({
         "apiVersion": "holdfast.dev/v1alpha1", "kind": "BackupStoreList",
-        "metadata": {"resourceVersion": version.to_string(), "continue": proceed}, "items": items,
+        "metadata": {"resourceVersion": version.to_string()}, "items": items,
     })
 }
 
@@ -32,7 +32,7 @@ fn start() -> (Arc<Cache<BackupStore>>, Server, JoinHandle<()>) {
     let cache = Arc::new(Cache::new(&[None]));
     let watched = cache.clone();
     let watch = tokio::spawn(async move {
-        drive(Api::all(client), watcher_config(Some("a=b")), None, &watched).await;
+        drive(Api::all(client), Some("a=b"), None, &watched).await;
     });
     (cache, server, watch)
 }
@@ -42,20 +42,20 @@ fn names(cache: &Cache<BackupStore>) -> Vec<String> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn lists_in_pages_then_watches_and_relists_when_it_must() {
+async fn lists_then_watches_and_relists_when_it_must() {
     let (cache, mut server, watch) = start();
     let first = server.expect("GET", PATH).await;
     assert!(
-        first.query.contains("limit=100") && first.query.contains("labelSelector=a%3Db"),
+        !first.query.contains("watch=") && first.query.contains("labelSelector=a%3Db"),
         "{}",
         first.query
     );
+    assert!(!first.query.contains("resourceVersion"), "a consistent list: {}", first.query);
     assert!(!cache.ready());
-    first.answer(200, &list(10, "more", &[store("a", 1, &json!("backups"))]));
-    let second = server.expect("GET", PATH).await;
-    assert!(second.query.contains("continue=more"), "{}", second.query);
-    assert!(!cache.ready(), "half a list is not everything");
-    second.answer(200, &list(10, "", &[store("b", 2, &json!("backups"))]));
+    first.answer(
+        200,
+        &list(10, &[store("a", 1, &json!("backups")), store("b", 2, &json!("backups"))]),
+    );
 
     let events = server.expect("GET", PATH).await;
     assert!(
@@ -85,9 +85,9 @@ async fn lists_in_pages_then_watches_and_relists_when_it_must() {
     );
     // Too old to go on: everything is listed anew, and what went meanwhile is gone.
     let relist = server.expect("GET", PATH).await;
-    assert!(relist.query.contains("limit=100"), "{}", relist.query);
+    assert!(!relist.query.contains("watch="), "{}", relist.query);
     assert_eq!(names(&cache), ["b", "c"], "nothing is forgotten while it is listed");
-    relist.answer(200, &list(20, "", &[store("c", 11, &json!("backups"))]));
+    relist.answer(200, &list(20, &[store("c", 11, &json!("backups"))]));
     server.expect("GET", PATH).await;
     assert_eq!(names(&cache), ["c"]);
     watch.abort();
@@ -100,7 +100,7 @@ async fn one_object_that_cannot_be_read_stops_no_other() {
     server
         .expect("GET", PATH)
         .await
-        .answer(200, &list(10, "", &[store("a", 1, &json!("backups")), bad.clone()]));
+        .answer(200, &list(10, &[store("a", 1, &json!("backups")), bad.clone()]));
     let events = server.expect("GET", PATH).await;
     assert!(cache.ready());
     assert_eq!(names(&cache), ["a"]);
@@ -133,10 +133,39 @@ async fn errors_are_waited_for_and_not_hammered() {
         server.expect("GET", PATH).await.refuse(500, "InternalError", "no leader");
     }
     assert!(began.elapsed() > Duration::from_secs(24), "{:?}", began.elapsed());
-    server.expect("GET", PATH).await.answer(200, &list(10, "", &[]));
+    server.expect("GET", PATH).await.answer(200, &list(10, &[]));
     server.expect("GET", PATH).await;
     assert!(cache.ready());
     assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
+    watch.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn watches_that_end_at_once_are_not_hammered() {
+    let (cache, mut server, watch) = start();
+    server.expect("GET", PATH).await.answer(200, &list(10, &[]));
+    let began = Instant::now();
+    for _ in 0..5 {
+        server.expect("GET", PATH).await.answer_lines(200, &[]);
+    }
+    server.expect("GET", PATH).await;
+    assert!(began.elapsed() >= 5 * BACKOFF.0, "{:?}", began.elapsed());
+    assert!(cache.ready());
+    watch.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_that_is_cut_off_is_listed_again() {
+    let (cache, mut server, watch) = start();
+    let half = list(10, &[store("a", 1, &json!("backups")), store("b", 2, &json!("backups"))]).to_string();
+    server.expect("GET", PATH).await.answer_text(200, &half[..half.len() - 40]);
+    let again = server.expect("GET", PATH).await;
+    assert!(!cache.ready(), "half a list is not everything");
+    // What went meanwhile is gone, though the half showed it.
+    again.answer(200, &list(12, &[store("b", 2, &json!("backups"))]));
+    server.expect("GET", PATH).await;
+    assert!(cache.ready());
+    assert_eq!(names(&cache), ["b"]);
     watch.abort();
 }
 
@@ -149,7 +178,7 @@ async fn a_watch_that_died_silently_is_replaced_within_a_minute() {
         let body = if query.contains("watch=true") {
             axum::body::Body::from_stream(futures::stream::pending::<Result<axum::body::Bytes, std::io::Error>>())
         } else {
-            axum::body::Body::from(list(10, "", &[store("a", 1, &json!("backups"))]).to_string())
+            axum::body::Body::from(list(10, &[store("a", 1, &json!("backups"))]).to_string())
         };
         asked.send((Instant::now(), query)).unwrap();
         async move { Ok::<_, std::io::Error>(http::Response::new(body)) }
@@ -157,10 +186,10 @@ async fn a_watch_that_died_silently_is_replaced_within_a_minute() {
     let cache = Arc::new(Cache::<BackupStore>::new(&[None]));
     let watch = tokio::spawn({
         let (cache, api) = (cache.clone(), Api::all(kube::Client::new(service, "default")));
-        async move { drive(api, watcher_config(None), None, &cache).await }
+        async move { drive(api, None, None, &cache).await }
     });
     let (_, listed) = calls.recv().await.unwrap();
-    assert!(listed.contains("limit=100"), "{listed}");
+    assert!(!listed.contains("watch="), "{listed}");
     let (began, first) = calls.recv().await.unwrap();
     assert!(first.contains("timeoutSeconds=55"), "the API server ends it before: {first}");
     let (again, second) = calls.recv().await.unwrap();
@@ -178,7 +207,7 @@ async fn what_we_wrote_while_a_list_was_taken_stays_until_the_watch_had_time_to_
     let (cache, mut server, watch) = start();
     let listing = server.expect("GET", PATH).await;
     cache.wrote(serde_json::from_value::<BackupStore>(store("new", 15, &json!("backups"))).unwrap());
-    listing.answer(200, &list(10, "", &[]));
+    listing.answer(200, &list(10, &[]));
     let events = server.expect("GET", PATH).await;
     assert_eq!(names(&cache), ["new"]);
     // No event comes: it was deleted before the list was taken.

@@ -90,8 +90,8 @@ pub fn triggers(context: &Context, turns: &Turns, queue: &Queue) {
         let (turns, clock) = (turns.clone(), context.clock.clone());
         move |change| {
             let Some(caches) = caches.upgrade() else { return };
-            let phase = |run: &Option<Arc<BackupRun>>| run.as_ref().map(|run| turn::in_flight(run));
-            let moved = phase(&change.before) != phase(&change.after);
+            let in_flight = |run: &Option<Arc<BackupRun>>| run.as_ref().is_some_and(|run| turn::in_flight(run));
+            let moved = in_flight(&change.before) != in_flight(&change.after);
             if let Some(run) = change.object().filter(|_| moved) {
                 for other in turn::others(&caches, run) {
                     add(Key::of(&*other));
