@@ -178,18 +178,21 @@ fn proposed(file: &Path, store: &StoreReference, now: Timestamp) -> Result<Propo
         )));
     }
     let places = said.pointer("/spec/stores").and_then(Value::as_array).cloned().unwrap_or_default();
-    let named = |place: &Value| {
+    let reference = |place: &Value| {
         let kind = place["kind"].as_str().unwrap_or(StoreKind::BackupStore.as_str());
         Some(format!("{kind} {}", place["name"].as_str()?))
     };
     let wanted = store.to_string();
-    let place = places.iter().find(|place| named(place).as_ref() == Some(&wanted)).ok_or_else(|| {
-        let names: Vec<_> = places.iter().filter_map(named).collect();
-        wrong(format!(
-            "spec.stores: found {}, expected an entry for the {store} that --store describes",
-            names.join(", ")
-        ))
-    })?;
+    let place = places
+        .iter()
+        .find(|place| reference(place).as_ref() == Some(&wanted))
+        .ok_or_else(|| {
+            let names: Vec<_> = places.iter().filter_map(reference).collect();
+            wrong(format!(
+                "spec.stores: found {}, expected an entry for the {store} that --store describes",
+                names.join(", ")
+            ))
+        })?;
     let retention = place.get("retention").map(Retention::checked).transpose();
     let retention = retention.map_err(|problem| wrong(format!("spec.stores[{}].retention.{problem}", store.name)))?;
     let schedule: BackupSchedule = read_document("the BackupSchedule", file)?;
