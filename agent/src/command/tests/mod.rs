@@ -3,6 +3,7 @@
 mod backups;
 mod chain;
 mod copies;
+mod incomplete;
 mod objects;
 mod restores;
 mod rights;

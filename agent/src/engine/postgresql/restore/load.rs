@@ -5,7 +5,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use holdfast_crds::Reason;
-use holdfast_crds::document::Database;
+use holdfast_crds::document::{Database, Table};
 use tokio::io::AsyncWriteExt;
 use tokio::process::ChildStdin;
 
@@ -154,6 +154,25 @@ async fn count(inside: &Session, name: &str) -> Result<u64, DatabaseError> {
     rows.map(number)
 }
 
+/// Whether a table is not found because the manifest's name of it is not the one it has: names are kept as UTF-8, and those in an encoding that
+/// the server could not convert hold marks in place of what could not be read, which no such encoding has (22P05).
+fn is_name_unread(error: &DatabaseError, table: &Table, encoding: &str) -> bool {
+    let is_plain = encoding == "UTF8" || (table.schema.is_ascii() && table.name.is_ascii());
+    !is_plain && matches!(error, DatabaseError::Server { code, .. } if matches!(code.as_str(), "42P01" | "3F000" | "22P05"))
+}
+
+/// Rows that the server cannot count were not proven to be there: a table is missing, a page cannot be read, the count was cancelled. What has a
+/// reason of its own, as a lost connection, keeps it.
+fn uncounted(error: DatabaseError, database: &str) -> DatabaseError {
+    match error {
+        DatabaseError::Server { .. } if error.reason() == Reason::DumpFailed => DatabaseError::Refused {
+            reason: Reason::RestoreIncomplete,
+            message: format!("database {database} cannot be compared with the copy's manifest after the restore: {error}"),
+        },
+        error => error,
+    }
+}
+
 /// Gathers statistics, and counts the rows of every table of the copy and its large objects: fewer or more are an error.
 pub async fn check(inside: &Session, copied: &Database) -> Result<Counted, DatabaseError> {
     let mut counted = Counted::default();
@@ -173,12 +192,13 @@ pub async fn check(inside: &Session, copied: &Database) -> Result<Counted, Datab
         };
         let found = match count(inside, &name).await {
             Ok(found) => found,
-            // A name in an encoding that we cannot read.
-            Err(error @ DatabaseError::Server { .. }) => {
-                counted.notes.push(format!("{name} was not counted: {error}"));
+            Err(error) if is_name_unread(&error, table, &copied.encoding) => {
+                counted.notes.push(format!(
+                    "{name} was not counted, its name is in an encoding that cannot be read: {error}"
+                ));
                 continue;
             }
-            Err(error) => return Err(error),
+            Err(error) => return Err(uncounted(error, &copied.name)),
         };
         if found != expected {
             return Err(differs(&format!("table {name}"), found, expected));
