@@ -335,7 +335,7 @@ impl Job<'_> {
             load::let_create(&target.session, &one.side, &one.creators, false).await?;
             progress.enter("check", &one.target);
             let inside = self.access.connect_again(&target.server.host, &one.side).await?;
-            let counted = load::check(&inside, one.database)
+            let counted = load::check(&inside, one.database, one.left_out)
                 .await
                 .map_err(|error| of_database(restoring(error.into())))?;
             drop(inside);

@@ -10,6 +10,7 @@ use crate::engine::postgresql::archive::{Keep, Reader, Toc};
 use crate::engine::postgresql::restore::creator::database_creators;
 use crate::engine::postgresql::restore::plan::{Lacking, Power, adapt, has_user_objects, lacking};
 use crate::engine::postgresql::restore::rights::{Demands, demands};
+use crate::engine::postgresql::restore::scheduler;
 use crate::engine::postgresql::restore::target::{self, Target, check_name, old_name, side_name};
 use crate::pipeline::{CopyReader, Index};
 use crate::result::Failure;
@@ -28,6 +29,8 @@ pub(super) struct Selected<'a> {
     /// Header and table of contents as the target can take them, and the length of those in the archive; `None` where the archive's
     /// format is not known.
     pub(super) toc: Option<(Toc, u64)>,
+    /// The schema of the copied database that is not restored.
+    pub(super) left_out: Option<&'static str>,
     /// Roles that must be able to create in the database while it is filled.
     pub(super) creators: BTreeSet<String>,
 }
@@ -65,7 +68,11 @@ impl Job<'_> {
                 stream.ok_or_else(|| Failure::new(Reason::CopyCorrupt, format!("the manifest has no stream {}", database.stream)))?;
             heads(stream, reader).await?;
             let index = reader.index(stream).await?;
-            let toc = toc(stream, &index, reader).await?;
+            let mut toc = toc(stream, &index, reader).await?;
+            let jobs = toc.as_mut().is_some_and(|(toc, _)| scheduler::leave_out(toc));
+            if jobs {
+                notes.push(without_jobs(database));
+            }
             let is_maintenance = name == self.access.maintenance_database;
             if is_maintenance && toc.as_ref().is_some_and(|(toc, _)| !has_user_objects(toc)) {
                 notes.push(format!(
@@ -86,6 +93,7 @@ impl Job<'_> {
                 old,
                 index,
                 toc,
+                left_out: jobs.then_some(scheduler::SCHEMA),
                 creators: BTreeSet::new(),
             });
         }
@@ -170,6 +178,21 @@ impl Job<'_> {
         }
         Ok(if create { missing } else { BTreeSet::new() })
     }
+}
+
+/// What is told of a database whose jobs are not restored.
+fn without_jobs(database: &Database) -> String {
+    let jobs = database
+        .tables
+        .iter()
+        .find(|table| table.schema == scheduler::SCHEMA && table.name == "job");
+    let jobs = jobs
+        .and_then(|table| table.rows)
+        .map_or_else(|| "jobs".to_owned(), |rows| format!("{rows} jobs"));
+    format!(
+        "database {}: extension pg_cron and its {jobs} were left out, since they would act at once; where they are wanted, CREATE EXTENSION pg_cron in the database that the server runs it in, and make them there",
+        database.name
+    )
 }
 
 /// The wanted databases of a copy and their new names.

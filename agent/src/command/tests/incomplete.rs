@@ -3,6 +3,7 @@
 use holdfast_crds::document::{Committed, Database, Decision, Outcome, Table};
 
 use super::*;
+use crate::engine::postgresql::restore::scheduler::tests as scheduler;
 
 /// A database `name` of these tables is copied and dropped; then `after` is done in the database beside once `pg_restore` has filled it.
 async fn restored_and_then(name: &str, sql: &str, after: &str) -> (Scene, Result<AgentResult, Failure>) {
@@ -189,4 +190,36 @@ async fn nothing_is_touched_where_the_target_lacks_an_extension() {
     let begun = format!("SELECT count(*) FROM holdfast.attempts WHERE pod = '{}'", scene.pod("pod-2"));
     let table = scene.server.sql("postgres", "SELECT to_regclass('holdfast.attempts')");
     assert!(table.is_empty() || scene.server.sql("postgres", &begun) == "0");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_jobs_of_a_scheduler_are_left_out_and_told() {
+    let scene = Scene::new();
+    scene.server.create("with_jobs", scheduler::SQL);
+    let archive = scene.root.path().join("archive");
+    std::fs::write(&archive, scheduler::archive("with_jobs")).unwrap();
+    let script = format!(
+        "#!/bin/sh\n[ \"$1\" = --version ] && exec $REAL --version\nexec cat {}\n",
+        archive.display()
+    );
+    let task = scene.backup_task("run-1", &["with_jobs"], &nothing());
+    let invocation = Invocation {
+        places: scene.tool("pg_dump", &script),
+        ..scene.invocation("pod-1", Action::Backup(task.clone()))
+    };
+    let copy = backup::run_with(&invocation, &task, &scene.store()).await.unwrap().copy.unwrap();
+    assert_eq!((copy.rows, copy.structure_checked), (Some(102), true));
+    scene.server.sql("postgres", "DROP DATABASE with_jobs");
+    let result = scene.restore("pod-2", &scene.restore_task("r", "run-1", &nothing())).await;
+    let restored = result.unwrap().restored.unwrap();
+    assert_eq!((restored.tables, restored.rows), (1, 100));
+    let [note] = restored.skipped.as_slice() else {
+        panic!("{:?}", restored.skipped)
+    };
+    assert!(
+        note.starts_with("database with_jobs: extension pg_cron and its 2 jobs were left out"),
+        "{note}"
+    );
+    let there = "SELECT string_agg(nspname, ' ') FROM pg_namespace WHERE oid >= 16384";
+    assert_eq!(scene.server.sql("with_jobs", there), "");
 }

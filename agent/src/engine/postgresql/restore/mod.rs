@@ -6,6 +6,7 @@ pub mod plan;
 pub mod receipt;
 pub mod rights;
 pub mod roles;
+pub mod scheduler;
 pub mod statement;
 pub mod swap;
 pub mod target;

@@ -171,21 +171,7 @@ pub fn adapt(toc: &mut Toc, offer: &Offer, missing: MissingRoles) -> Vec<String>
             removed.insert(entry.dump_id);
         }
     }
-    // What hangs on something that was left out, such as the comment on a policy.
-    while toc
-        .entries
-        .iter()
-        .any(|entry| !removed.contains(&entry.dump_id) && depends_on(entry, &removed))
-    {
-        let more = toc
-            .entries
-            .iter()
-            .filter(|entry| depends_on(entry, &removed))
-            .map(|entry| entry.dump_id)
-            .collect::<Vec<_>>();
-        removed.extend(more);
-    }
-    toc.entries.retain(|entry| !removed.contains(&entry.dump_id));
+    remove(toc, removed);
     if !superuser {
         let_owners_create(toc, &offer.user.name);
     }
@@ -202,6 +188,25 @@ pub fn adapt(toc: &mut Toc, offer: &Offer, missing: MissingRoles) -> Vec<String>
         .into_iter()
         .map(|tablespace| format!("tablespace {tablespace} does not exist: its objects are in the default one"));
     owners.chain(moved).chain(notes).collect()
+}
+
+/// Leaves entries out, and what hangs on them, such as the comment on a policy.
+pub(super) fn remove(toc: &mut Toc, mut removed: HashSet<i64>) {
+    while toc
+        .entries
+        .iter()
+        .any(|entry| !removed.contains(&entry.dump_id) && depends_on(entry, &removed))
+    {
+        let more = toc
+            .entries
+            .iter()
+            .filter(|entry| depends_on(entry, &removed))
+            .map(|entry| entry.dump_id)
+            .collect::<Vec<_>>();
+        removed.extend(more);
+    }
+    toc.entries.retain(|entry| !removed.contains(&entry.dump_id));
+    toc.count = toc.entries.len() as u64;
 }
 
 fn depends_on(entry: &Entry, removed: &HashSet<i64>) -> bool {
