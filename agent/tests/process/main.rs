@@ -3,6 +3,7 @@
 #![allow(clippy::panic, clippy::unwrap_used, reason = "tests")]
 
 mod copies;
+mod stock;
 #[path = "../../src/engine/postgresql/test_server.rs"]
 mod test_server;
 
