@@ -1,5 +1,6 @@
 //! `decrypt`: the raw bytes of a stream, as the engine's tool wrote them.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -8,6 +9,7 @@ use holdfast_crds::{AgentResult, Reason};
 use tokio_util::sync::CancellationToken;
 
 use super::copy::CopyArgs;
+use crate::pipeline::OpenError;
 use crate::progress::Progress;
 use crate::result::{Failure, plain};
 
@@ -45,22 +47,36 @@ pub async fn run(arguments: DecryptArgs, cancel: CancellationToken, progress: Pr
     progress.enter("decrypt", stream.name.as_str());
     progress.expect(stream.raw.bytes);
     let raw = reader.open(stream, &index).await?;
-    let bytes = match &arguments.output {
-        None => raw.copy_to(&mut tokio::io::stdout()).await?,
+    let to = arguments
+        .output
+        .as_ref()
+        .map_or_else(|| "standard output".to_owned(), |path| format!("--output {}", path.display()));
+    let failed = |error| unwritten(&to, &error);
+    let written = match &arguments.output {
+        None => raw.copy_to(&mut tokio::io::stdout()).await,
         Some(path) => {
-            let failed = |error: std::io::Error| Failure::new(Reason::ScratchFull, format!("write --output {}: {error}", path.display()));
-            let mut file = tokio::fs::OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .open(path)
-                .await
-                .map_err(failed)?;
-            let bytes = raw.copy_to(&mut file).await?;
+            let mut file = tokio::fs::OpenOptions::new();
+            let mut file = file.write(true).create_new(true).open(path).await.map_err(failed)?;
+            let written = raw.copy_to(&mut file).await;
             file.sync_all().await.map_err(failed)?;
-            bytes
+            written
         }
     };
+    let bytes = written.map_err(|error| match error {
+        OpenError::Write(error) => failed(error),
+        error => error.into(),
+    })?;
     Ok(plain(Reason::Succeeded, format!("stream {}: {bytes} bytes", stream.name)))
+}
+
+/// What it means that a stream cannot be written.
+fn unwritten(to: &str, error: &std::io::Error) -> Failure {
+    let reason = match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Reason::ScratchFull,
+        ErrorKind::AlreadyExists | ErrorKind::NotFound | ErrorKind::PermissionDenied => Reason::InvalidSpec,
+        _ => Reason::RestoreFailed,
+    };
+    Failure::new(reason, format!("write the stream to {to}: {error}"))
 }
 
 fn wanted<'a>(copy: &'a Committed, arguments: &DecryptArgs) -> Result<&'a Stream, Failure> {

@@ -23,6 +23,9 @@ const SEALED_FILE: &str = "run-key.age";
 /// An init container does this where the store has a passphrase, with a memory limit of its own (at least 320 MiB): the key passes to the
 /// main container through a directory in memory. By hand `backup` does it itself.
 #[derive(Debug, Args)]
+#[command(after_help = "EXAMPLE
+    holdfast-agent key --task task.json --identity ./words --key ./run-key --result -
+    ./words holds passphrase; ./run-key is a directory in memory, which backup reads by --key.")]
 pub struct KeyArgs {
     /// Where files lie
     #[command(flatten)]

@@ -17,6 +17,11 @@ const CLEAR_WITHIN: Duration = Duration::from_secs(30);
 
 /// Ask the store's register how a run ended, and give the run up where the task says so
 #[derive(Debug, Args)]
+#[command(after_help = "EXAMPLE
+    The register is asked again as a settle Job asked it:
+        kubectl get job RUN-s1 -o jsonpath='{.spec.template.metadata.annotations.holdfast\\.dev/task}' > task.json
+        holdfast-agent settle --task task.json --store-secret ./s3 --result -
+    ./s3 holds access_key_id and secret_access_key: one file each.")]
 pub struct SettleArgs {
     /// Where files lie
     #[command(flatten)]

@@ -86,6 +86,15 @@ impl Pod {
         self.write("source.yaml", &source.to_string())
     }
 
+    /// A RestoreRequest of `shop/shop/run-1` that no server has a receipt of.
+    fn request(&self, server: &TestServer, name: &str) -> PathBuf {
+        let spec = json!({"from": {"store": {"name": "disk", "path": "shop/shop/run-1"}},
+            "to": {"postgresql": {"hosts": [server.address()], "version": major(), "credentials": {"secretName": "db"}, "tls": {"mode": "Disable"}}}});
+        let name = format!("{name}-{}", server.port());
+        let request = json!({"apiVersion": "holdfast.dev/v1alpha1", "kind": "RestoreRequest", "metadata": {"name": name, "namespace": "shop"}, "spec": spec});
+        self.write("restore.yaml", &request.to_string())
+    }
+
     fn backup(&self, server: &TestServer, run: &str, databases: &[&str]) -> Command {
         let mut agent = self.agent("backup");
         agent
@@ -141,11 +150,7 @@ fn by_hand_with_the_manifests_that_kubectl_applies() {
     );
 
     server.sql("postgres", "DROP DATABASE by_hand");
-    let spec = json!({"from": {"store": {"name": "disk", "path": "shop/shop/run-1"}},
-        "to": {"postgresql": {"hosts": [server.address()], "version": major(), "credentials": {"secretName": "db"}, "tls": {"mode": "Disable"}}}});
-    let name = format!("by-hand-{}", server.port());
-    let request = json!({"apiVersion": "holdfast.dev/v1alpha1", "kind": "RestoreRequest", "metadata": {"name": name, "namespace": "shop"}, "spec": spec});
-    let request = pod.write("restore.yaml", &request.to_string());
+    let request = pod.request(server, "by-hand");
     for expected in [Reason::Succeeded, Reason::AlreadyDone] {
         let output = done(pod.agent("restore").arg("--store").arg(pod.store()).arg("--request").arg(&request));
         assert_eq!(
@@ -315,8 +320,6 @@ fn a_restore_that_is_killed_at_any_moment_is_done_once_by_the_next_pod() {
     let (server, pod) = (TestServer::shared(), Pod::new());
     server.create("killed_restore", "CREATE TABLE t AS SELECT generate_series(1, 1000) AS id");
     assert!(done(&mut pod.backup(server, "run-1", &["killed_restore"])).status.success());
-    let spec = json!({"from": {"store": {"name": "disk", "path": "shop/shop/run-1"}},
-        "to": {"postgresql": {"hosts": [server.address()], "version": major(), "credentials": {"secretName": "db"}, "tls": {"mode": "Disable"}}}});
     for (number, phase) in ["receipt", "preflight", "digests", "prepare", "load", "check", "swap"]
         .into_iter()
         .enumerate()
@@ -324,9 +327,7 @@ fn a_restore_that_is_killed_at_any_moment_is_done_once_by_the_next_pod() {
         // An empty database of that name is there: it is closed and renamed away in the swap.
         server.sql("postgres", "DROP DATABASE IF EXISTS killed_restore WITH (FORCE)");
         server.sql("postgres", "CREATE DATABASE killed_restore");
-        let name = format!("killed-{number}-{}", server.port());
-        let request = json!({"apiVersion": "holdfast.dev/v1alpha1", "kind": "RestoreRequest", "metadata": {"name": name, "namespace": "shop"}, "spec": spec});
-        let request = pod.write("restore.yaml", &request.to_string());
+        let request = pod.request(server, &format!("killed-{number}"));
         let restore = |uid: &str| {
             pod.write("pod-uid", uid);
             let mut agent = pod.agent("restore");
@@ -360,24 +361,78 @@ fn a_restore_that_is_killed_at_any_moment_is_done_once_by_the_next_pod() {
     }
 }
 
+#[test]
+fn what_decrypt_writes_to_may_be_full_or_there_already() {
+    let (server, pod) = (TestServer::shared(), Pod::new());
+    server.create("to_decrypt", "CREATE TABLE t AS SELECT 1 AS id");
+    assert!(done(&mut pod.backup(server, "run-1", &["to_decrypt"])).status.success());
+    let decrypt = || {
+        let mut agent = Command::new(env!("CARGO_BIN_EXE_holdfast-agent"));
+        agent.args(["decrypt", "shop/shop/run-1", "--database", "to_decrypt", "--store"]);
+        agent.arg(pod.store()).arg("--store-volume").arg(pod.path("volume"));
+        agent
+    };
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let there = pod.write("there", "precious");
+    for (mut agent, expected, words) in [
+        (
+            {
+                let mut agent = decrypt();
+                agent.stdout(full);
+                agent
+            },
+            Reason::ScratchFull,
+            "write the stream to standard output: No space left on device",
+        ),
+        (
+            {
+                let mut agent = decrypt();
+                agent.arg("--output").arg(&there);
+                agent
+            },
+            Reason::InvalidSpec,
+            "there: File exists",
+        ),
+    ] {
+        let output = agent.stderr(Stdio::piped()).spawn().unwrap().wait_with_output().unwrap();
+        let log = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(expected.exit_code().into()), "{log}");
+        assert!(log.contains(words), "{log}");
+    }
+    assert_eq!(std::fs::read_to_string(there).unwrap(), "precious");
+}
+
 /// Pods run as a uid that no image knows. Nothing but what `install` brings may be needed.
 #[test]
 fn an_unknown_uid_can_back_up_and_restore() {
     let (server, pod) = (TestServer::shared(), Pod::new());
     server.create("unknown_uid", "CREATE TABLE t AS SELECT 1 AS id");
-    let mut agent = Command::new("setpriv");
-    agent.args(["--reuid=54321", "--regid=54321", "--clear-groups", "env", "-u", "HOME"]);
     let binary = pod.path("holdfast-agent");
     std::fs::copy(env!("CARGO_BIN_EXE_holdfast-agent"), &binary).unwrap();
-    pod.arguments(agent.arg(&binary).arg("backup"));
-    agent
-        .arg("--store")
-        .arg(pod.store())
-        .arg("--source")
-        .arg(pod.source(server, &["unknown_uid"]))
-        .args(["--run", "run-1"]);
-    let output = done(&mut agent);
-    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stdout));
+    let run = |command: &str, what: &[&std::ffi::OsStr]| {
+        let mut agent = Command::new("setpriv");
+        agent.args(["--reuid=54321", "--regid=54321", "--clear-groups", "env", "-u", "HOME"]);
+        pod.arguments(agent.arg(&binary).arg(command));
+        let output = done(agent.arg("--store").arg(pod.store()).args(what));
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stdout));
+        // The next container has a message of its own.
+        std::fs::remove_file(pod.path("result")).unwrap();
+    };
+    let source = pod.source(server, &["unknown_uid"]);
+    run(
+        "backup",
+        &["--source".as_ref(), source.as_ref(), "--run".as_ref(), "run-1".as_ref()],
+    );
+    server.sql("postgres", "DROP DATABASE unknown_uid");
+    let request = pod.request(server, "unknown-uid");
+    run("restore", &["--request".as_ref(), request.as_ref()]);
+    assert_eq!(server.sql("unknown_uid", "SELECT id FROM t"), "1");
+}
+
+fn help(arguments: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_holdfast-agent")).args(arguments).output().unwrap();
+    assert!(output.status.success(), "{arguments:?}");
+    String::from_utf8(output.stdout).unwrap()
 }
 
 #[test]
@@ -389,14 +444,25 @@ fn help_teaches() {
         (vec!["copy", "--help"], "begins with holdfast-copy"),
         (vec!["install", "--help"], "/etc/passwd"),
         (vec!["key", "--help"], "passphrase"),
+        (vec!["verify", "--help"], "--level decode"),
+        (vec!["decrypt", "--help"], "--database orders | pg_restore"),
+        (vec!["probe", "--help"], "holdfast-agent probe --store store.yaml"),
+        (vec!["keep", "--help"], "--fail-on-removal"),
+        (vec!["settle", "--help"], "holdfast\\.dev/task}' > task.json"),
     ] {
-        let output = Command::new(env!("CARGO_BIN_EXE_holdfast-agent"))
-            .args(&arguments)
-            .output()
-            .unwrap();
-        let text = String::from_utf8(output.stdout).unwrap();
-        assert!(output.status.success() && text.contains(words), "{arguments:?}: {text}");
+        let text = help(&arguments);
+        assert!(text.contains(words), "{arguments:?}: {text}");
     }
+    let all = help(&["--help"]);
+    let (_, commands) = all.split_once("\nCommands:\n").unwrap();
+    let commands = commands.lines().take_while(|line| line.starts_with("  "));
+    let commands = commands
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|name| *name != "help");
+    let silent = commands
+        .filter(|name| !help(&[*name, "--help"]).contains("EXAMPLE"))
+        .collect::<Vec<_>>();
+    assert!(silent.is_empty(), "without an example: {silent:?}");
     let output = Command::new(env!("CARGO_BIN_EXE_holdfast-agent"))
         .arg("no-such-command")
         .output()
