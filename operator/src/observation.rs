@@ -13,6 +13,7 @@ use k8s_openapi::{
 use kube::{Api, api::ListParams};
 
 use crate::{
+    attempt::look_again,
     context::{Context, Error},
     job::{JobState, MANAGED_BY, MANAGER, Observation, observe, wants_events},
     queue::Next,
@@ -23,8 +24,6 @@ use crate::{
 const EVENTS: u32 = 50;
 /// Pods that are read of one Job. It makes one; Kubernetes may make two.
 const PODS: u32 = 50;
-/// How often a Job that does not start is looked at: at first, and after a while.
-const LOOK: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(60));
 
 /// Where to look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,8 +105,7 @@ async fn state(context: &Context, key: &Key, job: Option<Arc<Job>>, pods: &[Arc<
         Observation::Waiting { .. } => {
             let created = job.as_ref().and_then(|job| job.metadata.creation_timestamp.as_ref());
             let age = created.map_or(SignedDuration::ZERO, |created| now.duration_since(created.0));
-            let quarter = Duration::try_from(age / 4).unwrap_or_default();
-            Next::After(quarter.clamp(LOOK.0, LOOK.1))
+            Next::After(look_again(age).unsigned_abs())
         }
         Observation::Stopping { until } => Next::After(context.clock.until(*until) + Duration::from_secs(1)),
         Observation::Absent | Observation::Running | Observation::Ended(_) => Next::Change,

@@ -5,7 +5,7 @@ use holdfast_policy::{backoff::Backoff, name::job_name};
 use jiff::Timestamp;
 
 use super::{
-    Act, Course, DEADLINE_GRACE, Kind, LOOK_AGAIN, LOOK_SELDOM, Obstacle, Plan, QUEUED_FOR, Rules, Sight, after, read,
+    Act, Course, DEADLINE_GRACE, Kind, LOOK_AGAIN, Obstacle, Plan, QUEUED_FOR, Rules, Sight, after, look_again, read,
     settle::{self, Closing},
     short, written,
 };
@@ -176,7 +176,7 @@ fn at_work(mut course: Course, rules: &Rules<'_>, sight: &Sight) -> Plan {
                 return stop(course, rules, sight, why, &message);
             }
             let waited = now.duration_since(read(Some(&attempt.started_at)));
-            let look = after(now, (waited / 4).clamp(LOOK_AGAIN, LOOK_SELDOM));
+            let look = after(now, look_again(waited));
             let message = format!("{number}: {message}");
             say(&mut course, RunPhase::Pending, *reason, message);
             wait(course, Some(look.min(deadline)))

@@ -34,11 +34,17 @@ pub const QUEUED_FOR: SignedDuration = SignedDuration::from_hours(7 * 24);
 /// How often an unknown outcome is asked for again, and for how long.
 pub const UNKNOWN_INTERVAL: SignedDuration = SignedDuration::from_hours(1);
 pub const UNKNOWN_FOR: SignedDuration = SignedDuration::from_hours(7 * 24);
-/// How soon Kubernetes is asked again why a pod does not start: at first, and after a while.
+/// How soon Kubernetes is asked again.
 const LOOK_AGAIN: SignedDuration = SignedDuration::from_secs(12);
-const LOOK_SELDOM: SignedDuration = SignedDuration::from_secs(60);
+/// The same after a while: why a pod does not start is passed on within 30 s, whenever Kubernetes says it.
+const LOOK_SELDOM: SignedDuration = SignedDuration::from_secs(25);
 /// The longest message of an attempt, in bytes.
 const MESSAGE_LIMIT: usize = 1_024;
+
+/// How soon to look again at a Job that has waited so long for its pod to start: Kubernetes tells why in events alone, which no watch shows.
+pub fn look_again(waited: SignedDuration) -> SignedDuration {
+    (waited / 4).clamp(LOOK_AGAIN, LOOK_SELDOM)
+}
 
 /// What a run or restore remembers between steps: the part of its status that this module writes.
 #[derive(Clone, Debug, Default, PartialEq)]

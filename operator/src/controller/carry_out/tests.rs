@@ -366,3 +366,49 @@ async fn who_writes_into_the_status_of_an_unknown_outcome_makes_no_loop_of_settl
     assert_eq!(world.told(), ("Succeeded".into(), "AlreadyDone".into()));
     rest(&mut world).await;
 }
+
+/// Events are the only place where Kubernetes says why a pod is not made, and no watch shows them.
+#[tokio::test(start_paused = true)]
+async fn what_kubernetes_says_of_a_pod_is_passed_on_within_30_s_however_long_it_has_waited() {
+    let world = World::run(3);
+    world.reconcile().await.unwrap();
+    let job = world.fake.get(&format!("{JOBS}/now-b1")).unwrap();
+    let mut waited = Duration::ZERO;
+    let hour = Duration::from_secs(3_600);
+    while waited < hour {
+        world.watch();
+        let Next::After(wait) = world.reconcile().await.unwrap() else {
+            panic!("after {waited:?} nothing looks again")
+        };
+        assert!(wait <= Duration::from_secs(30), "after {waited:?}: {wait:?}");
+        tokio::time::advance(wait).await;
+        waited += wait;
+    }
+    assert_eq!(world.told(), ("Pending".into(), "Pending".into()));
+    let refusal = json!({"metadata": {"name": "now-b1.1", "namespace": "shop"}, "type": "Warning", "reason": "FailedCreate",
+        "involvedObject": {"kind": "Job", "name": "now-b1", "namespace": "shop", "uid": job["metadata"]["uid"]},
+        "message": "Error creating: pods \"now-b1-54tf2\" is forbidden: exceeded quota: tight, requested: pods=1, used: pods=0, limited: pods=0",
+        "lastTimestamp": world.context.clock.now().to_string()});
+    let events = json!({"apiVersion": "v1", "kind": "EventList", "metadata": {}, "items": [refusal]});
+    world.fake.put::<Value>("/api/v1/namespaces/shop/events", events);
+    world.watch();
+    world.reconcile().await.unwrap();
+    assert_eq!(world.told(), ("Pending".into(), "QuotaExceeded".into()), "{}", world.status());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restore_waits_for_a_run_that_is_not_there_and_says_how_else_its_copy_is_named() {
+    let spec = json!({"from": {"run": {"name": "then"}}, "to": {"postgresql": server()}, "timeout": "5m"});
+    let mut world = World::new(Kind::Restore, true, &spec);
+    world.reconcile().await.unwrap();
+    assert_eq!(world.told(), ("Pending".into(), "RunNotFound".into()));
+    let message = world.status()["message"].as_str().unwrap().to_owned();
+    assert!(
+        message.contains("spec.from.run.name: there is no BackupRun then in this namespace") && message.contains("spec.from.store"),
+        "{message}"
+    );
+    assert_eq!(world.jobs(), [""; 0]);
+    drive(&mut world, |_, job, _| panic!("{job} was made")).await;
+    assert_eq!(world.told().0, "Failed", "{}", world.status());
+    rest(&mut world).await;
+}

@@ -220,7 +220,7 @@ async fn what_keeps_the_pod_from_starting_is_said_and_recovers_by_itself() {
             "lastTimestamp": "2026-03-01T00:00:10Z",
         }]}),
     );
-    assert_eq!(world.reconcile().await, Next::After(Duration::from_secs(10)));
+    assert_eq!(world.reconcile().await, Next::After(Duration::from_secs(12)));
     let (status, reason, message) = world.condition("Ready");
     assert_eq!((status.as_str(), reason.as_str()), ("False", "SecretNotFound"));
     assert!(message.contains("\"s3\"") && message.contains("create the Secret"), "{message}");
