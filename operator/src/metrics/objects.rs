@@ -83,7 +83,7 @@ const SCHEDULE_NEXT: Series = gauge(
 const SCHEDULE_SOURCES: Series = gauge("holdfast_schedule_sources", "Sources that the schedule selects.", SCHEDULE);
 const TICKS: Series = Series {
     name: "holdfast_schedule_ticks_total",
-    help: "Ticks by what became of them: fired, skipped or missed.",
+    help: "Ticks by what became of them: fired, skipped, missed or dropped.",
     labels: &["namespace", "schedule", "trigger", "result"],
     counter: true,
 };

@@ -111,7 +111,7 @@ async fn schedules_and_stores_have_theirs() {
             "apiVersion": "holdfast.dev/v1alpha1", "kind": "BackupSchedule", "metadata": meta("gold"),
             "spec": {"sources": {"names": ["a"]}, "stores": [{"name": "s"}], "triggers": [{"name": "t", "cron": "0 2 * * *"}], "suspend": true},
             "status": {"conditions": [condition], "sources": 1, "nextTick": "2026-03-01T02:00:00Z",
-                "triggers": [{"name": "t", "watermark": "2026-03-01T00:00:00Z", "expression": "x", "fired": 3, "skipped": 2, "missed": 1}]},
+                "triggers": [{"name": "t", "watermark": "2026-03-01T00:00:00Z", "expression": "x", "fired": 3, "skipped": 2, "missed": 1, "dropped": 4}]},
         }))
         .unwrap(),
     );
@@ -152,6 +152,8 @@ async fn schedules_and_stores_have_theirs() {
         r#"result="fired"} 3"#,
         r#"result="skipped"} 2"#,
         r#"result="missed"} 1"#,
+        r#"result="dropped"} 4"#,
+        "# HELP holdfast_schedule_ticks_total Ticks by what became of them: fired, skipped, missed or dropped.",
         "# TYPE holdfast_schedule_ticks_total counter",
         r#"holdfast_store_ready{namespace="shop",store="s"} 0"#,
         r#"holdfast_unreadable_objects{kind="BackupRun"} 0"#,

@@ -138,8 +138,8 @@ pub struct Decision<'a, K> {
     /// To be written, if it differs from what was given, when the runs are made or refused for good. An error that may go away is retried
     /// before: the same decision is then made again, and makes the same runs.
     pub progress: Progress,
-    /// What is wrong with the clocks.
-    pub clock: Vec<ClockFinding>,
+    /// What was wrong with the clock.
+    pub ahead: Vec<WatermarkAhead>,
     /// When the next tick of any trigger for any source may be fired: its minute, or the end of the exclusion that it lies in. None while
     /// suspended.
     pub next_tick: Option<Timestamp>,
@@ -182,17 +182,15 @@ pub enum PassedBy {
     Superseded { by: Label },
 }
 
-/// What is wrong with a clock.
+/// A watermark that lay in the future (a clock was wrong when it was written) and is set back.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ClockFinding {
-    /// Our clock and the API server's are more than [`TOLERANCE`] apart.
-    Skew { now: Timestamp, server: Timestamp },
-    /// A watermark lay in the future (a clock was wrong when it was written) and is set back.
-    WatermarkAhead {
-        trigger: String,
-        watermark: Timestamp,
-        set_to: Timestamp,
-    },
+pub struct WatermarkAhead {
+    /// Name of the trigger.
+    pub trigger: String,
+    /// Where it was.
+    pub watermark: Timestamp,
+    /// Where it is now.
+    pub set_to: Timestamp,
 }
 
 /// Decides which ticks are due.
@@ -209,7 +207,7 @@ pub fn decide<'a, K: Ord>(schedule: &'a Schedule<K>, sources: &'a [Source], prog
             watermarks: BTreeMap::new(),
             suspended: schedule.suspended,
         },
-        clock: skew(clock).into_iter().collect(),
+        ahead: Vec::new(),
         next_tick: None,
         wake_after: None,
     };
@@ -223,7 +221,7 @@ pub fn decide<'a, K: Ord>(schedule: &'a Schedule<K>, sources: &'a [Source], prog
     let mut begins: Vec<_> = schedule
         .triggers
         .iter()
-        .map(|trigger| begin(schedule, trigger, progress, until, &mut decision.clock))
+        .map(|trigger| begin(schedule, trigger, progress, until, &mut decision.ahead))
         .collect();
     for source in sources {
         let seed = Seed::of_source(source.namespace.as_str(), source.name.as_str());
@@ -278,7 +276,7 @@ struct Begin {
     handled: Option<Timestamp>,
 }
 
-fn begin<K>(schedule: &Schedule<K>, trigger: &Trigger<K>, progress: &Progress, until: Timestamp, clock: &mut Vec<ClockFinding>) -> Begin {
+fn begin<K>(schedule: &Schedule<K>, trigger: &Trigger<K>, progress: &Progress, until: Timestamp, ahead: &mut Vec<WatermarkAhead>) -> Begin {
     let now = Begin {
         from: until,
         watermark: Some(until),
@@ -296,7 +294,7 @@ fn begin<K>(schedule: &Schedule<K>, trigger: &Trigger<K>, progress: &Progress, u
         None => now,
         Some(watermark) if watermark.at > later(until, TOLERANCE) => {
             let trigger = trigger.name.to_string();
-            clock.push(ClockFinding::WatermarkAhead {
+            ahead.push(WatermarkAhead {
                 trigger,
                 watermark: watermark.at,
                 set_to: until,
@@ -310,11 +308,6 @@ fn begin<K>(schedule: &Schedule<K>, trigger: &Trigger<K>, progress: &Progress, u
             handled: None,
         },
     }
-}
-
-fn skew(clock: Clock) -> Option<ClockFinding> {
-    let server = clock.server.filter(|server| server.duration_since(clock.now).abs() > TOLERANCE)?;
-    Some(ClockFinding::Skew { now: clock.now, server })
 }
 
 fn later(at: Timestamp, by: SignedDuration) -> Timestamp {

@@ -6,7 +6,9 @@ use holdfast_crds::{
     BackupRun, BackupSchedule, BackupScheduleStatus, BackupSource, BackupType, ConditionType, FailingSource, Finding, Reason, RunPhase,
     TriggerStatus, conditions,
 };
-use holdfast_policy::tick::{CatchUp, ClockFinding, Decision, Passed, PassedBy, Progress, Schedule, Seed, Timetable, Watermark, may_start};
+use holdfast_policy::tick::{
+    CatchUp, Decision, Passed, PassedBy, Progress, Schedule, Seed, Timetable, Watermark, WatermarkAhead, may_start,
+};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
@@ -188,9 +190,8 @@ fn ready(schedule: &BackupSchedule, found: &Found<'_>, before: &BackupScheduleSt
             "no runs are made until spec.suspend is false; ticks until then are not caught up".to_owned(),
         );
     }
-    let clock = found.decision.iter().flat_map(|decision| &decision.clock).find_map(clock_note);
-    if let Some(note) = clock {
-        return say(true, Reason::ClockWasWrong, note);
+    if let Some(ahead) = found.decision.and_then(|decision| decision.ahead.first()) {
+        return say(true, Reason::ClockWasWrong, set_back(ahead));
     }
     // What was refused or wrong stays visible until a tick shows that it is over.
     let ticked = moves && found.decision.is_some_and(|decision| !decision.fire.is_empty());
@@ -316,10 +317,9 @@ fn listed<'a>(names: impl Iterator<Item = &'a str>, one: &str, many: &str) -> St
 /// What is told once about ticks without a run and about clocks: of a run that is long in flight, the first tick that it costs.
 pub fn notes<K>(decision: &Decision<'_, K>, schedule: &Schedule<K>) -> Vec<(Reason, String)> {
     let mut notes: Vec<_> = decision
-        .clock
+        .ahead
         .iter()
-        .filter_map(clock_note)
-        .map(|note| (Reason::ClockWasWrong, note))
+        .map(|ahead| (Reason::ClockWasWrong, set_back(ahead)))
         .collect();
     let of = |by: fn(&PassedBy) -> bool| decision.passed.iter().filter(move |passed| by(&passed.by));
     // Those that an exclusion costs are as they should be.
@@ -365,18 +365,11 @@ fn told<K>(passed: &[&Passed<'_, K>], what: &str) -> Option<String> {
     ))
 }
 
-fn clock_note(finding: &ClockFinding) -> Option<String> {
-    match finding {
-        // Both clocks are the API server's.
-        ClockFinding::Skew { .. } => None,
-        ClockFinding::WatermarkAhead {
-            trigger,
-            watermark,
-            set_to,
-        } => Some(format!(
-            "the watermark of trigger {trigger} was {}, which is in the future: a clock was wrong; it was set back to {}, and no run is made twice",
-            shown(*watermark),
-            shown(*set_to)
-        )),
-    }
+fn set_back(ahead: &WatermarkAhead) -> String {
+    format!(
+        "the watermark of trigger {} was {}, which is in the future: a clock was wrong; it was set back to {}, and no run is made twice",
+        ahead.trigger,
+        shown(ahead.watermark),
+        shown(ahead.set_to)
+    )
 }
