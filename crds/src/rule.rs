@@ -94,10 +94,14 @@ const PATTERNS: &[(&str, &str)] = &[
         "the key of a Secret: letters, digits, dots, _ and -, such as seal.pem",
     ),
     ("^[0-9]{4}-[0-9]{2}-[0-9]{2}$", "a day of the calendar, such as 2026-12-24"),
+    (
+        "^\\s*\\S+(\\s+\\S+){4}\\s*$",
+        "five fields, minute, hour, day of month, month and day of week, such as H 2 * * *",
+    ),
     ("^[A-Za-z0-9._+/-]+$", "the name of a time zone, such as UTC or Europe/Zurich"),
     (
-        "^([a-zA-Z0-9._-]+|\\[[0-9a-fA-F:.]+\\])(:[0-9]{1,5})?$",
-        "host or host:port, such as db, db.shop.svc:5432 or [fd00::1]:5432",
+        "^([a-zA-Z0-9._-]+|\\[[0-9a-fA-F:.]+\\])(:([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))?$",
+        "host or host:port with a port from 1 to 65535, such as db, db.shop.svc:5432 or [fd00::1]:5432",
     ),
     (
         "^[a-z0-9][a-z0-9.-]*[a-z0-9]$",
@@ -108,11 +112,11 @@ const PATTERNS: &[(&str, &str)] = &[
         "folders of letters, digits, dots, _ and -, with single slashes between them and none at either end, such as prod/eu",
     ),
     (
-        "^https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?$",
-        "https://host or https://host:port (or http://), without a path",
+        "^https?://[A-Za-z0-9.-]+(:([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))?$",
+        "https://host or https://host:port with a port from 1 to 65535 (or http://), without a path",
     ),
     (
-        "^https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[A-Za-z0-9._/-]*)?$",
+        "^https?://[A-Za-z0-9.-]+(:([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))?(/[A-Za-z0-9._/-]*)?$",
         "https://host, with a port and a path where needed, such as https://sts.eu-west-1.amazonaws.com",
     ),
     (

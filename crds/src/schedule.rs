@@ -222,7 +222,7 @@ pub struct Trigger {
     #[serde(rename = "type", default)]
     pub type_: BackupType,
     /// Minute, hour, day of month, month, day of week; `H`, `H/n` and `H(a-b)` stand for a value that differs by source but stays.
-    #[schemars(length(min = 9, max = 128))]
+    #[schemars(length(min = 1, max = 128), regex(pattern = "^\\s*\\S+(\\s+\\S+){4}\\s*$"))]
     pub cron: String,
 }
 

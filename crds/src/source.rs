@@ -98,7 +98,7 @@ pub struct PostgresqlServer {
         length(min = 1, max = 8),
         inner(
             length(min = 1, max = 300),
-            regex(pattern = "^([a-zA-Z0-9._-]+|\\[[0-9a-fA-F:.]+\\])(:[0-9]{1,5})?$")
+            regex(pattern = "^([a-zA-Z0-9._-]+|\\[[0-9a-fA-F:.]+\\])(:([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))?$")
         )
     )]
     pub hosts: Vec<String>,
