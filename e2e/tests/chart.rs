@@ -44,7 +44,9 @@ fn with_definitions() -> anyhow::Result<ApiServer> {
         Some(server.kubeconfig()),
         ["apply", "--server-side", "--validate=strict", "--warnings-as-errors", "--filename"],
     );
-    run(apply.arg(folder))?;
+    // Of others, the one kind that the chart makes objects of.
+    let foreign = repository().join("e2e/tests/chart/servicemonitors.yaml");
+    run(apply.arg(folder).arg("--filename").arg(foreign))?;
     server.established()?;
     Ok(server)
 }

@@ -31,6 +31,7 @@ const SETS: &[(&str, &[&str])] = &[
             "--set=topologySpreadConstraints[0].maxSkew=1,topologySpreadConstraints[0].topologyKey=zone",
             "--set=topologySpreadConstraints[0].whenUnsatisfiable=DoNotSchedule,topologySpreadConstraints[0].labelSelector.matchLabels.a=b",
             "--set=networkPolicy.apiServerPorts={6443},networkPolicy.metricsFrom[0].namespaceSelector.matchLabels.name=monitoring",
+            "--set=serviceMonitor.install=true,serviceMonitor.interval=15s,serviceMonitor.labels.release=prometheus",
         ],
     ),
     (
@@ -111,14 +112,17 @@ async fn what_is_rendered_has_no_unknown_field_and_fits_restricted_namespaces() 
 
 #[test]
 fn the_strict_check_finds_an_unknown_field() {
-    let mut objects = render("holdfast", "default", &["--set=crds.install=false"]).unwrap();
-    for object in &mut objects {
-        if object["kind"] == "Deployment" {
-            object["spec"]["template"]["spec"]["containers"][0]["redinessProbe"] = json!({});
-        }
+    let arguments = ["--set=crds.install=false", "--set=serviceMonitor.install=true"];
+    for (kind, at, field) in [
+        ("Deployment", "/spec/template/spec/containers/0", "redinessProbe"),
+        ("ServiceMonitor", "/spec/endpoints/0", "honourLabels"),
+    ] {
+        let mut objects = render("holdfast", "default", &arguments).unwrap();
+        let object = objects.iter_mut().find(|object| object["kind"] == kind).unwrap();
+        object.pointer_mut(at).unwrap()[field] = json!({});
+        let error = applied_strictly(&objects).unwrap_err().to_string();
+        assert!(error.contains(field), "{kind}: {error}");
     }
-    let error = applied_strictly(&objects).unwrap_err().to_string();
-    assert!(error.contains("redinessProbe"), "{error}");
 }
 
 #[test]
