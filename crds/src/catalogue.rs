@@ -40,15 +40,17 @@ pub struct CatalogueInStore {
     pub expected_as_of: Option<String>,
     /// Bytes of all copies.
     pub bytes: i64,
+    /// Copies that a hold keeps.
     pub held: i64,
     /// Copies with a seal by a trusted key; the others are unsealed. Absent where the store has no seal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sealed: Option<i64>,
     /// Copies that nothing keeps any more, and that go after the delay.
     pub marked: i64,
-    /// Recovery points (RFC 3339, UTC) of the newest and the oldest good copy.
+    /// Recovery point (RFC 3339, UTC) of the newest good copy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub newest: Option<String>,
+    /// Recovery point (RFC 3339, UTC) of the oldest good copy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oldest: Option<String>,
     /// Why nothing of this source is removed from this store.
@@ -134,8 +136,11 @@ pub struct KeeperStatus {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct CountedSource {
+    /// Namespace of the source.
     pub namespace: String,
+    /// Name of the source.
     pub source: String,
+    /// Copies that the next pass has to find again.
     pub copies: i64,
     /// When the pass began that counted them, by the store's clock (RFC 3339, UTC).
     pub as_of: String,
@@ -160,10 +165,15 @@ pub struct PassStatus {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct UnknownSource {
+    /// Namespace of the source, as the store's paths say it.
     pub namespace: String,
+    /// Name of the source, as the store's paths say it.
     pub source: String,
+    /// Copies of it in the store.
     pub copies: i64,
+    /// What its copies have in the store, in bytes.
     pub bytes: i64,
+    /// Copies of it that a hold keeps.
     pub held: i64,
     /// Recovery point (RFC 3339, UTC) of the newest good copy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -174,10 +184,15 @@ pub struct UnknownSource {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct VanishedNamespace {
+    /// Name of the namespace that is gone.
     pub namespace: String,
+    /// Sources of it that have copies in the store.
     pub sources: i64,
+    /// Copies of it in the store.
     pub copies: i64,
+    /// What its copies have in the store, in bytes.
     pub bytes: i64,
+    /// Copies of it that a hold keeps.
     pub held: i64,
     /// Recovery point (RFC 3339, UTC) of the newest good copy.
     #[serde(default, skip_serializing_if = "Option::is_none")]

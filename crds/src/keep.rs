@@ -243,11 +243,17 @@ pub struct KeepSummary {
     pub lines: u64,
     /// SHA-256 of these lines, each with its line feed: who reads the log reads exactly these.
     pub sha256: String,
+    /// Sources that have copies in the store.
     pub sources: i64,
+    /// Copies in the store, those that are marked included.
     pub copies: i64,
+    /// What the copies have in the store, in bytes.
     pub bytes: i64,
+    /// Copies that nothing keeps any more, and that go after the delay.
     pub marked: i64,
+    /// Copies that this pass removed.
     pub removed: i64,
+    /// Copies that a hold keeps.
     pub held: i64,
     /// Copies with a seal by a trusted key.
     #[serde(default)]
@@ -255,7 +261,9 @@ pub struct KeepSummary {
     /// The public key (Ed25519, in hexadecimal) that it seals with; absent where the store has no seal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seal_key: Option<String>,
+    /// Sources of which nothing is removed until somebody has looked.
     pub blocked: i64,
+    /// Copies and objects that are missing, corrupt, tampered with, divergent or foreign.
     pub findings: i64,
     /// The store's clock at the beginning: holds that are older than this were seen.
     pub started_at: String,
@@ -283,12 +291,15 @@ pub struct PreviewCounts {
     pub kept: i64,
     /// Copies that nothing keeps, and that wait for the end of the delay.
     pub marked: i64,
+    /// What those have in the store, in bytes.
     pub marked_bytes: i64,
     /// Copies that are removed.
     pub removed: i64,
+    /// What those have in the store, in bytes.
     pub removed_bytes: i64,
     /// Copies that are marked or removed, and would stay under the rules in force.
     pub more: i64,
+    /// What those have in the store, in bytes.
     pub more_bytes: i64,
     /// Copies that stay, and would be marked or removed under the rules in force.
     pub fewer: i64,
@@ -369,16 +380,19 @@ pub struct SourceReport {
     pub good: i64,
     /// Bytes of all copies.
     pub bytes: i64,
+    /// Copies that a hold keeps.
     pub held: i64,
     /// Copies with a seal by a trusted key, when the source was looked at.
     #[serde(default)]
     pub sealed: i64,
+    /// Copies that nothing keeps any more, and that go after the delay.
     pub marked: i64,
     /// Removed in this pass.
     pub removed: i64,
     /// Recovery points (RFC 3339, UTC) of the newest and the oldest good copy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub newest: Option<String>,
+    /// Recovery point of the oldest copy (RFC 3339, UTC).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oldest: Option<String>,
     /// Why nothing of this source is removed.
@@ -410,10 +424,12 @@ pub struct Blocked {
 pub struct CopyReport {
     /// The run's name.
     pub run: String,
+    /// What kind of copy it is, such as Full.
     #[serde(rename = "type")]
     pub type_: String,
     /// RFC 3339, UTC.
     pub recovery_point: String,
+    /// What it has in the store, in bytes.
     pub bytes: i64,
     pub state: CopyState,
     /// Of a preview of proposed rules: what becomes of it under the rules in force, where that is something else.
@@ -462,9 +478,12 @@ impl CopyState {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HoldReport {
+    /// The hold's UID, which names its record in the store.
     pub id: String,
+    /// Namespace of the hold; none for a ClusterComplianceHold.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
+    /// Name of the hold.
     pub name: String,
     /// [`KeepHold::digest`] of the hold that the pass was told of; absent where the store alone knows it, by its records.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -485,6 +504,7 @@ pub struct HoldReport {
     pub copies: i64,
     /// … on which the bucket's own legal hold is set and was read back.
     pub legal_holds: i64,
+    /// Why the store does not keep to it yet; none where it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
     pub problem: Option<String>,
@@ -494,7 +514,9 @@ pub struct HoldReport {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DisposalReport {
+    /// Namespace of the DisposalRequest.
     pub namespace: String,
+    /// Name of the DisposalRequest.
     pub name: String,
     /// [`KeepDisposal::digest`] of the request that the pass was told of: one of the same name with another scope is another.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -507,6 +529,7 @@ pub struct DisposalReport {
     pub removed: i64,
     /// Copies of its scope that a hold or a lock keeps.
     pub deferred: i64,
+    /// Why it is not carried out yet; none where it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
     pub problem: Option<String>,
@@ -520,6 +543,7 @@ pub struct StoreFinding {
     /// `<namespace>/<source>` or `<namespace>/<source>/<run>`; absent where it concerns the whole store.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub place: Option<String>,
+    /// What was found, and what to do.
     #[schemars(length(max = 512))]
     pub message: String,
 }

@@ -117,6 +117,7 @@ pub struct RetentionPreviewStatus {
     /// The generation that this status was made from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
+    /// How far the preview is.
     #[serde(default)]
     pub phase: RunPhase,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -144,6 +145,7 @@ pub struct RetentionPreviewStatus {
     /// How many sources and copies were looked at.
     #[serde(default)]
     pub sources: i64,
+    /// Copies that were looked at.
     #[serde(default)]
     pub copies: i64,
     /// Their bytes.
@@ -173,8 +175,10 @@ pub struct RetentionPreviewStatus {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct BlockedSource {
+    /// Namespace of the source.
     #[serde(default)]
     pub namespace: String,
+    /// Name of the source.
     pub source: String,
     #[serde(flatten)]
     pub blocked: Blocked,

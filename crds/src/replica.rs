@@ -24,6 +24,7 @@ pub enum StoreUse {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RunInStore {
+    /// Name of the store.
     pub name: String,
     #[serde(default)]
     pub kind: StoreKind,
@@ -33,6 +34,7 @@ pub struct RunInStore {
     /// Why it is not there, or what was done last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<Reason>,
+    /// Why the copy is not there, in words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 512))]
     pub message: Option<String>,
@@ -179,6 +181,7 @@ pub struct Replication {
     /// How the last ended, or why the next cannot begin.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<Reason>,
+    /// Why copies are not brought, in words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
     pub message: Option<String>,

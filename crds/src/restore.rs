@@ -183,6 +183,7 @@ pub struct RestoreRequestStatus {
     /// The generation that this status was made from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
+    /// How far the restore is.
     #[serde(default)]
     pub phase: RunPhase,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -202,6 +203,7 @@ pub struct RestoreRequestStatus {
     /// What it works on, fixed with its first attempt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub frozen: Option<FrozenRestore>,
+    /// The attempts to carry it out, the newest last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 10), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["number"]))]
     pub attempts: Vec<Attempt>,
@@ -211,8 +213,10 @@ pub struct RestoreRequestStatus {
     /// The target in one line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
+    /// When the first attempt began (RFC 3339, UTC).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start_time: Option<String>,
+    /// When it ended (RFC 3339, UTC).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub completion_time: Option<String>,
     /// From start to end, for people, such as `3m12s`.

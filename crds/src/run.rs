@@ -203,6 +203,7 @@ pub struct BackupRunStatus {
     /// The generation that this status was made from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
+    /// How far the run is.
     #[serde(default)]
     pub phase: RunPhase,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -237,8 +238,10 @@ pub struct BackupRunStatus {
     /// Its settle Jobs, where an end was in doubt or the register is to be closed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub settle: Option<Settle>,
+    /// When the first attempt began (RFC 3339, UTC).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start_time: Option<String>,
+    /// When it ended (RFC 3339, UTC).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub completion_time: Option<String>,
     /// The copy, once it is committed.
@@ -256,6 +259,7 @@ pub struct BackupRunStatus {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FrozenRun {
+    /// UID of the BackupSource.
     pub source_uid: String,
     pub source: BackupSourceSpec,
     pub store: FrozenStore,
@@ -268,12 +272,16 @@ pub struct FrozenRun {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FrozenSchedule {
+    /// Name of the schedule.
     pub name: String,
+    /// Its generation when the work began.
     pub generation: i64,
     /// Digest of its policy: how long its copies are kept, and where.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy_digest: Option<String>,
+    /// How often the run may be tried.
     pub attempts: i32,
+    /// How long one attempt may take.
     pub timeout: Span,
 }
 
@@ -281,9 +289,11 @@ pub struct FrozenSchedule {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FrozenStore {
+    /// Name of the store.
     pub name: String,
     #[serde(default, skip_serializing_if = "StoreKind::is_own")]
     pub kind: StoreKind,
+    /// UID of the store's object.
     pub uid: String,
     /// As pods of this namespace use it.
     pub spec: BackupStoreSpec,
@@ -328,6 +338,7 @@ pub struct Attempt {
     /// How it ended; before that, why it is being stopped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<Reason>,
+    /// How it ended, in words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
     pub message: Option<String>,
@@ -349,8 +360,10 @@ pub struct Settle {
     /// Name of the last one's Job.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job: Option<String>,
+    /// When its Job was made (RFC 3339, UTC).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<String>,
+    /// When it ended (RFC 3339, UTC).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished_at: Option<String>,
     /// Whether it closes the register where it finds nothing: always but when another attempt follows.

@@ -324,6 +324,7 @@ pub struct BackupScheduleStatus {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TriggerStatus {
+    /// Name of the trigger.
     pub name: String,
     /// Every tick at or before it has its run made, skipped or dropped (RFC 3339, UTC).
     pub watermark: String,
@@ -346,7 +347,9 @@ pub struct TriggerStatus {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FailingSource {
+    /// Name of the source.
     pub source: String,
+    /// Its last run, which failed.
     pub run: String,
     pub reason: Reason,
 }

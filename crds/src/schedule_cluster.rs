@@ -79,8 +79,10 @@ pub struct ClusterBackupScheduleStatus {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NamespaceProblem {
+    /// Name of the namespace.
     pub namespace: String,
     pub reason: Reason,
+    /// What is wrong there, and what to do.
     #[schemars(length(max = 512))]
     pub message: String,
 }

@@ -325,9 +325,11 @@ impl CopyReference {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RunReference {
+    /// Name of the run.
     pub name: String,
     #[serde(rename = "type")]
     pub type_: BackupType,
+    /// How far it is.
     pub phase: RunPhase,
     pub reason: Reason,
     /// When it ended (RFC 3339, UTC).
@@ -338,7 +340,9 @@ pub struct RunReference {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NextTicks {
+    /// Name of the schedule.
     pub schedule: String,
+    /// Name of the trigger.
     pub trigger: String,
     /// The cron expression after each `H` was resolved for this source.
     pub cron: String,

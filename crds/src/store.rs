@@ -475,6 +475,7 @@ pub struct ProbeCheck {
     /// What was tried: `Reach`, `Put`, `CreateIfAbsent`, `Checksum`, `Read`, `List`, `AbortUpload`, `ObjectLock`, `Reader`, `Keeper`, `Pruner`, `Clock`, `Owner`, …
     #[schemars(length(max = 64))]
     pub name: String,
+    /// Whether the store does what is demanded.
     pub passed: bool,
     /// Why it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
