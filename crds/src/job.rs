@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{ResourceRequirements, Toleration};
-use schemars::JsonSchema;
+use k8s_openapi::api::core::v1::{Affinity, ResourceRequirements, Toleration};
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// What the pods of this object's Jobs get beside what Holdfast sets.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -29,6 +30,10 @@ pub struct JobTemplate {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 32))]
     pub node_selector: BTreeMap<String, String>,
+    /// Which nodes and neighbours the pod wants or avoids, as in the specification of a pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "affinity")]
+    pub affinity: Option<Affinity>,
     /// Taints that the pod tolerates.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
@@ -46,8 +51,46 @@ pub struct JobTemplate {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub service_account_name: Option<String>,
+    /// The HTTP proxy through which the pod reaches the store. Databases are not reached through it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<Proxy>,
     /// User id of the pod's processes; not 0. By default 65532; on a volume store its `runAsUser`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 2_147_483_647))]
     pub run_as_user: Option<i64>,
+}
+
+/// An HTTP proxy. It becomes environment variables of the pod, which many can read: it has no user and no password.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Proxy {
+    /// `http://host[:port]` or `https://host[:port]`. What goes to an `https` store stays encrypted on its way through it.
+    #[schemars(
+        length(min = 8, max = 512),
+        regex(
+            pattern = "^https?://[A-Za-z0-9.-]+(:([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))?$"
+        )
+    )]
+    pub url: String,
+    /// What is reached without it: hosts, domains (with all below them), addresses and networks.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), inner(length(min = 1, max = 253), regex(pattern = "^[A-Za-z0-9.:/_-]+$")))]
+    pub no_proxy: Vec<String>,
+}
+
+/// The schema of Kubernetes without its texts, which are longer than all of ours together.
+fn affinity(generator: &mut SchemaGenerator) -> Schema {
+    fn silence(value: &mut Value) {
+        match value {
+            Value::Object(fields) => {
+                fields.retain(|name, field| name != "description" || !field.is_string());
+                fields.values_mut().for_each(silence);
+            }
+            Value::Array(items) => items.iter_mut().for_each(silence),
+            _ => {}
+        }
+    }
+    let mut schema = Affinity::json_schema(generator).to_value();
+    silence(&mut schema);
+    Schema::try_from(schema).unwrap_or_default()
 }

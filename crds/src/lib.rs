@@ -38,7 +38,7 @@ pub use compliance_hold::*;
 pub use condition::{ConditionType, Finding, MESSAGE_LIMIT, conditions, shortened, whole_seconds};
 pub use copy::*;
 pub use duration::{InvalidSpan, Span};
-pub use job::JobTemplate;
+pub use job::{JobTemplate, Proxy};
 pub use keep::*;
 pub use preview::*;
 pub use reason::{Class, Reason};

@@ -93,6 +93,10 @@ const PATTERNS: &[(&str, &str)] = &[
         "^[A-Za-z0-9._-]+$",
         "the key of a Secret: letters, digits, dots, _ and -, such as seal.pem",
     ),
+    (
+        "^[A-Za-z0-9.:/_-]+$",
+        "a host, a domain, an address or a network, such as s3.shop.svc, example.org, 10.1.2.3 or 10.0.0.0/8",
+    ),
     ("^[0-9]{4}-[0-9]{2}-[0-9]{2}$", "a day of the calendar, such as 2026-12-24"),
     (
         "^\\s*\\S+(\\s+\\S+){4}\\s*$",
@@ -113,7 +117,7 @@ const PATTERNS: &[(&str, &str)] = &[
     ),
     (
         "^https?://[A-Za-z0-9.-]+(:([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))?$",
-        "https://host or https://host:port with a port from 1 to 65535 (or http://), without a path",
+        "https://host or https://host:port with a port from 1 to 65535 (or http://), without user, password and path",
     ),
     (
         "^https?://[A-Za-z0-9.-]+(:([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))?(/[A-Za-z0-9._/-]*)?$",

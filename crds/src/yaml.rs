@@ -105,7 +105,7 @@ mod tests {
         fn walk(path: &str, schema: &Value, silent: &mut Vec<String>) {
             for (name, field) in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {
                 let path = format!("{path}.{name}");
-                let foreign = ["resources", "tolerations", "conditions", "metadata"].contains(&name.as_str());
+                let foreign = ["resources", "affinity", "tolerations", "conditions", "metadata"].contains(&name.as_str());
                 if field.get("description").is_none() {
                     silent.push(path.clone());
                 }

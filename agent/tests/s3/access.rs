@@ -292,3 +292,31 @@ fn addresses_that_cannot_be_used_are_refused_with_the_field() {
     assert!(S3::new(config).unwrap_err().to_string().contains("holds no certificate"));
     assert_eq!(BUCKET, "backups");
 }
+
+/// What a pod's `job.proxy` becomes. Nothing else knows the name of this store.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_is_reached_through_the_proxy_of_the_environment() {
+    let gateway = Gateway::start();
+    let proxy = Proxy::start(gateway.address, |_| Act::Pass).await;
+    let directory = tempfile::tempdir().unwrap();
+    let keys = gateway.config();
+    let store = serde_json::json!({"apiVersion": "holdfast.dev/v1alpha1", "kind": "BackupStore", "metadata": {"name": "far", "namespace": "shop"},
+        "spec": {"s3": {"bucket": keys.bucket, "prefix": "prod/eu", "endpoint": "http://store.invalid:9000"}, "credentials": {"secretName": "s3"},
+            "encryption": {"none": {}}}});
+    write_file(&directory.path().join("store.yaml"), &store.to_string());
+    let mut agent = tokio::process::Command::new(env!("CARGO_BIN_EXE_holdfast-agent"));
+    agent
+        .args(["probe", "--store", "store.yaml", "--result", "-", "--store-secret"])
+        .arg(gateway.directory.path().join("keys"))
+        .current_dir(directory.path())
+        .env_clear()
+        .envs([("HTTP_PROXY", proxy.endpoint()), ("HTTPS_PROXY", proxy.endpoint())]);
+    let output = agent.output().await.unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    let seen = proxy.seen();
+    assert!(seen.len() > 5, "{seen:?}");
+    assert!(
+        seen.iter().all(|seen| seen.path.starts_with("http://store.invalid:9000/backups")),
+        "{seen:?}"
+    );
+}

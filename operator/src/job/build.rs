@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use holdfast_crds::{Action, BackupSourceSpec, Encryption, JobTemplate, PostgresqlServer, RestoreTo, Task, layout};
+use holdfast_crds::{Action, BackupSourceSpec, Encryption, JobTemplate, PostgresqlServer, Proxy, RestoreTo, Task, layout};
 use k8s_openapi::{
     api::{
         batch::v1::{Job, JobSpec},
@@ -100,7 +100,7 @@ pub fn build(request: &JobRequest<'_>) -> Result<Job, BuildError> {
     let labels = labels(request.task);
     let (volumes, mut mounts): (Vec<_>, Vec<_>) = volumes.into_iter().map(|Placed { volume, mount }| (volume, mount)).unzip();
     mounts.extend(extra_mounts);
-    let main = Container {
+    let mut main = Container {
         command: Some(command(own, &[Purpose::of(request.task).as_str(), "--task", layout::TASK])),
         resources: Some(
             template
@@ -110,7 +110,11 @@ pub fn build(request: &JobRequest<'_>) -> Result<Job, BuildError> {
         ),
         ..container(MAIN_CONTAINER, &main_image, own, mounts)
     };
+    main.env
+        .get_or_insert_default()
+        .extend(template.proxy.as_ref().map(proxy).unwrap_or_default());
     let pod = PodSpec {
+        affinity: template.affinity.clone(),
         automount_service_account_token: Some(false),
         containers: vec![main],
         enable_service_links: Some(false),
@@ -197,6 +201,8 @@ fn template(request: &JobRequest<'_>) -> JobTemplate {
             own.annotations = under(store.annotations, own.annotations);
             own.node_selector = under(store.node_selector, own.node_selector);
             own.service_account_name = own.service_account_name.or(store.service_account_name);
+            own.affinity = own.affinity.or(store.affinity);
+            own.proxy = own.proxy.or(store.proxy);
             own.tolerations.extend(store.tolerations);
             let more: Vec<_> = store
                 .image_pull_secrets
@@ -303,11 +309,6 @@ fn command(own: bool, arguments: &[&str]) -> Vec<String> {
 }
 
 fn container(name: &str, image: &str, own: bool, mounts: Vec<VolumeMount>) -> Container {
-    let variable = |name: &str, value: &str| EnvVar {
-        name: name.to_owned(),
-        value: Some(value.to_owned()),
-        value_from: None,
-    };
     Container {
         name: name.to_owned(),
         image: Some(image.to_owned()),
@@ -332,6 +333,23 @@ fn container(name: &str, image: &str, own: bool, mounts: Vec<VolumeMount>) -> Co
         volume_mounts: Some(mounts),
         ..Container::default()
     }
+}
+
+fn variable(name: &str, value: &str) -> EnvVar {
+    EnvVar {
+        name: name.to_owned(),
+        value: Some(value.to_owned()),
+        value_from: None,
+    }
+}
+
+/// The variables by which the agent's HTTP client knows its proxy. Tools of databases do not read them.
+fn proxy(proxy: &Proxy) -> Vec<EnvVar> {
+    let mut variables = vec![variable("HTTPS_PROXY", &proxy.url), variable("HTTP_PROXY", &proxy.url)];
+    if !proxy.no_proxy.is_empty() {
+        variables.push(variable("NO_PROXY", &proxy.no_proxy.join(",")));
+    }
+    variables
 }
 
 fn pod_security(user: i64) -> PodSecurityContext {

@@ -522,15 +522,20 @@ fn a_copy_job_writes_to_one_store_and_only_reads_the_other() {
 
 #[test]
 fn the_user_shapes_the_pod_and_what_the_store_needs_is_added() {
+    let zone = |zone: &str| {
+        json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
+            {"matchExpressions": [{"key": "topology.kubernetes.io/zone", "operator": "In", "values": [zone]}]}]}}})
+    };
     let template: JobTemplate = serde_json::from_value(json!({
         "image": "registry.test/postgres:16", "labels": {"team": "shop", "holdfast.dev/purpose": "evil"}, "annotations": {"holdfast.dev/task": "evil"},
         "resources": {"limits": {"memory": "64Mi"}}, "nodeSelector": {"disk": "ssd"}, "tolerations": [{"key": "batch", "operator": "Exists"}],
-        "priorityClassName": "low", "imagePullSecrets": ["pull"], "runAsUser": 999,
+        "priorityClassName": "low", "imagePullSecrets": ["pull"], "runAsUser": 999, "affinity": zone("a"),
     }))
     .unwrap();
     let mut store = plain();
     store.spec.job = serde_json::from_value(json!({
-        "image": "ignored:1", "labels": {"egress": "s3", "team": "store"}, "serviceAccountName": "s3-role", "imagePullSecrets": ["pull", "pull-2"], "runAsUser": 5
+        "image": "ignored:1", "labels": {"egress": "s3", "team": "store"}, "serviceAccountName": "s3-role", "imagePullSecrets": ["pull", "pull-2"], "runAsUser": 5,
+        "affinity": zone("b"), "proxy": {"url": "http://proxy:3128", "noProxy": ["svc", "10.0.0.0/8"]}
     }))
     .unwrap();
     let mut task = backup(store);
@@ -552,6 +557,22 @@ fn the_user_shapes_the_pod_and_what_the_store_needs_is_added() {
     );
     assert_eq!(pod["imagePullSecrets"], json!([{"name": "pull"}, {"name": "pull-2"}]));
     assert_eq!(pod["securityContext"]["runAsUser"], 999);
+    assert_eq!(pod["affinity"], zone("a"));
+    let variables = |container: &Value| {
+        let list = container["env"].as_array().unwrap().iter();
+        list.map(|variable| format!("{}={}", variable["name"].as_str().unwrap(), variable["value"].as_str().unwrap()))
+            .filter(|variable| variable.contains("PROXY"))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        variables(&pod["containers"][0]),
+        [
+            "HTTPS_PROXY=http://proxy:3128",
+            "HTTP_PROXY=http://proxy:3128",
+            "NO_PROXY=svc,10.0.0.0/8"
+        ]
+    );
+    assert_eq!(variables(&pod["initContainers"][0]), [""; 0], "it reaches nothing");
     let tolerations = pod["tolerations"].as_array().unwrap();
     assert_eq!(tolerations.len(), 3);
     assert_eq!(tolerations[1]["tolerationSeconds"], 60);
