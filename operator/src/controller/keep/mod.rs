@@ -109,8 +109,9 @@ impl KeepController {
         let task = task::task(&context.caches, store, now);
         let told = task::told(&task);
         let name = store.key().to_string();
-        let news = self.committed(store).max(self.appeared(&keeper)).max(self.unseen(store));
-        let due = decide::next_pass(&keeper, &name, &told, news);
+        let after = |news| decide::next_pass(&keeper, &name, &told, news);
+        // What a pass can tell only later does not put off the pass that is due now.
+        let due = after(self.committed(store).max(self.appeared(&keeper))).min(after(self.unseen(store)));
         if due > now {
             return Ok(Next::After(context.clock.until(due)));
         }

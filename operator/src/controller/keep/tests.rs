@@ -360,8 +360,8 @@ async fn a_pass_that_finds_the_same_writes_no_source_until_a_copy_is_missed() {
     assert_eq!(world.source().stores[0].as_of, "2026-03-03T00:00:10Z");
 }
 
-/// A source that is protected by the copy of run `b`, which was committed at nine on the second of March, after a pass of the first.
-async fn committed_after_a_pass() -> (World, SourceController) {
+/// A source that is protected by the copy of run `b`, which was committed at nine on the second of March, after a pass at that time.
+async fn committed_after_a_pass(at: &str) -> (World, SourceController) {
     let world = world();
     let schedule = json!({"apiVersion": "holdfast.dev/v1alpha1", "kind": "BackupSchedule",
         "metadata": {"name": "gold", "namespace": "shop", "uid": "uid-gold", "creationTimestamp": "2026-02-28T00:00:00Z"},
@@ -369,7 +369,7 @@ async fn committed_after_a_pass() -> (World, SourceController) {
             "objectives": {"rpo": "26h"}}});
     world.context.caches.schedules.watched(serde_json::from_value(schedule).unwrap());
     let controller = SourceController::new(world.context.clone());
-    pass(&world, 1, source_line("shop", "a"), "2026-03-01T00:00:10Z").await;
+    pass(&world, 1, source_line("shop", "a"), at).await;
     let run = json!({"apiVersion": "holdfast.dev/v1alpha1", "kind": "BackupRun",
         "metadata": {"name": "b", "namespace": "shop", "uid": "uid-b", "creationTimestamp": "2026-03-02T09:00:00Z"},
         "spec": {"source": "a", "stores": [{"name": "offsite"}]},
@@ -405,7 +405,7 @@ fn protected(world: &World) -> (String, String) {
 #[tokio::test(start_paused = true)]
 async fn a_copy_that_the_first_pass_finds_bad_protects_nothing_any_more() {
     for state in ["NotGood", "Shredded", "Removing"] {
-        let (world, source) = committed_after_a_pass().await;
+        let (world, source) = committed_after_a_pass("2026-03-01T00:00:10Z").await;
         let KeepLine::Source(mut report) = source_line("shop", "a") else {
             panic!("it is of a source")
         };
@@ -418,8 +418,17 @@ async fn a_copy_that_the_first_pass_finds_bad_protects_nothing_any_more() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_commit_right_after_a_pass_is_looked_at_within_minutes() {
+    let (world, _) = committed_after_a_pass("2026-03-02T08:58:00Z").await;
+    let Next::After(wait) = world.reconcile().await else {
+        panic!("there is a next pass")
+    };
+    assert!(wait.as_secs() < 120, "{wait:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_copy_that_is_not_found_protects_until_a_pass_that_began_after_its_commit_by_either_clock() {
-    let (world, source) = committed_after_a_pass().await;
+    let (world, source) = committed_after_a_pass("2026-03-01T00:00:10Z").await;
     let Next::After(wait) = pass(&world, 2, source_line("shop", "a"), "2026-03-02T09:01:40Z").await else {
         panic!("there is a next pass")
     };
