@@ -3,6 +3,7 @@
 #![allow(clippy::panic, clippy::unwrap_used, reason = "tests")]
 
 mod copies;
+mod help;
 mod stock;
 #[path = "../../src/engine/postgresql/test_server.rs"]
 mod test_server;
@@ -402,6 +403,24 @@ fn what_decrypt_writes_to_may_be_full_or_there_already() {
     assert_eq!(std::fs::read_to_string(there).unwrap(), "precious");
 }
 
+#[test]
+fn a_scratch_directory_without_room_is_told_before_anything_is_done() {
+    let (server, pod) = (TestServer::shared(), Pod::new());
+    let mut agent = Command::new("unshare");
+    let script = "mount -t tmpfs -o nr_inodes=1 none \"$0\" && exec \"$@\"";
+    agent
+        .args(["--map-root-user", "--mount", "sh", "-c", script])
+        .arg(pod.path("scratch"));
+    pod.arguments(agent.arg(env!("CARGO_BIN_EXE_holdfast-agent")).arg("backup"));
+    agent.arg("--store").arg(pod.store()).args(["--run", "run-1", "--source"]);
+    let output = done(agent.arg(pod.source(server, &["postgres"])));
+    let result = pod.result();
+    assert_eq!(result.reason, Reason::ScratchFull, "{}", String::from_utf8_lossy(&output.stdout));
+    assert_eq!(output.status.code(), Some(Reason::ScratchFull.exit_code().into()));
+    assert!(result.message.contains("scratch: No space left on device"), "{}", result.message);
+    assert!(!pod.path("volume/data").exists() && !pod.path("volume/catalog").exists());
+}
+
 /// Pods run as a uid that no image knows. Nothing but what `install` brings may be needed.
 #[test]
 fn an_unknown_uid_can_back_up_and_restore() {
@@ -427,47 +446,6 @@ fn an_unknown_uid_can_back_up_and_restore() {
     let request = pod.request(server, "unknown-uid");
     run("restore", &["--request".as_ref(), request.as_ref()]);
     assert_eq!(server.sql("unknown_uid", "SELECT id FROM t"), "1");
-}
-
-fn help(arguments: &[&str]) -> String {
-    let output = Command::new(env!("CARGO_BIN_EXE_holdfast-agent")).args(arguments).output().unwrap();
-    assert!(output.status.success(), "{arguments:?}");
-    String::from_utf8(output.stdout).unwrap()
-}
-
-#[test]
-fn help_teaches() {
-    for (arguments, words) in [
-        (vec!["--help"], "EXIT CODE"),
-        (vec!["backup", "--help"], "--store-secret ./s3"),
-        (vec!["restore", "--help"], "holdfast.receipts"),
-        (vec!["copy", "--help"], "begins with holdfast-copy"),
-        (vec!["install", "--help"], "/etc/passwd"),
-        (vec!["key", "--help"], "passphrase"),
-        (vec!["verify", "--help"], "--level decode"),
-        (vec!["decrypt", "--help"], "--database orders | pg_restore"),
-        (vec!["probe", "--help"], "holdfast-agent probe --store store.yaml"),
-        (vec!["keep", "--help"], "--fail-on-removal"),
-        (vec!["settle", "--help"], "holdfast\\.dev/task}' > task.json"),
-    ] {
-        let text = help(&arguments);
-        assert!(text.contains(words), "{arguments:?}: {text}");
-    }
-    let all = help(&["--help"]);
-    let (_, commands) = all.split_once("\nCommands:\n").unwrap();
-    let commands = commands.lines().take_while(|line| line.starts_with("  "));
-    let commands = commands
-        .filter_map(|line| line.split_whitespace().next())
-        .filter(|name| *name != "help");
-    let silent = commands
-        .filter(|name| !help(&[*name, "--help"]).contains("EXAMPLE"))
-        .collect::<Vec<_>>();
-    assert!(silent.is_empty(), "without an example: {silent:?}");
-    let output = Command::new(env!("CARGO_BIN_EXE_holdfast-agent"))
-        .arg("no-such-command")
-        .output()
-        .unwrap();
-    assert_eq!(output.status.code(), Some(Reason::InvalidSpec.exit_code().into()));
 }
 
 #[test]

@@ -75,6 +75,8 @@ fn falsify(scene: &Scene, run: &str, change: impl Fn(&mut Database)) {
     });
 }
 
+type Change<'a> = dyn Fn(&mut Database) + 'a;
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_manifest_that_says_more_than_the_archive_holds_is_found_out() {
     let scene = Scene::new();
@@ -86,7 +88,6 @@ async fn a_manifest_that_says_more_than_the_archive_holds_is_found_out() {
         name: name.to_owned(),
         rows: Some(1),
     };
-    type Change<'a> = dyn Fn(&mut Database) + 'a;
     let changes: [(&str, &Change<'_>, &str); 4] = [
         (
             "rows",
