@@ -1,4 +1,4 @@
-//! The peer of bar C3: as many CronJobs, all due in one minute as well, and their controller without the limit that it puts on its own calls.
+//! The peer of bar C3: as many CronJobs, all due in one minute as well, and their controller.
 
 use std::{
     collections::BTreeMap,
@@ -22,9 +22,12 @@ use holdfast_e2e::api::{ApiServer, ask};
 /// Label of the Jobs of these CronJobs.
 const LABEL: &str = "bench.holdfast.dev/peer";
 
-/// Seconds from the tick to the Job of each CronJob. The namespaces are there.
-pub async fn waits(client: &Client, server: &ApiServer, count: usize) -> Result<Vec<f64>> {
-    let _controller = Controller::start(server.kubeconfig(), &["--kube-api-qps=10000", "--kube-api-burst=10000"])?;
+/// Seconds from the tick to the Job of each CronJob. The namespaces are there. The controller makes at most `calls` calls a second; 0 for what is its
+/// own default.
+pub async fn waits(client: &Client, server: &ApiServer, count: usize, calls: u64) -> Result<Vec<f64>> {
+    let limits = [format!("--kube-api-qps={calls}"), format!("--kube-api-burst={calls}")];
+    let limits: Vec<&str> = limits.iter().map(String::as_str).filter(|_| calls > 0).collect();
+    let _controller = Controller::start(server.kubeconfig(), &limits)?;
     let tick = due_minute(count)?;
     let cron = tick.strftime("%M %H * * *").to_string();
     stream::iter(0..count)

@@ -4,7 +4,8 @@
 //!     cargo build --release -p holdfast-operator && cargo bench -p holdfast-e2e --bench ticks
 //!
 //! By the environment: `HOLDFAST_OPERATOR` (the binary), `BENCH_SCHEDULES` (3000), `BENCH_KILL` (kills it every so many seconds; 0, the default,
-//! never: then C3 is measured, and after it the controller of CronJobs with as many CronJobs), `BENCH_JSON` (where the numbers go).
+//! never: then C3 is measured, and after it the controller of CronJobs with as many CronJobs),
+//! `BENCH_PEER_CALLS` (how many calls a second that controller may make; 0, the default, for its own default), `BENCH_JSON` (where the numbers go).
 
 mod controller;
 mod due;
@@ -114,7 +115,7 @@ async fn bench() -> Result<()> {
         values["cpu_ms_per_run"] = json!(cpu);
         values["peak_mib"] = json!(peak);
         drop(operator);
-        let mut waits = due::waits(&client, &server, schedules).await?;
+        let mut waits = due::waits(&client, &server, schedules, number("BENCH_PEER_CALLS", 0)?).await?;
         let (median, peer) = (quantile(&mut waits, 50), quantile(&mut waits, 99));
         println!(
             "C3: the controller of CronJobs: median {median:.1} s, p99 {peer:.1} s; ratio of p99 {:.2} (bar 0.5)",
@@ -175,7 +176,7 @@ async fn place(client: &Client, namespace: &str) -> Result<()> {
 
 /// A full minute, late enough to make so many schedules before.
 fn due_minute(schedules: usize) -> Result<Timestamp> {
-    let enough = SignedDuration::from_secs(30 + i64::try_from(schedules)? / 10);
+    let enough = SignedDuration::from_secs(30 + i64::try_from(schedules)? / 20);
     let minute = (Timestamp::now() + enough).as_second() / 60 + 1;
     Ok(Timestamp::from_second(minute * 60)?)
 }

@@ -233,6 +233,14 @@ impl<K: Resource + Send + Sync + 'static> Cache<K> {
         held.into_iter().map(|held| held.object())
     }
 
+    /// How many objects of a namespace have this value in an index.
+    pub fn count_by(&self, index: IndexName, namespace: &str, value: &str) -> usize {
+        let contents = self.read();
+        let index = contents.indexes.iter().find(|candidate| candidate.name == index);
+        let keys = index.and_then(|index| index.entries.get(&Key::new(namespace, value)));
+        keys.map_or(0, BTreeSet::len)
+    }
+
     /// The objects of a namespace that have this value in an index, in order of their names.
     pub fn by(&self, index: IndexName, namespace: &str, value: &str) -> Vec<Arc<K>> {
         self.each_by(index, namespace, value).collect()
