@@ -343,6 +343,23 @@ async fn a_tenant_is_told_nothing_of_a_store_of_the_cluster_but_where_it_is_prev
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_waits_for_a_store_of_the_cluster_is_looked_at_when_it_comes_and_what_began_is_not() {
+    for (namespace, begun) in [("stores", false), ("shop", false), ("stores", true)] {
+        let world = world_in(namespace);
+        if begun {
+            world.cluster_store();
+        }
+        let wanted = json!({"store": {"name": "vault", "kind": "ClusterBackupStore"}, "keepFor": "1d"});
+        world.preview("what-if", &wanted);
+        world.reconcile("what-if").await;
+        let queue = Queue::default();
+        triggers(&world.context.caches, &queue);
+        world.cluster_store();
+        assert_eq!(queue.depth(), usize::from(!begun), "{namespace}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn killed_at_each_call_a_preview_is_made_once_and_shown() {
     for call in ["PATCH retentionpreviews/what-if/status", "POST jobs/what-if-v1"] {
         let world = world();
