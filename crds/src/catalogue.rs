@@ -45,6 +45,9 @@ pub struct CatalogueInStore {
     /// Copies with a seal by a trusted key; the others are unsealed. Absent where the store has no seal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sealed: Option<i64>,
+    /// Copies that stay and that the store itself does not lock (yet), although it has `objectLock`.
+    #[serde(default)]
+    pub unlocked: i64,
     /// Copies that nothing keeps any more, and that go after the delay.
     pub marked: i64,
     /// Recovery point (RFC 3339, UTC) of the newest good copy.

@@ -385,6 +385,9 @@ pub struct SourceReport {
     /// Copies with a seal by a trusted key, when the source was looked at.
     #[serde(default)]
     pub sealed: i64,
+    /// Copies that stay and that the store itself does not lock, although it has `objectLock`.
+    #[serde(default)]
+    pub unlocked: i64,
     /// Copies that nothing keeps any more, and that go after the delay.
     pub marked: i64,
     /// Removed in this pass.

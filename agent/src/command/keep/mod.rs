@@ -7,6 +7,7 @@ pub(super) mod facts;
 pub(super) mod holds;
 pub(super) mod inventory;
 mod leftover;
+mod lock;
 pub mod preview;
 pub(super) mod read;
 pub(super) mod removal;
@@ -24,7 +25,7 @@ use std::time::Duration;
 
 use holdfast_crds::document::Label;
 use holdfast_crds::{AgentResult, DisposalReport, KEEP_TIMEOUT, KeepLine, KeepTask, Reason, SHORTEST_LOCK_AT_WRITE, Span, StoreRole};
-use holdfast_policy::retention::time_for_deleting;
+use holdfast_policy::retention::{time_for_deleting, time_for_locks};
 use jiff::{SignedDuration, Timestamp};
 
 pub use self::preview::KeepArgs;
@@ -108,6 +109,10 @@ struct Pass<'a> {
     locks_unknown: Option<String>,
     /// The time for deleting.
     now: Timestamp,
+    /// The time from which locks are counted.
+    lock_time: Timestamp,
+    /// How many objects were asked for locks that no record tells.
+    asked: usize,
     /// The store's time when the pass began.
     began: Timestamp,
     holds: Holds,
@@ -207,6 +212,8 @@ impl<'a> Pass<'a> {
             locks,
             locks_unknown,
             now,
+            lock_time: time_for_locks(our_clock, started),
+            asked: 0,
             began: started,
             holds,
             seals,

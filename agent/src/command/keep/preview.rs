@@ -20,9 +20,10 @@ use serde_json::Value;
 
 use super::facts::propose;
 use super::inventory::SourceFolder;
+use super::lock::{known_lock, legal_hold};
 use super::report::Report;
 use super::show::{Json, Table};
-use super::source::{Documents, copy_reports, known_lock, legal_hold};
+use super::source::{Documents, copy_reports};
 use super::{Pass, read::State, run_reporting};
 use crate::command::backup::freeze;
 use crate::config::{Invocation, Places, read_document, read_task};
@@ -310,7 +311,7 @@ impl Pass<'_> {
         let mut facts = self.gathered(folder, documents).facts();
         let runs: HashMap<_, _> = documents.runs.iter().map(|run| (&run.path.run, run)).collect();
         for copy in &mut facts.copies {
-            copy.locked_until = known_lock(self.store, runs[&copy.run], copy.committed_at);
+            copy.locked_until = known_lock(runs[&copy.run]);
             copy.legal_hold = legal_hold(runs[&copy.run]);
         }
         propose(&mut facts, proposed, &folder.namespace);

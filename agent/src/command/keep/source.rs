@@ -2,28 +2,25 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use futures::{StreamExt, TryStreamExt, stream};
-use holdfast_crds::document::{Acceptance, Fact, Label, ObjectPath, Record};
+use holdfast_crds::document::{Acceptance, Fact, Label, Record};
 use holdfast_crds::{Blocked, CopyReport, CopyState, Reason, SourceReport};
 use holdfast_policy::retention::{CopyFacts, Next, SourceFacts, SourcePlan, Verdict, loss_digest, plan};
-use jiff::Timestamp;
 
-use super::act::{ActError, Hand};
+use super::act::ActError;
 use super::facts::{self, Gathered};
 use super::holds::held_by;
-use super::inventory::{RunFolder, SourceFolder};
+use super::inventory::SourceFolder;
 use super::leftover::Leftover;
+use super::lock::{known_lock, legal_hold};
 use super::read::{self, Run, SourceWords, State};
 use super::{Pass, leftover, removal};
 use crate::result::{Failure, count, shorten};
-use crate::store::{Lock, Locked, Store, StoreError, StorePath};
+use crate::store::StoreError;
 
 /// How many copies of a source are told one by one.
 const TOLD: usize = 10;
 /// How many documents are read at once.
 const DOCUMENTS: usize = 16;
-/// How many locks are read or set at once.
-const PARALLEL: usize = 8;
 
 /// What a source's documents say.
 pub(super) struct Documents {
@@ -83,6 +80,11 @@ impl Pass<'_> {
             self.clear(&folder, &documents.runs, all_read(&plan)).await?;
         }
         let mut reports = copy_reports(&facts, &plan);
+        let runs: BTreeMap<_, _> = documents.runs.iter().map(|run| (run.path.run.as_str(), run)).collect();
+        for report in reports.iter_mut().filter(|report| report.locked_until.is_none()) {
+            let known = runs.get(report.run.as_str()).and_then(|run| known_lock(run));
+            report.locked_until = known.map(|until| until.to_string());
+        }
         self.seals.look(&folder, &documents.runs, &mut reports, &mut self.report);
         self.tell(&folder, &documents, &facts, &plan, (removed.len() as u64, found), &reports);
         Ok(())
@@ -179,32 +181,6 @@ impl Pass<'_> {
         }
     }
 
-    /// The locks of copies that may be removed now: the others need none read.
-    async fn read_locks(&self, folder: &SourceFolder, facts: &mut SourceFacts, disposed: &HashSet<Label>) -> Result<(), StoreError> {
-        if !self.locks {
-            return Ok(());
-        }
-        let now = facts.now;
-        let due = |copy: &&mut CopyFacts| disposed.contains(&copy.run) || copy.mark.as_ref().is_some_and(|mark| mark.not_before <= now);
-        for copy in facts.copies.iter_mut().filter(due) {
-            let Some(run) = folder.runs.get(&copy.run) else { continue };
-            let reads = lockable(run).into_iter().map(|(path, version)| {
-                let store = self.store.clone();
-                async move {
-                    match store.lock_of(&path, version.as_deref()).await {
-                        Err(StoreError::NotFound { .. }) => Ok(Lock::default()),
-                        read => read,
-                    }
-                }
-            });
-            let reads: Vec<_> = reads.collect();
-            let locks: Vec<Lock> = stream::iter(reads).buffer_unordered(PARALLEL).try_collect().await?;
-            copy.locked_until = locks.iter().filter_map(Lock::until).max();
-            copy.legal_hold = locks.iter().any(|lock| lock.legal_hold);
-        }
-        Ok(())
-    }
-
     /// Writes what the plan says about copies that stay, and marks those that do not. Gives what it recorded of the store's own locks and holds.
     async fn record(
         &mut self,
@@ -261,7 +237,7 @@ impl Pass<'_> {
             for verdict in &plan.verdicts {
                 let (copy, run) = (copies[&verdict.run], runs[&verdict.run]);
                 let Some(lying) = folder.runs.get(&verdict.run) else { continue };
-                if let Err(error) = lock(self.store, &hand, lying, run, copy, verdict, plan, (self.now, disposed), &mut set).await {
+                if let Err(error) = self.lock(&hand, lying, run, copy, verdict, plan, disposed, &mut set).await {
                     let ActError::Store(error) = error else { return Err(error.into()) };
                     for hold in &copy.holds {
                         let held = self.held.entry(hold.clone()).or_default();
@@ -339,6 +315,11 @@ impl Pass<'_> {
             .map(|copy| copy.recovery_point)
             .collect();
         let state = |wanted: &[CopyState]| count(reports.iter().filter(|report| wanted.contains(&report.state)).count() as u64);
+        let unlocked = if self.locks && self.store.backend().write_lock().is_some() {
+            self.unlocked(plan, reports)
+        } else {
+            0
+        };
         let full_and_good = facts
             .copies
             .iter()
@@ -353,6 +334,7 @@ impl Pass<'_> {
             bytes: count(facts.copies.iter().map(|copy| copy.bytes).sum()),
             sealed: count(reports.iter().filter(|report| report.sealed).count() as u64),
             held: count(facts.copies.iter().filter(|copy| !copy.holds.is_empty()).count() as u64),
+            unlocked: count(unlocked),
             marked: state(&[CopyState::Marked]),
             removed: count(removed),
             newest: good.iter().max().map(ToString::to_string),
@@ -367,7 +349,7 @@ impl Pass<'_> {
 }
 
 /// Whether what the plan was made from is all there is of the source.
-fn all_read(plan: &SourcePlan) -> bool {
+pub(super) fn all_read(plan: &SourcePlan) -> bool {
     let reason = plan.blocked.as_ref().map(|blocked| blocked.reason);
     !matches!(reason, Some(Reason::CatalogueUnreadable | Reason::CopiesMissing))
 }
@@ -402,111 +384,4 @@ fn copy_report(copy: &CopyFacts, verdict: &Verdict) -> CopyReport {
         why: shorten(&verdict.why(), 256),
         manifest_digest: Some(copy.manifest.to_string()),
     }
-}
-
-/// The objects of a run that carry locks, in the versions that count.
-fn lockable(run: &RunFolder) -> Vec<(StorePath, Option<String>)> {
-    let keys = run
-        .catalog
-        .iter()
-        .filter(|(_, (object, _))| matches!(object, ObjectPath::Key { .. }));
-    let objects = keys.map(|(path, (_, versions))| (path, versions)).chain(&run.data);
-    objects
-        .filter_map(|(path, versions)| Some((path.parse().ok()?, versions.first()?.version.clone())))
-        .collect()
-}
-
-/// Until when the store locks the copy, by the records and by what is locked at write.
-pub(super) fn known_lock(store: &Store, run: &Run, committed_at: Timestamp) -> Option<Timestamp> {
-    let recorded = run.records.iter().filter_map(|record| match record.fact {
-        Fact::Locked { until } => Some(until),
-        _ => None,
-    });
-    let at_write = store.backend().write_lock().and_then(|lock| {
-        let length = jiff::SignedDuration::try_from(lock.length).ok()?;
-        committed_at.checked_add(length).ok()
-    });
-    recorded.chain(at_write).max()
-}
-
-/// Whether the store's legal hold is set on the copy, by the newest record.
-pub(super) fn legal_hold(run: &Run) -> bool {
-    let words = run.records.iter().filter_map(|record| match record.fact {
-        Fact::LegalHold { on } => Some((&record.ulid, on)),
-        _ => None,
-    });
-    words.max_by_key(|(ulid, _)| (*ulid).clone()).is_some_and(|(_, on)| on)
-}
-
-/// Makes the store itself hold what is kept and held: the register, the keys and the data, in the versions that count.
-#[allow(clippy::too_many_arguments, reason = "all of it is what one copy's locks depend on")]
-async fn lock(
-    store: &Store,
-    hand: &Hand,
-    lying: &RunFolder,
-    run: &Run,
-    copy: &CopyFacts,
-    verdict: &Verdict,
-    plan: &SourcePlan,
-    (now, disposed): (Timestamp, &HashSet<Label>),
-    set: &mut Vec<Record>,
-) -> Result<(), ActError> {
-    let outcome = lying
-        .outcome
-        .first()
-        .map(|first| (StorePath::from(&run.path.outcome()), first.version.clone()));
-    let objects: Vec<_> = outcome.into_iter().chain(lockable(lying)).collect();
-    let known = known_lock(store, run, copy.committed_at);
-    let recorded = plan
-        .retain
-        .iter()
-        .filter(|(name, _, _)| *name == copy.run)
-        .map(|(_, _, until)| *until);
-    let mut wanted = copy.retain_until().into_iter().chain(recorded).max();
-    if let Some(short) = store.backend().write_lock() {
-        // What stays without a known end is locked for a while, again and again, from half of that time on.
-        let length = jiff::SignedDuration::try_from(short.length).unwrap_or(jiff::SignedDuration::MAX);
-        let half = now.checked_add(length / 2).unwrap_or(Timestamp::MAX);
-        if verdict.stays() && verdict.until().is_none() && known.is_none_or(|known| known < half) {
-            wanted = wanted.max(now.checked_add(length).ok());
-        }
-    }
-    // What is to be disposed of waits for the locks that it has, and gets no longer ones.
-    let wanted = wanted.filter(|_| !disposed.contains(&copy.run));
-    if let Some(until) = wanted.filter(|until| store.backend().write_lock().is_some() && known.is_none_or(|known| known < *until)) {
-        each(store, &objects, Set::Lock(until)).await?;
-        set.push(hand.record(&run.path, Some(copy.manifest), Fact::Locked { until }).await?);
-    }
-    // What cannot be read may be the hold that is in force: then none is lifted.
-    let held = !copy.holds.is_empty();
-    if held != legal_hold(run) && (held || all_read(plan)) {
-        each(store, &objects, Set::LegalHold(held)).await?;
-        set.push(hand.record(&run.path, Some(copy.manifest), Fact::LegalHold { on: held }).await?);
-    }
-    Ok(())
-}
-
-/// What is set on each object of a copy.
-#[derive(Clone, Copy)]
-enum Set {
-    Lock(Timestamp),
-    LegalHold(bool),
-}
-
-async fn each(store: &Store, objects: &[(StorePath, Option<String>)], set: Set) -> Result<(), StoreError> {
-    let each = objects.iter().cloned().map(|(path, version)| {
-        let store = store.clone();
-        async move {
-            let done = match set {
-                Set::Lock(until) => store.extend_lock(&path, version.as_deref(), until).await?,
-                Set::LegalHold(on) => store.set_legal_hold(&path, version.as_deref(), on).await?,
-            };
-            // What is missing is told as such, and needs no lock.
-            match done {
-                Locked::Held(_) | Locked::NotFound => Ok(()),
-            }
-        }
-    });
-    let futures: Vec<_> = each.collect();
-    stream::iter(futures).buffer_unordered(PARALLEL).try_collect().await
 }

@@ -126,10 +126,10 @@ pub fn judge(policies: &[Arc<CompliancePolicy>], known: &Known<'_>) -> Verdict {
             }
         }
         let names: BTreeSet<_> = names(known).collect();
-        for name in names {
-            let store = known.stores.iter().find(|store| store.reference() == name).map(Store::frozen);
+        for reference in names {
+            let store = known.stores.iter().find(|store| store.reference() == reference).map(Store::frozen);
             let store = store.as_ref();
-            let name = shown(&name);
+            let name = shown(&reference);
             if floors.encryption == Some(EncryptionFloor::Required) {
                 let found = match store.map(|store| &store.spec.encryption) {
                     Some(Encryption::None(_)) => Some(format!("none ({name})")),
@@ -146,7 +146,10 @@ pub fn judge(policies: &[Arc<CompliancePolicy>], known: &Known<'_>) -> Verdict {
                     Some(None) => Some(format!("no objectLock ({name})")),
                     None => Some(format!("no {name}")),
                 };
-                if let Some(found) = found {
+                let entry = known.catalogue.iter().find(|entry| entry.reference() == reference);
+                let unlocked = entry.map(|entry| entry.unlocked).filter(|unlocked| *unlocked > 0);
+                let unlocked = unlocked.map(|unlocked| format!("{unlocked} copies without a lock ({name})"));
+                for found in found.into_iter().chain(unlocked) {
                     miss("floors.lockMode", format!("{floor:?}"), found);
                 }
             }

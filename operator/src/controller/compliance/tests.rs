@@ -201,6 +201,10 @@ async fn each_floor_that_is_missed_is_shown_with_where_and_how() {
     world.reconcile().await;
     assert_eq!(world.missed(), ["floors.lockMode: Governance (store vault)"]);
     world.store_with("vault", &bucket("Compliance"));
+    world.kept("vault", &json!({"good": 3, "copies": 3, "unlocked": 2}));
+    world.reconcile().await;
+    assert_eq!(world.missed(), ["floors.lockMode: 2 copies without a lock (store vault)"]);
+    world.kept("vault", &json!({"good": 3, "copies": 3}));
     assert!(
         matches!(world.reconcile().await, Next::After(_)),
         "it is looked at again when the copy gets too old"

@@ -235,6 +235,7 @@ fn entry(
             .seal_key
             .as_ref()
             .map(|_| found.sealed + i64::try_from(sealed.len()).unwrap_or(i64::MAX)),
+        unlocked: found.unlocked,
         marked: found.marked,
         newest: found.newest,
         oldest: found.oldest,

@@ -70,6 +70,8 @@ fn wanted(ticks: &[Timestamp], today: Date) -> Lying {
         for _ in &ends {
             record("retain", granted);
         }
+        // As the store showed it in the first pass, and as it was extended.
+        record("locked", day);
         record("locked", granted);
         record("mark", marked);
         record("removed", removed);
