@@ -96,7 +96,12 @@ pub struct S3Location {
     pub region: String,
     /// `https://host[:port]` (or `http://`, which is not encrypted) of a server other than AWS. By default AWS in `region`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 8, max = 512), regex(pattern = "^https?://[A-Za-z0-9.-]+(:([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))?$"))]
+    #[schemars(
+        length(min = 8, max = 512),
+        regex(
+            pattern = "^https?://[A-Za-z0-9.-]+(:([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))?$"
+        )
+    )]
     pub endpoint: Option<String>,
     /// Whether the bucket's name stands in the path or in the host's name. By default `VirtualHost` on AWS and `Path` elsewhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -264,7 +269,9 @@ pub struct WebIdentity {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         length(min = 8, max = 512),
-        regex(pattern = "^https?://[A-Za-z0-9.-]+(:([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))?(/[A-Za-z0-9._/-]*)?$")
+        regex(
+            pattern = "^https?://[A-Za-z0-9.-]+(:([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))?(/[A-Za-z0-9._/-]*)?$"
+        )
     )]
     pub sts_endpoint: Option<String>,
 }
