@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail};
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::{
-    NamespaceResourceScope,
+    ClusterResourceScope, NamespaceResourceScope,
     api::core::v1::{Event, Namespace, Pod},
 };
 use kube::{
@@ -217,28 +217,18 @@ impl Sandbox {
             + 'static
             + serde::Serialize,
     {
-        let mut last = None;
-        let watched = async {
-            let mut events = watcher(self.api::<K>(), watcher::Config::default().fields(&format!("metadata.name={name}")))
-                .default_backoff()
-                .applied_objects()
-                .boxed();
-            while let Some(object) = events.try_next().await? {
-                if wanted(&object) {
-                    return Ok(object);
-                }
-                last = Some(object);
-            }
-            bail!("the watch ended")
-        };
-        match timeout(Duration::from_secs(seconds), watched).await {
-            Ok(result) => result,
-            Err(_) => bail!(
-                "{} {name} was not {what} after {seconds} s; it is {}",
-                K::kind(&()),
-                last.map_or_else(|| "absent".to_owned(), |object| serde_yaml::to_string(&object).unwrap_or_default())
-            ),
-        }
+        until(self.api::<K>(), name, seconds, what, wanted).await
+    }
+
+    /// … an object that belongs to no namespace.
+    ///
+    /// # Errors
+    /// As [`Sandbox::until`].
+    pub async fn until_in_cluster<K>(&self, name: &str, seconds: u64, what: &str, wanted: impl Fn(&K) -> bool) -> Result<K>
+    where
+        K: Resource<Scope = ClusterResourceScope, DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static + serde::Serialize,
+    {
+        until(Api::all(self.client.clone()), name, seconds, what, wanted).await
     }
 
     /// Waits until an object is gone.
@@ -446,6 +436,34 @@ impl Sandbox {
         {
             eprintln!("namespace {} remains: {error}", self.namespace);
         }
+    }
+}
+
+async fn until<K>(api: Api<K>, name: &str, seconds: u64, what: &str, wanted: impl Fn(&K) -> bool) -> Result<K>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static + serde::Serialize,
+{
+    let mut last = None;
+    let watched = async {
+        let mut events = watcher(api, watcher::Config::default().fields(&format!("metadata.name={name}")))
+            .default_backoff()
+            .applied_objects()
+            .boxed();
+        while let Some(object) = events.try_next().await? {
+            if wanted(&object) {
+                return Ok(object);
+            }
+            last = Some(object);
+        }
+        bail!("the watch ended")
+    };
+    match timeout(Duration::from_secs(seconds), watched).await {
+        Ok(result) => result,
+        Err(_) => bail!(
+            "{} {name} was not {what} after {seconds} s; it is {}",
+            K::kind(&()),
+            last.map_or_else(|| "absent".to_owned(), |object| serde_yaml::to_string(&object).unwrap_or_default())
+        ),
     }
 }
 

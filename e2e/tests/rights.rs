@@ -21,14 +21,6 @@ fn rare() -> BTreeSet<Right> {
         Right::new("holdfast.dev", "retentionpreviews", "delete"),
         // The chart makes it; whoever leads makes it again if somebody deletes it.
         Right::new("coordination.k8s.io", "leases", "create"),
-        // No test of this cluster has a policy or a hold of the cluster; the scenarios of their controllers do.
-        Right::new("holdfast.dev", "clustercomplianceholds/status", "patch"),
-        Right::new("holdfast.dev", "compliancepolicies/status", "patch"),
-        // … nor a cluster-wide schedule.
-        Right::new("holdfast.dev", "clusterbackupschedules/status", "patch"),
-        Right::new("holdfast.dev", "backupschedules", "create"),
-        Right::new("holdfast.dev", "backupschedules", "update"),
-        Right::new("holdfast.dev", "backupschedules", "delete"),
     ])
 }
 

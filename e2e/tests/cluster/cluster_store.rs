@@ -1,9 +1,6 @@
 //! A store of the cluster: tenants that share one place, its keeper in the maintenance namespace, and a namespace that may not use it.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result, ensure};
-use futures::{StreamExt, TryStreamExt};
 use holdfast_crds::{BackupRun, BackupSchedule, BackupSource, ClusterBackupStore, Reason, ReplicaState, StoreKind};
 use holdfast_e2e::{
     fixture::condition,
@@ -11,30 +8,7 @@ use holdfast_e2e::{
     sandbox::{self, Sandbox},
 };
 use k8s_openapi::api::{batch::v1::Job, core::v1::Secret};
-use kube::{
-    Api, ResourceExt,
-    api::ListParams,
-    runtime::{WatchStreamExt, watcher},
-};
-
-/// Waits until the store of the cluster is as `wanted` says.
-async fn until(sandbox: &Sandbox, name: &str, what: &str, wanted: impl Fn(&ClusterBackupStore) -> bool) -> Result<ClusterBackupStore> {
-    let api: Api<ClusterBackupStore> = Api::all(sandbox.client.clone());
-    let watched = async {
-        let only = watcher::Config::default().fields(&format!("metadata.name={name}"));
-        let mut events = watcher(api.clone(), only).default_backoff().applied_objects().boxed();
-        while let Some(store) = events.try_next().await? {
-            if wanted(&store) {
-                return Ok(store);
-            }
-        }
-        anyhow::bail!("the watch ended")
-    };
-    match tokio::time::timeout(Duration::from_secs(120), watched).await {
-        Ok(store) => store,
-        Err(_) => anyhow::bail!("ClusterBackupStore {name} was not {what}: {:?}", api.get(name).await?.status),
-    }
-}
+use kube::{Api, ResourceExt, api::ListParams};
 
 fn says(store: &ClusterBackupStore, kind: &str) -> Option<String> {
     condition(&store.status.as_ref()?.conditions, kind).map(str::to_owned)
@@ -124,7 +98,8 @@ spec:
     .await?;
     // The runs wait for the probe.
     tokio::try_join!(tenant(main, shop), tenant(main, news), tenant(main, stranger))?;
-    until(main, vault, "Ready", |store| says(store, "Ready").as_deref() == Some("True")).await?;
+    main.until_in_cluster(vault, 120, "Ready", |store| says(store, "Ready").as_deref() == Some("True"))
+        .await?;
     tokio::try_join!(shop.run_succeeded("first", 120), news.run_succeeded("first", 120))?;
 
     // Who is not allowed waits, and is told why.
@@ -169,7 +144,9 @@ spec: {{sources: {{names: [shop]}}, stores: [{{name: {vault}, kind: ClusterBacku
         let jobs = tenant.api::<Job>().list(&ListParams::default()).await?.items;
         ensure!(jobs.iter().all(|job| job.labels()["holdfast.dev/purpose"] != "keep"), "{jobs:?}");
     }
-    let store = until(main, vault, "kept", |store| says(store, "Kept").as_deref() == Some("True")).await?;
+    let store = main
+        .until_in_cluster(vault, 120, "kept", |store| says(store, "Kept").as_deref() == Some("True"))
+        .await?;
     let pass = store
         .status
         .and_then(|status| status.keeper)
@@ -376,7 +353,8 @@ spec:
     ))
     .await?;
     for name in [&vault, &depot] {
-        until(main, name, "Ready", |store| says(store, "Ready").as_deref() == Some("True")).await?;
+        main.until_in_cluster(name, 120, "Ready", |store| says(store, "Ready").as_deref() == Some("True"))
+            .await?;
     }
     shop.store_ready("near").await?;
 

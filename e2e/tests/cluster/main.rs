@@ -6,6 +6,7 @@ mod cluster_store;
 mod copies;
 mod deletion;
 mod failures;
+mod governance;
 mod holds;
 mod interruption;
 mod operator;
