@@ -215,13 +215,25 @@ spec:
         .await
     }
 
+    /// Makes the schedule `often` of the source `shop` to the store `offsite`, with a tick each minute.
+    ///
+    /// # Errors
+    /// What the API server says.
+    pub async fn often(&self) -> Result<()> {
+        self.schedule("often", "{name: offsite}", "{name: minute, cron: '* * * * *'}").await
+    }
+
     /// Makes a schedule of the source `shop` to these stores, whose tick does not come while a test runs.
     ///
     /// # Errors
     /// What the API server says.
     pub async fn yearly(&self, name: &str, stores: &str) -> Result<()> {
+        self.schedule(name, stores, "{name: yearly, cron: '0 0 1 1 *'}").await
+    }
+
+    async fn schedule(&self, name: &str, stores: &str, trigger: &str) -> Result<()> {
         self.apply(&format!(
-            "apiVersion: holdfast.dev/v1alpha1\nkind: BackupSchedule\nmetadata: {{name: {name}}}\nspec: {{sources: {{names: [shop]}}, stores: [{stores}], triggers: [{{name: yearly, cron: '0 0 1 1 *'}}]}}\n"
+            "apiVersion: holdfast.dev/v1alpha1\nkind: BackupSchedule\nmetadata: {{name: {name}}}\nspec: {{sources: {{names: [shop]}}, stores: [{stores}], triggers: [{trigger}]}}\n"
         ))
         .await
     }

@@ -115,16 +115,7 @@ fn ticks_that_passed_while_the_operator_was_down_are_caught_up_once() {
         let operator = Operator::new(sandbox.client.clone());
         sandbox.prepared(100).await?;
         let _alone = sandbox::alone().await;
-        sandbox
-            .apply(
-                r#"
-apiVersion: holdfast.dev/v1alpha1
-kind: BackupSchedule
-metadata: {name: often}
-spec: {sources: {names: [shop]}, stores: [{name: offsite}], triggers: [{name: minute, cron: "* * * * *"}]}
-"#,
-            )
-            .await?;
+        sandbox.often().await?;
         sandbox
             .until::<BackupSchedule>("often", 60, "begun", |schedule| {
                 schedule.status.as_ref().is_some_and(|status| !status.triggers.is_empty())

@@ -92,16 +92,7 @@ fn the_source_is_protected_after_its_first_run_and_the_jobs_are_removed() {
         sandbox.s3().await?;
         sandbox.store("{none: {}}").await?;
         sandbox.source("shop", "").await?;
-        sandbox
-            .apply(
-                r#"
-apiVersion: holdfast.dev/v1alpha1
-kind: BackupSchedule
-metadata: {name: often}
-spec: {sources: {names: [shop]}, stores: [{name: offsite}], triggers: [{name: minute, cron: "* * * * *"}]}
-"#,
-            )
-            .await?;
+        sandbox.often().await?;
         let source = sandbox
             .until::<BackupSource>("shop", 200, "Protected", |source| {
                 source

@@ -10,16 +10,7 @@ use kube::{Api, ResourceExt, api::ListParams, runtime::wait::await_condition};
 fn a_deleted_schedule_leaves_its_runs_and_copies() {
     sandbox::run("schedule-deleted", |sandbox| async move {
         sandbox.prepared(100).await?;
-        sandbox
-            .apply(
-                r#"
-apiVersion: holdfast.dev/v1alpha1
-kind: BackupSchedule
-metadata: {name: often}
-spec: {sources: {names: [shop]}, stores: [{name: offsite}], triggers: [{name: minute, cron: "* * * * *"}]}
-"#,
-            )
-            .await?;
+        sandbox.often().await?;
         let succeeded = |runs: &[BackupRun]| {
             runs.iter()
                 .any(|run| run.status.as_ref().is_some_and(|status| status.phase == RunPhase::Succeeded))
