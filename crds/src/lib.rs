@@ -12,6 +12,7 @@ pub mod document;
 mod duration;
 mod job;
 mod keep;
+mod place;
 mod preview;
 mod reason;
 mod replica;

@@ -172,7 +172,7 @@ reasons! {
     LimitRangeRefused = 15, Structural;
     /// Pod Security admission refuses the pod.
     PodSecurityRefused = 16, Structural;
-    /// An admission policy or webhook refuses the Job or its pod.
+    /// An admission policy or webhook refuses a Job, its pod, a run or a schedule.
     AdmissionRefused = 17, Structural;
     /// A volume cannot be mounted.
     VolumeMountFailed = 18, Structural;
@@ -249,6 +249,8 @@ reasons! {
     StoreTlsFailed = 71, Structural;
     /// The store holds something that this cluster cannot have written: a register older than its run, an owner that cannot be read.
     Tampered = 72, Terminal;
+    /// Another store object of this cluster has this place, and this one is not used.
+    LocationTaken = 73, Structural;
 
     /// The copy does not exist in the store.
     CopyNotFound = 80, Terminal;

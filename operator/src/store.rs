@@ -118,6 +118,14 @@ impl Store {
         }
     }
 
+    /// Equal for stores of the same place, see [`holdfast_crds::BackupStoreSpec::place`].
+    pub fn place(&self) -> String {
+        match self {
+            Self::Own(store) => store.spec.place(store.meta().namespace.as_deref().unwrap_or_default()),
+            Self::Cluster(store) => store.spec.place(),
+        }
+    }
+
     /// How many runs are at work at once.
     pub fn max_concurrent_runs(&self) -> usize {
         let most = match self {
@@ -456,12 +464,34 @@ impl Caches {
         own.chain(self.cluster_stores.all().into_iter().map(Store::Cluster)).collect()
     }
 
+    /// The stores of both kinds that are for this place ([`Store::place`]).
+    pub fn stores_at(&self, place: &str) -> Vec<Store> {
+        let own = self.stores.each_by(Self::STORES_BY_PLACE, "", place).map(Store::Own);
+        let cluster = self.cluster_stores.each_by(Self::STORES_BY_PLACE, "", place);
+        own.chain(cluster.map(Store::Cluster)).collect()
+    }
+
     /// The stores that have or may get copies of a namespace.
     pub fn stores_of(&self, namespace: &str) -> Vec<Store> {
         let own = self.stores.in_namespace(namespace).into_iter().map(Store::Own);
         let cluster = self.cluster_stores.all().into_iter().map(Store::Cluster);
         let cluster = cluster.filter(|store| store.concerns(self, namespace));
         own.chain(cluster).collect()
+    }
+
+    /// Whether a namespace does not exist (any more).
+    pub fn vanished(&self, namespace: &str) -> bool {
+        self.serves_cluster && self.namespaces.get(&Key::new("", namespace)).is_none()
+    }
+
+    /// The stores that a hold of the cluster on copies of a namespace is to reach: one that vanished may have left copies in each store of the cluster,
+    /// and what keepers tell of that is of their last pass, and not of all.
+    pub fn stores_to_hold(&self, namespace: &str) -> Vec<Store> {
+        let mut stores = self.stores_of(namespace);
+        if self.vanished(namespace) {
+            stores.extend(self.cluster_stores.all().into_iter().map(Store::Cluster));
+        }
+        stores
     }
 
     /// The schedules that name the store of this key.

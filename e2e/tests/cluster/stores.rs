@@ -149,7 +149,7 @@ async fn volume(sandbox: &Sandbox, folders: &mut Vec<PathBuf>) -> Result<()> {
         let message = refused(sandbox, "memory", Reason::InvalidSpec).await?;
         ensure!(message.contains("tmpfs"), "{message}");
     }
-    let message = refused(sandbox, "second", Reason::StoreForeign).await?;
+    let message = refused(sandbox, "second", Reason::LocationTaken).await?;
     ensure!(message.contains(&format!("{}/disk", sandbox.namespace)), "{message}");
     let message = refused(sandbox, "missing", Reason::VolumeMountFailed).await?;
     ensure!(message.contains("not-there"), "{message}");
@@ -159,7 +159,7 @@ async fn volume(sandbox: &Sandbox, folders: &mut Vec<PathBuf>) -> Result<()> {
         .until::<holdfast_crds::BackupRun>("refused", 60, "waiting", |run| {
             run.status
                 .as_ref()
-                .is_some_and(|status| status.reason == Some(Reason::StoreForeign))
+                .is_some_and(|status| status.reason == Some(Reason::LocationTaken))
         })
         .await?
         .status

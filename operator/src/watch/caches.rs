@@ -60,6 +60,8 @@ impl Caches {
     pub const SCHEDULES_BY_LABEL: &'static str = "label";
     /// Schedules by the names of their namespace's stores.
     pub const SCHEDULES_BY_STORE: &'static str = "store";
+    /// Of all namespaces, under the namespace "": stores of each kind by their place.
+    pub const STORES_BY_PLACE: &'static str = "place";
     /// Sources by their labels (`key=value`).
     pub const SOURCES_BY_LABEL: &'static str = "label";
     /// Runs by their source.
@@ -96,7 +98,9 @@ impl Caches {
                 .indexed(Self::SOURCES_BY_LABEL, |source: &BackupSource| {
                     source.labels().iter().map(|(key, value)| format!("{key}={value}")).collect()
                 }),
-            stores: Cache::new(&scopes),
+            stores: Cache::new(&scopes).indexed_everywhere(Self::STORES_BY_PLACE, |store: &BackupStore| {
+                vec![store.spec.place(store.meta().namespace.as_deref().unwrap_or_default())]
+            }),
             schedules: Cache::new(&scopes)
                 .packed(Packing::JSON)
                 .indexed(Self::SCHEDULES_BY_SOURCE, |schedule: &BackupSchedule| {
@@ -152,7 +156,8 @@ impl Caches {
             disposals: Cache::new(&scopes),
             previews: Cache::new(&scopes),
             cluster_schedules: Cache::new(cluster),
-            cluster_stores: Cache::new(cluster),
+            cluster_stores: Cache::new(cluster)
+                .indexed_everywhere(Self::STORES_BY_PLACE, |store: &ClusterBackupStore| vec![store.spec.place()]),
             cluster_holds: Cache::new(cluster),
             policies: Cache::new(cluster),
             namespaces: Cache::new(cluster),

@@ -4,7 +4,7 @@ use holdfast_crds::ProbeStatus;
 use holdfast_policy::backoff::Backoff;
 use jiff::Timestamp;
 
-use super::experience::Experience;
+use super::{experience::Experience, status::taken};
 use crate::{
     job::{End, JobState, Observation},
     store::Store,
@@ -40,7 +40,8 @@ pub fn decide(store: &Store, job: Option<&JobState>, met: Option<&Experience>, n
             Observation::Waiting { .. } | Observation::Running | Observation::Stopping { .. } => Step::Watch,
         };
     }
-    if changed(store, probe) {
+    // Where another store had the place until now, it is not known what lies there.
+    if changed(store, probe) || taken(store) {
         return Step::Start;
     }
     match next_try(store, met) {

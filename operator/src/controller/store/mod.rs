@@ -4,9 +4,10 @@ mod apply;
 mod build;
 mod decide;
 mod experience;
+mod place;
 mod status;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use holdfast_crds::{BackupRun, Reason};
 use kube::{Resource, ResourceExt};
@@ -44,10 +45,18 @@ impl StoreController {
 /// Connects the caches with the queue of stores.
 pub fn triggers(caches: &Arc<Caches>, queue: &Queue) {
     caches.listen_stores({
-        let queue = queue.clone();
+        let (caches, queue) = (Arc::downgrade(caches), queue.clone());
         move |change| {
             if change.beyond_status {
                 queue.add(change.key());
+            }
+            let Some(caches) = caches.upgrade().filter(|_| change.differs(|store| store.map(place::claim))) else {
+                return;
+            };
+            // A place cannot change, but an object may be deleted and made anew for another before anybody sees it.
+            let places: BTreeSet<_> = change.before.iter().chain(&change.after).map(Store::place).collect();
+            for store in places.iter().flat_map(|place| caches.stores_at(place)) {
+                queue.add(store.key());
             }
         }
     });
@@ -120,6 +129,9 @@ impl Reconcile for StoreController {
         let met = experience::newest(store.kind(), store.runs(&context.caches));
         let contradicts = |met: &&Experience| probe.as_ref().is_some_and(|probe| met.contradicts(probe).is_some());
         match decide(&store, state.as_ref(), met.as_ref(), now) {
+            Step::Start | Step::Make if place::holder(&context.caches, &store).is_some() => {
+                self.rest(&store, Phase::Same, None, None).await
+            }
             Step::Start => {
                 let number = jobs::free_number(context, probe.as_ref().map_or(0, |probe| probe.number), |number| {
                     store.probe_job(number)
@@ -139,24 +151,28 @@ impl Reconcile for StoreController {
             }
             Step::Finish(end) => {
                 let store = self.report(&store, Phase::Finished(&end)).await?;
-                let keep = current.filter(|_| decide::next_try(&store, None).is_some());
-                let again = decide::next_try(&store, met.as_ref());
-                apply::remove_others(context, &store, keep.as_ref()).await?;
-                Ok(again.map_or(Next::Change, |at| Next::After(context.clock.until(at))))
+                self.rest(&store, Phase::Same, current, met.as_ref()).await
             }
             Step::Rest => {
                 let news = met.as_ref().filter(|met| contradicts(met) || met.clears(&store));
-                let store = self.report(&store, news.map_or(Phase::Same, Phase::Met)).await?;
-                let keep = current.filter(|_| decide::next_try(&store, None).is_some());
-                let again = decide::next_try(&store, met.as_ref());
-                apply::remove_others(context, &store, keep.as_ref()).await?;
-                Ok(again.map_or(Next::Change, |at| Next::After(context.clock.until(at))))
+                self.rest(&store, news.map_or(Phase::Same, Phase::Met), current, met.as_ref()).await
             }
         }
     }
 }
 
 impl StoreController {
+    /// No probe is on its way, and none is made while another store has the place. The Job of the `last` stays for its log where that failed.
+    async fn rest(&self, store: &Store, phase: Phase<'_>, last: Option<Key>, met: Option<&Experience>) -> Result<Next, Error> {
+        let context = &*self.context;
+        let holder = place::holder(&context.caches, store);
+        let store = self.report(store, holder.as_ref().map_or(phase, Phase::Taken)).await?;
+        let keep = last.filter(|_| holder.is_none() && decide::next_try(&store, None).is_some());
+        let again = decide::next_try(&store, met).filter(|_| holder.is_none());
+        apply::remove_others(context, &store, keep.as_ref()).await?;
+        Ok(again.map_or(Next::Change, |at| Next::After(context.clock.until(at))))
+    }
+
     /// Makes the Job of a probe that is counted. A refusal ends the probe, with the reason.
     async fn make(&self, store: &Store, number: i64) -> Result<Next, Error> {
         let key = store.probe_job(number);

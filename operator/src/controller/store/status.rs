@@ -43,6 +43,8 @@ pub enum Phase<'a> {
     },
     /// Runs say something else than the last probe.
     Met(&'a Experience),
+    /// Another store object has the place.
+    Taken(&'a Store),
     /// Nothing new.
     Same,
 }
@@ -65,7 +67,7 @@ pub fn refusal(store: &Store) -> Option<(Reason, String)> {
     let name = store.reference();
     let status = store.status();
     let ready = status.and_then(|status| status.conditions.iter().find(|condition| condition.type_ == "Ready"));
-    let refused = [Reason::StoreUnsafe, Reason::StoreForeign]
+    let refused = [Reason::StoreUnsafe, Reason::StoreForeign, Reason::LocationTaken]
         .into_iter()
         .find(|reason| ready.is_some_and(|ready| ready.reason == reason.as_str()));
     if let Some(reason) = refused {
@@ -95,6 +97,12 @@ pub fn down(store: &Store) -> Option<(Reason, String)> {
 pub fn unusable(store: &Store) -> Option<Reason> {
     let known = refusal(store).filter(|(reason, _)| *reason != Reason::StoreNotProbed);
     known.or_else(|| down(store)).map(|(reason, _)| reason)
+}
+
+/// Whether the conditions say that another store object has the place.
+pub fn taken(store: &Store) -> bool {
+    let ready = store.conditions().iter().find(|condition| condition.type_ == "Ready");
+    ready.is_some_and(|ready| ready.reason == Reason::LocationTaken.as_str())
 }
 
 /// Whether the probe came as far as to show that the store creates only what is absent.
@@ -160,7 +168,7 @@ fn probe(before: Option<&ProbeStatus>, phase: &Phase<'_>, generation: Option<i64
             ..known
         }),
         Phase::Met(Experience { met: Met::Success, .. }) => before.map(|_| ProbeStatus { failures: 0, ..known }),
-        Phase::Waiting { .. } | Phase::Running | Phase::Met(_) | Phase::Same => before.cloned(),
+        Phase::Waiting { .. } | Phase::Running | Phase::Met(_) | Phase::Taken(_) | Phase::Same => before.cloned(),
     }
 }
 
@@ -186,7 +194,22 @@ fn findings(store: &Store, after: &BackupStoreStatus, phase: &Phase<'_>) -> Opti
         ])
     };
     match phase {
+        // Its runs and its keeper still wait.
+        Phase::Started { .. } if taken(store) => unknown(
+            Reason::LocationTaken,
+            "no other store has the place any more; the store is being tried",
+        ),
         Phase::Started { met: Some(experience), .. } | Phase::Met(experience) => met(store, after, experience),
+        Phase::Taken(holder) => {
+            let message = format!(
+                "found {}, the place of the {} {} already, and one place has one store: use that one; or make a new store with a prefix or path of its \
+                 own; or delete that one, and this is tried by itself",
+                store.location(),
+                holder.kind().as_str(),
+                holder.key().to_string().trim_start_matches('/'),
+            );
+            Some(failed(Reason::LocationTaken, message))
+        }
         // While it is tried again, what the last probe said stays.
         Phase::Started { .. } if tried_before => None,
         Phase::Started { .. } => unknown(Reason::Pending, "the store is being tried"),

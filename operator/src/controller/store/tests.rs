@@ -9,6 +9,7 @@ use crate::fake::Fake;
 
 mod cluster;
 mod experience;
+mod place;
 
 const STORE_PATH: &str = "/apis/holdfast.dev/v1alpha1/namespaces/shop/backupstores/offsite";
 const JOBS: &str = "/apis/batch/v1/namespaces/shop/jobs";
