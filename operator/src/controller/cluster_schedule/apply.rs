@@ -43,8 +43,13 @@ pub async fn apply(context: &Context, schedule: &ClusterBackupSchedule, wanted: 
         .filter(|child| is_of(child, schedule) && !wanted.iter().any(|wanted| Key::of(wanted) == Key::of(&**child)))
         .collect();
     let calls = surplus.into_iter().map(|child| async move { delete(context, &child).await });
-    let deleted: Vec<Result<(), Error>> = stream::iter(calls).buffer_unordered(AT_ONCE).collect().await;
-    made.failed = deleted.into_iter().find_map(Result::err);
+    let deleted: Vec<Result<Option<NamespaceProblem>, Error>> = stream::iter(calls).buffer_unordered(AT_ONCE).collect().await;
+    for outcome in deleted {
+        match outcome {
+            Ok(refused) => made.problems.extend(refused),
+            Err(error) => made.failed = Some(error),
+        }
+    }
     let calls = wanted
         .iter()
         .cloned()
@@ -53,16 +58,20 @@ pub async fn apply(context: &Context, schedule: &ClusterBackupSchedule, wanted: 
     for (namespace, outcome) in outcomes {
         match outcome {
             Ok(Ok(child)) => made.schedules.push(child),
-            Ok(Err((reason, message))) => made.problems.push(NamespaceProblem {
-                namespace,
-                reason,
-                message: shortened(&message, MESSAGE_LIMIT),
-            }),
+            Ok(Err((reason, message))) => made.problems.push(problem(namespace, reason, &message)),
             Err(error) => made.failed = Some(error),
         }
     }
     made.problems.sort_by(|a, b| a.namespace.cmp(&b.namespace));
     made
+}
+
+fn problem(namespace: String, reason: Reason, message: &str) -> NamespaceProblem {
+    NamespaceProblem {
+        namespace,
+        reason,
+        message: shortened(message, MESSAGE_LIMIT),
+    }
 }
 
 type Brought = Result<Arc<BackupSchedule>, (Reason, String)>;
@@ -75,6 +84,11 @@ async fn bring(context: &Context, schedule: &ClusterBackupSchedule, wanted: Back
         ..PostParams::default()
     };
     let held = context.caches.schedules.get(&key);
+    let what = if held.is_some() {
+        format!("to change the schedule {key}, which goes on as it is")
+    } else {
+        format!("the schedule {key}")
+    };
     let outcome = match held {
         Some(held) if !is_of(&held, schedule) => {
             let message =
@@ -105,7 +119,7 @@ async fn bring(context: &Context, schedule: &ClusterBackupSchedule, wanted: Back
         Err(error) => match error.status().map(|status| (status.code, status.message.clone())) {
             Some((400 | 403 | 422, message)) => Ok(Err((
                 Reason::AdmissionRefused,
-                format!("the API server refuses the schedule {key}: {message}; correct what it names"),
+                format!("the API server refuses {what}: {message}; correct what it names"),
             ))),
             // Made, changed or deleted meanwhile: the watch shows it, and it is judged again.
             _ => Err(error),
@@ -113,7 +127,8 @@ async fn bring(context: &Context, schedule: &ClusterBackupSchedule, wanted: Back
     }
 }
 
-async fn delete(context: &Context, child: &BackupSchedule) -> Result<(), Error> {
+/// Deletes a schedule that is not wanted any more, or says why it stays.
+async fn delete(context: &Context, child: &BackupSchedule) -> Result<Option<NamespaceProblem>, Error> {
     let key = Key::of(child);
     let api: Api<BackupSchedule> = Api::namespaced(context.client.clone(), &key.namespace);
     let parameters = DeleteParams::background().preconditions(Preconditions {
@@ -128,7 +143,16 @@ async fn delete(context: &Context, child: &BackupSchedule) -> Result<(), Error> 
         Ok(_) => context.caches.schedules.deleted(&key, child.metadata.uid.as_deref()),
         Err(error) if error.is_not_found() => context.caches.schedules.deleted(&key, child.metadata.uid.as_deref()),
         Err(error) if error.is_conflict() => tracing::debug!(schedule = %key, error = chain(&error), "a schedule changed"),
-        Err(error) => return Err(error),
+        Err(error) => match error.status().filter(|status| status.code == 403) {
+            Some(status) => {
+                let message = format!(
+                    "the API server refuses to delete the schedule {key}, which goes on: {}; correct what it names, or select the namespace again",
+                    status.message
+                );
+                return Ok(Some(problem(key.namespace, Reason::AdmissionRefused, &message)));
+            }
+            None => return Err(error),
+        },
     }
-    Ok(())
+    Ok(None)
 }

@@ -6,7 +6,7 @@ mod status;
 
 use std::{sync::Arc, time::Duration};
 
-use holdfast_crds::{BackupSchedule, BackupSource, ClusterBackupSchedule};
+use holdfast_crds::{BackupSchedule, BackupSource, ClusterBackupSchedule, Reason};
 use k8s_openapi::{
     api::core::v1::Namespace,
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
@@ -25,6 +25,10 @@ use crate::{
 pub const CLUSTER_SCHEDULE_LABEL: &str = "holdfast.dev/cluster-schedule";
 /// Namespaces, sources and schedules change in bursts; they are collected for so long.
 const COLLECT: Duration = Duration::from_millis(500);
+/// When what the API server refused is tried again.
+const REFUSED: Duration = Duration::from_secs(600);
+/// The API server itself needs a moment until it judges by a policy that has changed.
+const POLICIES: Duration = Duration::from_secs(5);
 
 /// The controller of ClusterBackupSchedules.
 pub struct ClusterScheduleController {
@@ -47,16 +51,24 @@ pub fn triggers(caches: &Arc<Caches>, queue: &Queue) {
             }
         }
     });
-    let all = |queue: &Queue| {
+    let all = |wait: Duration| {
         let (caches, queue) = (Arc::downgrade(caches), queue.clone());
         move || {
             for key in caches.upgrade().iter().flat_map(|caches| caches.cluster_schedules.keys()) {
-                queue.add_after(key, COLLECT);
+                queue.add_after(key, wait);
             }
         }
     };
+    caches.policies.listen({
+        let all = all(POLICIES);
+        move |change| {
+            if change.beyond_status() {
+                all();
+            }
+        }
+    });
     caches.namespaces.listen({
-        let all = all(queue);
+        let all = all(COLLECT);
         move |change| {
             let labels = |namespace: &Option<Arc<Namespace>>| namespace.as_ref().map(|namespace| namespace.labels().clone());
             if labels(&change.before) != labels(&change.after) {
@@ -65,7 +77,7 @@ pub fn triggers(caches: &Arc<Caches>, queue: &Queue) {
         }
     });
     caches.sources.listen({
-        let all = all(queue);
+        let all = all(COLLECT);
         move |change| {
             let labels = |source: &Option<Arc<BackupSource>>| source.as_ref().map(|source| source.labels().clone());
             if labels(&change.before) != labels(&change.after) {
@@ -107,8 +119,11 @@ impl Reconcile for ClusterScheduleController {
             .cluster_status(&context.caches.cluster_schedules, &*schedule, &after)
             .await?;
         context.report.transitions(&written, &before.conditions, &after.conditions).await;
+        let refused = made.problems.iter().any(|problem| problem.reason == Reason::AdmissionRefused);
         match made.failed {
             Some(error) => Err(error),
+            // What refuses it may be anybody's policy, quota or webhook, of whose changes nobody tells.
+            None if refused => Ok(Next::After(REFUSED)),
             None => Ok(Next::Change),
         }
     }

@@ -47,10 +47,6 @@ fn problem(child: &BackupSchedule) -> Option<NamespaceProblem> {
 
 fn ready(schedule: &ClusterBackupSchedule, wanted: &[BackupSchedule], made: &Made, problems: &[NamespaceProblem]) -> Finding {
     let say = |status, reason, message: String| Finding::new(ConditionType::Ready, status, reason, message);
-    if wanted.is_empty() {
-        let message = "spec.namespaceSelector: no namespace with these labels has a source that spec.schedule.sources selects; label namespaces and sources, or correct the labels";
-        return say(false, Reason::NoSources, message.to_owned());
-    }
     if let Some(first) = problems.first() {
         let more = match problems.len() - 1 {
             0 => String::new(),
@@ -61,6 +57,10 @@ fn ready(schedule: &ClusterBackupSchedule, wanted: &[BackupSchedule], made: &Mad
             first.reason,
             format!("namespace {}: {}{more}", first.namespace, first.message),
         );
+    }
+    if wanted.is_empty() {
+        let message = "spec.namespaceSelector: no namespace with these labels has a source that spec.schedule.sources selects; label namespaces and sources, or correct the labels";
+        return say(false, Reason::NoSources, message.to_owned());
     }
     if let Some(error) = &made.failed {
         let message = format!(

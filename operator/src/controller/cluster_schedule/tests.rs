@@ -176,6 +176,60 @@ async fn what_a_namespace_refuses_or_lacks_is_said_and_stops_no_other() {
     assert!(message.contains("namespace shop-b"), "{message}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_a_compliance_policy_refuses_is_said_with_its_words_and_tried_again_slowly() {
+    let world = world();
+    world.reconcile().await;
+    let words = "ValidatingAdmissionPolicy 'holdfast.compliance-schedules' denied request: spec.suspend: found true";
+    // An edit that is refused: the schedules go on as they were.
+    world.fake.fail("PUT backupschedules/gold", 403, words);
+    world.schedule("0 3 * * *", "shop");
+    let key = Key::new("", "gold");
+    assert_eq!(world.controller.reconcile(&key).await.unwrap(), Next::After(REFUSED));
+    let status: ClusterBackupScheduleStatus = serde_json::from_value(world.fake.get(OBJECT).unwrap()["status"].clone()).unwrap();
+    let problems: Vec<_> = status
+        .problems
+        .iter()
+        .map(|problem| (problem.namespace.as_str(), problem.reason))
+        .collect();
+    assert_eq!(
+        problems,
+        [("shop-a", Reason::AdmissionRefused), ("shop-b", Reason::AdmissionRefused)]
+    );
+    let said = &status.problems[0].message;
+    assert!(
+        said.contains(words) && said.contains("shop-a/gold, which goes on as it is"),
+        "{said}"
+    );
+    assert_eq!(world.child("shop-a").unwrap()["spec"]["triggers"][0]["cron"], "0 2 * * *");
+    let queue = Queue::default();
+    triggers(&world.context.caches, &queue);
+    let policy = json!({"apiVersion": "holdfast.dev/v1alpha1", "kind": "CompliancePolicy", "metadata": {"name": "gold"},
+        "spec": {"namespaces": {"all": {}}, "mode": "Audit", "floors": {"goodCopies": 2}}});
+    world.context.caches.policies.watched(serde_json::from_value(policy).unwrap());
+    assert_eq!(queue.waiting(), 1, "another policy may let it pass");
+
+    // A schedule that is to go and may not: it stays, which is said, and stops no other.
+    world.fake.mend();
+    world.reconcile().await;
+    world.fake.fail("DELETE backupschedules/gold", 403, words);
+    for team in ["other", "nobody"] {
+        world.schedule("0 3 * * *", team);
+        assert_eq!(world.controller.reconcile(&key).await.unwrap(), Next::After(REFUSED));
+        let (status, reason, message) = world.ready();
+        assert_eq!((status.as_str(), reason.as_str()), ("False", "AdmissionRefused"));
+        assert!(
+            message.contains("refuses to delete the schedule") && message.contains(words),
+            "{message}"
+        );
+        assert!(world.child("shop-a").is_some() && world.child("other").is_some());
+    }
+    world.fake.mend();
+    assert_eq!(world.controller.reconcile(&key).await.unwrap(), Next::Change);
+    assert!(world.child("shop-a").is_none() && world.child("other").is_none());
+    assert_eq!(world.ready().1, "NoSources");
+}
+
 /// Tells the first object that it is called for.
 struct Seen(std::sync::Mutex<Option<tokio::sync::oneshot::Sender<Key>>>);
 
