@@ -4,15 +4,20 @@ use holdfast_crds::{KEEP_LIMIT, KeepHold, KeepRelease, document::HoldScope};
 use jiff::Timestamp;
 use kube::ResourceExt;
 
-use super::{Hold, holds_of};
+use super::Hold;
 use crate::watch::Caches;
 
-/// The holds that a keeper of a store with copies of these namespaces is told of, in force or being released. Those whose objects are gone, and
-/// those beyond the limit, stay in force by their records.
+/// The holds that a keeper of a store with copies of these namespaces is told of, in force or being released: first the namespaces' own, then the
+/// cluster's, each in order of names. Those whose objects are gone, and those beyond the limit, stay in force by their records.
 pub fn keep_holds(caches: &Caches, namespaces: &[&str], only: Option<&str>) -> Vec<KeepHold> {
-    let mut holds = holds_of(caches, namespaces, |hold| keep_hold(caches, hold, only));
-    holds.truncate(KEEP_LIMIT);
-    holds
+    let own = namespaces.iter().flat_map(|namespace| caches.holds.in_namespace(namespace));
+    let own = own.map(|hold| keep_hold(caches, &Hold::from(&*hold), only));
+    // What a vanished namespace left may be in each store of the cluster.
+    let reached = |named: &String| namespaces.contains(&named.as_str()) || (only.is_none() && caches.vanished(named));
+    let cluster = caches.cluster_holds.all().into_iter();
+    let cluster = cluster.filter(|hold| hold.spec.namespaces.iter().any(reached));
+    let cluster = cluster.map(|hold| keep_hold(caches, &Hold::from(&*hold), only));
+    own.chain(cluster).take(KEEP_LIMIT).collect()
 }
 
 /// What a keeper is told of a hold: `only` what concerns the store's own namespace. A store of the cluster may have copies of namespaces that

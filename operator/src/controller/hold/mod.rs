@@ -17,7 +17,7 @@ use crate::{
     context::{Context, Error},
     controller::schedule::created,
     queue::{Next, Reconcile},
-    watch::{Caches, Key},
+    watch::Key,
 };
 
 /// A hold of either kind.
@@ -148,22 +148,6 @@ impl Reconcile for ClusterHoldController {
 
 fn wait(context: &Context, again: Option<Timestamp>) -> Next {
     again.map_or(Next::Change, |at| Next::After(context.clock.until(at) + Duration::from_secs(1)))
-}
-
-/// Every hold that is for copies of these namespaces: first their own, then the cluster's, each in order of names.
-pub fn holds_of<T>(caches: &Caches, namespaces: &[&str], each: impl Fn(&Hold<'_>) -> T) -> Vec<T> {
-    let own: Vec<_> = namespaces
-        .iter()
-        .flat_map(|namespace| caches.holds.in_namespace(namespace))
-        .collect();
-    let cluster = caches.cluster_holds.all();
-    let cluster = cluster
-        .iter()
-        .filter(|hold| hold.spec.namespaces.iter().any(|named| namespaces.contains(&named.as_str())));
-    own.iter()
-        .map(|hold| each(&Hold::from(&**hold)))
-        .chain(cluster.map(|hold| each(&Hold::from(&**hold))))
-        .collect()
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use holdfast_crds::{
 use jiff::{SignedDuration, Timestamp};
 
 use super::{Hold, build::keep_hold};
-use crate::{store::Store, watch::Caches};
+use crate::{controller::store::unusable, store::Store, watch::Caches};
 
 /// The most stores that a status lists.
 const STORES: usize = 100;
@@ -40,7 +40,10 @@ pub fn judge(hold: &Hold<'_>, caches: &Caches, now: Timestamp) -> Judged {
     let stores: Vec<_> = hold
         .namespaces
         .iter()
-        .flat_map(|namespace| caches.stores_of(namespace))
+        .flat_map(|namespace| match &hold.namespace {
+            Some(own) => caches.stores_of(own),
+            None => caches.stores_to_hold(namespace),
+        })
         .map(|store| (store.key(), store))
         .collect::<BTreeMap<_, _>>()
         .into_values()
@@ -103,7 +106,8 @@ impl Release {
 /// What the store's keeper told of the hold as it is; or what is missing.
 fn report_of<'a>(hold: &Hold<'_>, caches: &Caches, store: &'a Store) -> Result<&'a HoldReport, String> {
     let Some(pass) = store.status().and_then(|status| status.holds.as_ref()) else {
-        return Err("its keeper has not reported yet".to_owned());
+        let why = unusable(store).map(|reason| format!(": the store is {reason}")).unwrap_or_default();
+        return Err(format!("its keeper has not reported yet{why}"));
     };
     let id = hold.id();
     let Some(report) = pass.reports.iter().find(|report| report.id == id.as_str()) else {

@@ -401,3 +401,62 @@ async fn a_hold_of_the_cluster_reaches_each_of_its_namespaces() {
     assert_eq!(world.condition(CLUSTER_HOLD, "Effective").0, "False");
     assert_eq!(world.fake.events(), ["Accepted", "HoldPending", "HoldPlaced"]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_hold_of_the_cluster_reaches_what_a_vanished_namespace_left_in_each_store_of_the_cluster() {
+    let world = world();
+    let caches = &world.context.caches;
+    let namespace = |name: &str| -> k8s_openapi::api::core::v1::Namespace {
+        serde_json::from_value(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "uid": name}})).unwrap()
+    };
+    for name in ["shop", "mail", "stores"] {
+        caches.namespaces.watched(namespace(name));
+    }
+    // It allows by labels: those of a namespace that is gone cannot be known. No keeper has told of what the namespace left.
+    let vault = |reports: &Value| {
+        let vault = json!({"apiVersion": "holdfast.dev/v1alpha1", "kind": "ClusterBackupStore", "metadata": {"name": "vault", "uid": "v"},
+            "spec": {"s3": {"bucket": "backups"}, "allowedNamespaces": {"matchLabels": {"backups": "vault"}}, "encryption": {"none": {}},
+                "credentials": {"writer": {"secretName": "tenant"}},
+                "maintenance": {"namespace": "stores", "credentials": {"secretName": "s3"}}},
+            "status": {"holds": {"startedAt": "2026-03-01T11:40:00Z", "reports": reports}}});
+        caches.cluster_stores.watched(serde_json::from_value(vault).unwrap());
+        caches.store_at(&Key::new("", "vault")).unwrap()
+    };
+    let store = vault(&json!([]));
+    for (name, namespaces) in [("case", ["shop"]), ("other", ["mail"])] {
+        let hold = json!({"apiVersion": "holdfast.dev/v1alpha1", "kind": "ClusterComplianceHold",
+            "metadata": {"name": name, "uid": name, "generation": 1, "creationTimestamp": "2026-03-01T11:00:00Z"},
+            "spec": {"namespaces": namespaces, "select": {"sources": ["db"]}, "reason": "case 26", "placedBy": "alice"}});
+        let path = format!("/apis/holdfast.dev/v1alpha1/clustercomplianceholds/{name}");
+        caches.cluster_holds.watched(world.fake.put::<ClusterComplianceHold>(&path, hold));
+    }
+    let told = || crate::controller::keep::task::task(caches, &store, world.context.clock.now()).holds;
+    assert!(told().is_empty(), "it has nothing of these namespaces");
+
+    let queue = crate::queue::Queue::default();
+    cluster_triggers(caches, &queue);
+    caches.namespaces.deleted(&Key::new("", "shop"), Some("shop"));
+    assert_eq!(queue.waiting(), 1, "the hold that names it");
+    let holds = told();
+    let [held] = &holds[..] else { panic!("{holds:?}") };
+    assert_eq!(
+        (held.name.as_str(), held.scope.sources.as_deref().unwrap()),
+        ("case", &["shop/db".to_owned()][..])
+    );
+
+    let controller = ClusterHoldController::new(world.context.clone());
+    controller.reconcile(&Key::new("", "case")).await.unwrap();
+    let (status, _, message) = world.condition(CLUSTER_HOLD, "Effective");
+    assert_eq!(status, "False");
+    assert!(message.contains("ClusterBackupStore/vault: its keeper's pass of"), "{message}");
+    let queue = crate::queue::Queue::default();
+    cluster_triggers(caches, &queue);
+    vault(
+        &json!([{"id": hold_id(None, "case"), "name": "case", "told": held.digest(), "recorded": true,
+        "recordedAt": "2026-03-01T11:40:00Z", "copies": 3, "legalHolds": 3}]),
+    );
+    assert_eq!(queue.waiting(), 1, "the hold that may be there");
+    controller.reconcile(&Key::new("", "case")).await.unwrap();
+    let (status, _, message) = world.condition(CLUSTER_HOLD, "Effective");
+    assert_eq!((status.as_str(), message.as_str()), ("True", "held by Holdfast and by the buckets"));
+}

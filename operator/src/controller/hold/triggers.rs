@@ -53,8 +53,25 @@ pub fn cluster_triggers(caches: &Arc<Caches>, queue: &Queue) {
                 return;
             };
             let namespaces = change.namespaces(&caches);
+            let of_the_cluster = change.key().namespace.is_empty();
+            let reached = |named: &String| namespaces.contains(named) || (of_the_cluster && caches.vanished(named));
             for hold in caches.cluster_holds.all() {
-                if hold.spec.namespaces.iter().any(|namespace| namespaces.contains(namespace)) {
+                if hold.spec.namespaces.iter().any(reached) {
+                    queue.add_after(Key::of(&*hold), COLLECT);
+                }
+            }
+        }
+    });
+    // What a namespace leaves behind when it goes may be in each store of the cluster.
+    caches.namespaces.listen({
+        let (caches, queue) = (Arc::downgrade(caches), queue.clone());
+        move |change| {
+            let Some(caches) = caches.upgrade().filter(|_| change.before.is_some() != change.after.is_some()) else {
+                return;
+            };
+            let name = change.key().name;
+            for hold in caches.cluster_holds.all() {
+                if hold.spec.namespaces.contains(&name) {
                     queue.add_after(Key::of(&*hold), COLLECT);
                 }
             }
