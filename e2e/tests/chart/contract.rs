@@ -73,9 +73,19 @@ fn the_operator_looks_for_each_admission_policy_of_the_chart() {
         .iter()
         .find_map(|argument| argument.as_str().unwrap().strip_prefix("--guards="))
         .unwrap();
-    let expected: BTreeSet<_> = GUARDS.iter().map(|guard| format!("{prefix}.{guard}")).collect();
+    let expected: BTreeSet<_> = GUARDS.iter().map(|guard| format!("{prefix}.{}", guard.name)).collect();
     assert_eq!(names("ValidatingAdmissionPolicy"), expected);
     assert_eq!(names("ValidatingAdmissionPolicyBinding"), expected);
+    // … and it knows what each of them judges.
+    for guard in &GUARDS {
+        let find = |kind: &str| -> Value {
+            let wanted = |object: &&Value| object["kind"] == kind && object["metadata"]["name"] == format!("{prefix}.{}", guard.name);
+            objects.iter().find(wanted).unwrap().clone()
+        };
+        let policy = serde_json::from_value(find("ValidatingAdmissionPolicy")).unwrap();
+        let binding = serde_json::from_value(find("ValidatingAdmissionPolicyBinding")).unwrap();
+        assert_eq!(guard.wrong(Some(&policy), Some(&binding)), None, "{guard:?} {policy:#?}");
+    }
     for object in objects
         .iter()
         .filter(|object| object["kind"].as_str().unwrap().starts_with("ValidatingAdmission"))

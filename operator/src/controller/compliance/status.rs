@@ -56,7 +56,7 @@ fn enforced(policy: &CompliancePolicy, caches: &Caches) -> Finding {
     let missing: Vec<_> = guards::states(caches).into_iter().filter_map(|(_, wrong)| wrong).collect();
     if !missing.is_empty() {
         let message = format!(
-            "{}; install the chart with admissionPolicies.install=true, and look in the audit log for who removed it",
+            "{}; install the chart with admissionPolicies.install=true, and look in the audit log for who removed or changed it",
             missing.join("; ")
         );
         return Finding::new(kind, false, Reason::GuardMissing, message);

@@ -7,7 +7,10 @@ use k8s_openapi::api::{
 };
 use serde_json::{Value, json};
 
-use super::{guards::GUARDS, *};
+use super::{
+    guards::{GUARDS, shipped},
+    *,
+};
 use crate::{
     controller::source::{self, SourceController},
     fake::Fake,
@@ -309,15 +312,13 @@ async fn a_guard_that_is_missing_is_told() {
     caches.policies.watched(fake.put::<CompliancePolicy>(POLICY, policy));
     let mut bindings = HashMap::new();
     for guard in GUARDS {
-        let name = format!("hf.system.{guard}");
-        let policy = json!({"metadata": {"name": name, "uid": name}, "spec": {"validations": [{"expression": "true"}]}});
+        let (policy, binding) = shipped(&guard, &format!("hf.system.{}", guard.name));
         caches
             .guards
             .watched(serde_json::from_value::<ValidatingAdmissionPolicy>(policy).unwrap());
-        let binding = json!({"metadata": {"name": name, "uid": name}, "spec": {"policyName": name, "validationActions": ["Deny"]}});
         let binding: ValidatingAdmissionPolicyBinding = serde_json::from_value(binding).unwrap();
         caches.guard_bindings.watched(binding.clone());
-        bindings.insert(guard, binding);
+        bindings.insert(guard.name, binding);
     }
     let controller = ComplianceController::new(context.clone());
     let enforced = async || {
