@@ -21,8 +21,9 @@ help: ## this list
 test: ## everything that CI runs; ends in counts
 	@e2e/tools/test.sh lint unit chart e2e
 
-test-nightly: ## properties of retention over 100 000 catalogues (N=number of them; `make test` tries 2 000)
+test-nightly: ## what takes long: retention over 100 000 catalogues (N=number of them; `make test` tries 2 000), the model of a copy's life with large budgets
 	@HOLDFAST_CATALOGUES=$${N:-100000} cargo test --locked -p holdfast-policy --lib retention
+	@HOLDFAST_MODEL=large cargo test --locked -p holdfast-policy --test model
 
 test-unit: ## tests without a cluster: pure, scenario, store
 	@e2e/tools/test.sh unit

@@ -1,4 +1,4 @@
-//! A model of all that happens to a copy: tick, run, attempt, register, hold, mark, removal, take-over. Two clusters with an operator each, pods
+//! A model of all that happens to a copy: run, attempt, register, hold, mark, removal, take-over. Two clusters with an operator each, pods
 //! that come back, keepers at work at once, two stores, answers that are lost; whoever is killed makes no step any more. Every order of steps is
 //! tried within a budget, and what keepers decide is decided by `holdfast_policy` itself.
 //!
