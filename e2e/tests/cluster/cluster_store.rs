@@ -8,7 +8,7 @@ use holdfast_e2e::{
     sandbox::{self, Sandbox},
 };
 use k8s_openapi::api::{batch::v1::Job, core::v1::Secret};
-use kube::{Api, ResourceExt, api::ListParams};
+use kube::{ResourceExt, api::ListParams};
 
 fn says(store: &ClusterBackupStore, kind: &str) -> Option<String> {
     condition(&store.status.as_ref()?.conditions, kind).map(str::to_owned)

@@ -89,7 +89,7 @@ async fn over_schedules(sandbox: &Sandbox) -> Result<()> {
         .await?;
     // A change of its times reaches the namespace. None comes while the rest is tried.
     sandbox.apply(&schedule(name, "0 0 1 1 *", "30d")).await?;
-    let yearly = |schedule: &BackupSchedule| schedule.spec.triggers.iter().all(|trigger| trigger.cron.to_string() == "0 0 1 1 *");
+    let yearly = |schedule: &BackupSchedule| schedule.spec.triggers.iter().all(|trigger| trigger.cron == "0 0 1 1 *");
     sandbox.until(name, 30, "yearly", yearly).await?;
     Ok(())
 }
