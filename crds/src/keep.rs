@@ -317,7 +317,8 @@ impl PreviewCounts {
                 self.removed += 1;
                 self.removed_bytes = self.removed_bytes.saturating_add(copy.bytes);
             }
-            _ => self.kept += 1,
+            CopyState::Shredded => {}
+            CopyState::Kept | CopyState::Held | CopyState::NotGood => self.kept += 1,
         }
         if let Some(before) = copy.in_force {
             match (before.goes(), copy.state.goes()) {
@@ -466,7 +467,7 @@ pub enum CopyState {
     Removing,
     /// It is there and not good: not counted, not restored without asking.
     NotGood,
-    /// Its keys were destroyed on purpose.
+    /// A disposal destroyed its keys, so that nobody can read it any more: `why` names it, and what waits. It is no finding, and does not count.
     Shredded,
 }
 

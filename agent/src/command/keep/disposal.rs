@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use holdfast_crds::document::{Fact, Label, Sha256};
+use holdfast_crds::document::{Fact, Label, Record, RunPath, Sha256};
 use holdfast_crds::{DisposalReport, KeepDisposal, KeepTask, Reason};
 use holdfast_policy::hold::{self, Candidate};
 use holdfast_policy::retention::{CopyFacts, SourceFacts};
@@ -10,6 +10,7 @@ use jiff::SignedDuration;
 
 use super::Pass;
 use super::act::{ActError, Swept};
+use super::disposing::{Disposing, waiting};
 use super::inventory::{RunFolder, SourceFolder};
 use super::read::{Run, State};
 use super::removal;
@@ -93,12 +94,16 @@ impl Pass<'_> {
         }
     }
 
-    /// Carries out what disposals say about the source, and counts what is left of it. The runs that are no copies any more.
-    pub(super) async fn dispose(&mut self, folder: &SourceFolder, runs: &[Run], facts: &SourceFacts) -> Result<HashSet<Label>, Failure> {
+    /// Carries out what disposals say about the source, and counts what is left of it. The runs that are no copies any more, and what the
+    /// disposals are not done with.
+    pub(super) async fn dispose(
+        &mut self,
+        folder: &SourceFolder,
+        runs: &mut [Run],
+        facts: &SourceFacts,
+    ) -> Result<(HashSet<Label>, Disposing), Failure> {
         let mut gone = HashSet::new();
-        if self.task.disposals.is_empty() {
-            return Ok(gone);
-        }
+        let mut disposing = Disposing::begun(folder, runs, self.task, self.now);
         let copies: BTreeMap<_, _> = facts.copies.iter().map(|copy| (&copy.run, copy)).collect();
         let named = self.disposed(runs);
         let going: HashSet<Sha256> = facts
@@ -110,7 +115,7 @@ impl Pass<'_> {
         for disposal in &self.task.disposals {
             let name = name_of(disposal);
             let mut report = self.disposals.remove(&name).unwrap_or_default();
-            for run in runs {
+            for run in runs.iter_mut() {
                 let copy = match &run.state {
                     State::Copy(copy) => copy,
                     State::Unreadable { problem, .. } if may_name(disposal, folder, Some(run)) => {
@@ -124,16 +129,15 @@ impl Pass<'_> {
                 if !names(disposal, &removal::candidate(&run.path, &place, copy)) {
                     continue;
                 }
-                let shredded = run.records.iter().any(|record| matches!(record.fact, Fact::Shredded { .. }));
                 let lying = folder.runs.get(&run.path.run);
                 let went = match copies.get(&run.path.run) {
                     // Another request took it in this pass: the next one sees what is left.
                     _ if gone.contains(&run.path.run) => Went::NotYet,
                     // Removed before, by retention or by this: gone is what is not there any more.
-                    None if lying.is_some_and(removal::left) => {
-                        Went::Waits("it was removed, and what is left of it is not deleted yet".to_owned())
-                    }
-                    None => Went::Gone,
+                    None => match lying.filter(|lying| removal::left(lying)) {
+                        Some(lying) => Went::Waits(format!("it was removed, and {}", waiting(run, lying, self.now))),
+                        None => Went::Gone,
+                    },
                     Some(known) => match facts.problems.first().cloned().or_else(|| deferred(known, facts, &going)) {
                         Some(problem) => {
                             // Not before each lock that is known has ended, and not at once where somebody reads.
@@ -146,11 +150,19 @@ impl Pass<'_> {
                             }
                             Went::Waits(problem)
                         }
-                        None => self.destroyed(lying, run, known, disposal, shredded).await?,
+                        None => self.destroyed(lying, &run.path, &mut run.records, known, disposal).await?,
                     },
                 };
                 if matches!(went, Went::Gone | Went::Removed(_)) {
                     gone.insert(run.path.run.clone());
+                }
+                let keys_left = !matches!(went, Went::Removed(_)) && lying.is_some_and(removal::has_keys);
+                match &went {
+                    Went::Gone => disposing.gone(&run.path.run),
+                    Went::NotYet => {}
+                    Went::Failed(problem) | Went::Waits(problem) | Went::Removed(problem) => {
+                        disposing.waits(run, copy, &name, keys_left, problem, self.task);
+                    }
                 }
                 match went {
                     Went::Gone => report.removed += 1,
@@ -162,27 +174,27 @@ impl Pass<'_> {
                     Went::Waits(problem) | Went::Removed(problem) => {
                         report.left += 1;
                         report.deferred += 1;
-                        report.shredded += i64::from(shredded);
+                        report.shredded += i64::from(disposing.is_shredded(&run.path.run));
                         report.problem.get_or_insert(shorten(&format!("{place}: {problem}"), 256));
                     }
                 }
             }
             self.disposals.insert(name, report);
         }
-        Ok(gone)
+        Ok((gone, disposing))
     }
 
     /// Destroys a copy. What the store refuses is an answer.
     async fn destroyed(
         &mut self,
         lying: Option<&RunFolder>,
-        run: &Run,
+        run: &RunPath,
+        records: &mut Vec<Record>,
         copy: &CopyFacts,
         disposal: &KeepDisposal,
-        shredded: bool,
     ) -> Result<Went, Failure> {
         let Some(lying) = lying else { return Ok(Went::NotYet) };
-        match self.destroy(lying, run, copy, disposal, shredded).await {
+        match self.destroy(lying, run, records, copy, disposal).await {
             Ok(went) => Ok(went),
             Err(ActError::TooLate { .. }) => {
                 self.report.out_of_time(&self.at, self.now);
@@ -190,8 +202,7 @@ impl Pass<'_> {
             }
             Err(ActError::Store(error)) => {
                 let error = error.to_string();
-                self.report
-                    .finding(Reason::DeleteRefused, Some(run.path.to_string()), error.clone());
+                self.report.finding(Reason::DeleteRefused, Some(run.to_string()), error.clone());
                 Ok(Went::Failed(error))
             }
             Err(error) => Err(error.into()),
@@ -202,10 +213,10 @@ impl Pass<'_> {
     async fn destroy(
         &mut self,
         lying: &RunFolder,
-        run: &Run,
+        run: &RunPath,
+        records: &mut Vec<Record>,
         copy: &CopyFacts,
         disposal: &KeepDisposal,
-        shredded: bool,
     ) -> Result<Went, ActError> {
         let (Some(hand), true) = (self.hand.clone(), self.acts) else {
             return Ok(Went::NotYet);
@@ -216,7 +227,8 @@ impl Pass<'_> {
         }
         hand.may_delete().await?;
         let name = name_of(disposal);
-        if !shredded {
+        let recorded = |record: &Record| matches!(&record.fact, Fact::Shredded { disposal, .. } if *disposal == name);
+        if !records.iter().any(recorded) {
             let basis = format!(
                 "{}; requested by {}, approved by {}",
                 disposal.basis, disposal.requested_by, disposal.approved_by
@@ -225,14 +237,14 @@ impl Pass<'_> {
                 disposal: name.clone(),
                 basis,
             };
-            hand.record(&run.path, Some(copy.manifest), fact).await?;
+            records.push(hand.record(run, Some(copy.manifest), fact).await?);
         }
         let keys = hand.shred(lying).await?;
         if !keys.complete() {
             return Ok(Went::Waits(refused("its keys", &keys)));
         }
-        hand.removed(&run.path, Some(copy.manifest), removal_reason(&name), None).await?;
-        tracing::info!(run = %run.path, disposal = name, "disposed of");
+        hand.removed(run, Some(copy.manifest), removal_reason(&name), None).await?;
+        tracing::info!(run = %run, disposal = name, "disposed of");
         let swept = hand.sweep(lying).await?;
         if swept.complete() {
             return Ok(Went::Gone);
@@ -240,7 +252,7 @@ impl Pass<'_> {
         self.report.note(
             "the store's locks keep objects of copies that were disposed of; their keys are gone, they are deleted when the locks end",
         );
-        Ok(Went::Removed(refused("its keys are gone; its data", &swept)))
+        Ok(Went::Removed(refused("its data", &swept)))
     }
 }
 

@@ -8,6 +8,7 @@ use holdfast_policy::retention::{self, CopyFacts, CopyType, Floor, Mark, Rules, 
 use holdfast_policy::tick::Zone;
 use jiff::{SignedDuration, Timestamp};
 
+use super::disposing;
 use super::holds::Holds;
 use super::inventory::SourceFolder;
 use super::read::{Copy, Run, SourceWords, State};
@@ -191,9 +192,15 @@ fn facts_of(run: &Run, copy: &Copy, holds: &Holds, task: &KeepTask, now: Timesta
     });
     let place = run.path.to_string();
     let candidate = removal::candidate(&run.path, &place, copy);
-    let shredded = records.iter().any(|record| matches!(record.fact, Fact::Shredded { .. }));
+    let shredded = records.iter().find_map(|record| match &record.fact {
+        Fact::Shredded { disposal, .. } => Some(disposal),
+        _ => None,
+    });
     let problem = shredded
-        .then(|| "its keys were destroyed on purpose".to_owned())
+        .map(|named| match disposing::begun(run, copy, task) {
+            Some(disposal) => format!("disposal {disposal} destroys it"),
+            None => format!("disposal {named} destroyed keys of it, says a record, and no approved request {named} names it"),
+        })
         .or_else(|| retention::standing_problem(records))
         .or_else(|| (!copy.problems.is_empty()).then(|| copy.problems.join("; ")));
     CopyFacts {

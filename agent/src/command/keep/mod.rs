@@ -3,6 +3,7 @@
 
 mod act;
 pub(super) mod disposal;
+pub(super) mod disposing;
 pub(super) mod facts;
 pub(super) mod holds;
 pub(super) mod inventory;

@@ -18,6 +18,7 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
+use super::disposing::Disposing;
 use super::facts::propose;
 use super::inventory::SourceFolder;
 use super::lock::{known_lock, legal_hold};
@@ -294,7 +295,10 @@ impl Pass<'_> {
             let before = before.as_ref().and_then(|before| before.get(&copy.run)).copied();
             copy.in_force = before.filter(|before| *before != copy.state);
         }
+        let disposing = Disposing::begun(folder, &documents.runs, self.task, self.now);
+        disposing.show(&documents.runs, &mut copies);
         self.seals.look(folder, &documents.runs, &mut copies, &mut self.report);
+        self.not_good(folder, &facts, &disposing);
         if let Some(source) = self.tell(folder, documents, &facts, &plan, (0, facts.copies.len() as u64), &copies) {
             copies.reverse();
             self.report.preview(&source, &copies);

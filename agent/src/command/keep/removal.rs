@@ -7,14 +7,19 @@ use holdfast_policy::hold::Candidate;
 use jiff::Timestamp;
 
 use super::disposal;
+use super::disposing::is_approved;
 use super::holds::Holds;
 use super::inventory::RunFolder;
 use super::read::{Copy, Run, State, is_removal};
 
 /// Whether keys or data of the run are there.
 pub fn left(folder: &RunFolder) -> bool {
-    folder.data.values().any(|versions| !versions.0.is_empty())
-        || folder.catalog.values().any(|(object, _)| matches!(object, ObjectPath::Key { .. }))
+    folder.data.values().any(|versions| !versions.0.is_empty()) || has_keys(folder)
+}
+
+/// Whether keys of the run are there.
+pub fn has_keys(folder: &RunFolder) -> bool {
+    folder.catalog.values().any(|(object, _)| matches!(object, ObjectPath::Key { .. }))
 }
 
 /// What holds ask of the copy. `place` is the run's path as text.
@@ -81,14 +86,12 @@ fn problem(record: &Record, run: &Run, folder: &RunFolder, holds: &Holds, task: 
             Fact::Shredded { disposal, .. } if *reason == disposal::removal_reason(disposal) => Some(disposal),
             _ => None,
         });
-        let known = |disposal: &String| {
-            let mut of_task = task.disposals.iter();
-            of_task.any(|of_task| disposal::name_of(of_task) == *disposal && disposal::names(of_task, &candidate))
-        };
         match shredded {
             None => Some("it names neither a mark nor a disposal whose record is there".to_owned()),
             // Once all of it is gone nobody has to remember the request.
-            Some(disposal) if left(folder) && !known(disposal) => Some(format!("there is no approved request {disposal} that names it")),
+            Some(disposal) if left(folder) && !is_approved(task, disposal, &candidate) => {
+                Some(format!("there is no approved request {disposal} that names it"))
+            }
             Some(_) => None,
         }
     };

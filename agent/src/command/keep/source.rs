@@ -7,6 +7,7 @@ use holdfast_crds::{Blocked, CopyReport, CopyState, Reason, SourceReport};
 use holdfast_policy::retention::{CopyFacts, Next, SourceFacts, SourcePlan, Verdict, loss_digest, plan};
 
 use super::act::ActError;
+use super::disposing::Disposing;
 use super::facts::{self, Gathered};
 use super::holds::held_by;
 use super::inventory::SourceFolder;
@@ -72,7 +73,10 @@ impl Pass<'_> {
             }
             removed = self.remove(&folder, &mut documents, &mut facts, &mut plan).await?;
         }
-        let gone = self.dispose(&folder, &documents.runs, &facts).await?;
+        let (gone, disposing) = self.dispose(&folder, &mut documents.runs, &facts).await?;
+        for copy in facts.copies.iter_mut().filter(|copy| disposing.destroys(&copy.run)) {
+            copy.problem.get_or_insert_with(|| "a disposal destroys it".to_owned());
+        }
         let left = |run: &Label| !gone.contains(run) && !removed.contains(run);
         facts.copies.retain(|copy| left(&copy.run));
         plan.verdicts.retain(|verdict| left(&verdict.run));
@@ -80,12 +84,14 @@ impl Pass<'_> {
             self.clear(&folder, &documents.runs, all_read(&plan)).await?;
         }
         let mut reports = copy_reports(&facts, &plan);
+        disposing.show(&documents.runs, &mut reports);
         let runs: BTreeMap<_, _> = documents.runs.iter().map(|run| (run.path.run.as_str(), run)).collect();
         for report in reports.iter_mut().filter(|report| report.locked_until.is_none()) {
             let known = runs.get(report.run.as_str()).and_then(|run| known_lock(run));
             report.locked_until = known.map(|until| until.to_string());
         }
         self.seals.look(&folder, &documents.runs, &mut reports, &mut self.report);
+        self.not_good(&folder, &facts, &disposing);
         self.tell(&folder, &documents, &facts, &plan, (removed.len() as u64, found), &reports);
         Ok(())
     }
@@ -270,6 +276,17 @@ impl Pass<'_> {
         Ok(())
     }
 
+    /// Tells of copies that are not good, other than by a disposal.
+    pub(super) fn not_good(&mut self, folder: &SourceFolder, facts: &SourceFacts, disposing: &Disposing) {
+        for copy in facts.copies.iter().filter(|copy| !disposing.destroys(&copy.run)) {
+            if let Some(problem) = &copy.problem {
+                let place = folder.run_path(&copy.run).to_string();
+                self.report
+                    .finding(Reason::CopyCorrupt, Some(place), format!("the copy is not good: {problem}"));
+            }
+        }
+    }
+
     /// Tells what is known of the source now. None where it has nothing.
     pub(super) fn tell(
         &mut self,
@@ -281,11 +298,6 @@ impl Pass<'_> {
         reports: &[CopyReport],
     ) -> Option<SourceReport> {
         for copy in &facts.copies {
-            if let Some(problem) = &copy.problem {
-                let place = folder.run_path(&copy.run).to_string();
-                self.report
-                    .finding(Reason::CopyCorrupt, Some(place), format!("the copy is not good: {problem}"));
-            }
             for hold in &copy.holds {
                 let held = self.held.entry(hold.clone()).or_default();
                 held.copies += 1;
@@ -329,7 +341,7 @@ impl Pass<'_> {
             source: folder.source.to_string(),
             unread: false,
             found: count(found),
-            copies: count(reports.len() as u64),
+            copies: count(facts.copies.len() as u64),
             good: count(full_and_good.count() as u64),
             bytes: count(facts.copies.iter().map(|copy| copy.bytes).sum()),
             sealed: count(reports.iter().filter(|report| report.sealed).count() as u64),

@@ -418,6 +418,31 @@ async fn a_copy_that_the_first_pass_finds_bad_protects_nothing_any_more() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_copy_that_was_shredded_on_purpose_is_shown_with_its_disposal_and_is_no_finding() {
+    let world = world();
+    let KeepLine::Source(mut report) = source_line("shop", "a") else {
+        panic!("it is of a source")
+    };
+    let why = "disposal shop/erase: the store locks its data until 2026-04-01T00:00:00Z";
+    let shredded =
+        json!({"run": "b", "type": "Full", "recoveryPoint": "2026-02-28T23:00:00Z", "bytes": 1, "state": "Shredded", "why": why});
+    report.newest_copies.insert(0, serde_json::from_value(shredded).unwrap());
+    pass(&world, 1, KeepLine::Source(report), "2026-03-01T00:00:10Z").await;
+    let status = world.source();
+    let copy = &status.stores[0].newest_copies[0];
+    assert_eq!((copy.state, copy.why.as_str()), (holdfast_crds::CopyState::Shredded, why));
+    assert_eq!((status.stores[0].copies, status.stores[0].good), (3, 2));
+    assert_eq!(world.condition("Intact").0, "True");
+    SourceController::new(world.context.clone())
+        .reconcile(&Key::new("shop", "a"))
+        .await
+        .unwrap();
+    let conditions = world.source().conditions;
+    let intact = conditions.iter().find(|condition| condition.type_ == "Intact").unwrap();
+    assert_eq!(intact.status, "True");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_commit_right_after_a_pass_is_looked_at_within_minutes() {
     let (world, _) = committed_after_a_pass("2026-03-02T08:58:00Z").await;
     let Next::After(wait) = world.reconcile().await else {

@@ -1,9 +1,10 @@
 //! What a disposal may call gone.
 
 use holdfast_crds::document::HoldScope;
-use holdfast_crds::{DisposalReport, KeepDisposal};
+use holdfast_crds::{CopyReport, CopyState, DisposalReport, KeepDisposal, KeepPreview, Reason};
 
 use super::locks::refusal;
+use super::previews::preview;
 use super::*;
 use crate::store::Lock;
 use crate::store::faulty::{Call, CallKind, Fault, Faulty};
@@ -87,11 +88,123 @@ async fn keys_that_the_store_does_not_let_go_are_no_removal() {
     let report = told(&said);
     assert_eq!((report.left, report.removed, report.deferred), (1, 0, 1), "{report:?}");
     assert!(report.problem.unwrap().contains("does not let its keys go"));
+    assert_eq!(report.shredded, 0, "its keys are there");
+    let copy = oldest(&said);
+    assert_eq!(copy.state, CopyState::NotGood);
+    assert_eq!(copy.why, "disposal shop/erase: the store does not let its keys go (1 objects)");
+    assert_eq!(said.source().good, 2);
+    assert!(said.findings().is_empty(), "{:?}", said.findings());
+    let again = scene.pass(&wanted).await;
+    assert!(again.findings().is_empty(), "{:?}", again.findings());
+    assert_eq!((oldest(&again).state, again.source().good), (CopyState::NotGood, 2));
     assert!(!scene.what(&runs[0]).contains(&"removed"), "{:?}", scene.what(&runs[0]));
     hold(false);
     let report = told(&scene.pass(&wanted).await);
     assert_eq!((report.left, report.removed), (0, 1), "{report:?}");
     assert!(!scene.memory.objects().contains_key(&key));
+}
+
+/// What the report says of the oldest copy that it lists.
+fn oldest(said: &Said) -> &CopyReport {
+    said.source().newest_copies.last().unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_shredded_is_shown_as_that_while_the_store_keeps_its_data_and_is_nothing_to_look_into() {
+    let mut scene = Scene::new(Memory::new().with_object_lock());
+    scene.encrypted = true;
+    let runs = days(&scene, "2026-03-01T02:00:00Z", 3).await;
+    let wanted = erase(|scope| scope.runs = Some(vec![runs[0].to_string()]));
+    // The store locks the data once the records are written.
+    let memory = scene.memory.clone();
+    let data = scene
+        .memory
+        .objects()
+        .into_keys()
+        .filter(|path| path.starts_with(&format!("data/{}/", runs[0])));
+    let data: Vec<_> = data.collect();
+    let hold = move |on: bool| {
+        for path in &data {
+            let lock = Lock {
+                legal_hold: on,
+                ..memory.locked(path)
+            };
+            memory.force_lock(path, lock);
+        }
+    };
+    let set = hold.clone();
+    let faulty = Faulty::new(scene.memory.clone(), move |call: &Call| {
+        if call.kind == CallKind::Create && call.path.ends_with("-shredded.json") {
+            set(true);
+        }
+        None
+    });
+    let first = scene.pass_through(faulty, &wanted).await.unwrap();
+    let second = scene.pass(&wanted).await;
+    for said in [&first, &second] {
+        let report = told(said);
+        assert_eq!(
+            (report.left, report.removed, report.deferred, report.shredded),
+            (1, 0, 1, 1),
+            "{report:?}"
+        );
+        assert_eq!((said.source().copies, said.source().good), (2, 2), "it is none of the copies");
+        let copy = oldest(said);
+        assert_eq!((copy.state, copy.run.as_str()), (CopyState::Shredded, runs[0].run.as_str()));
+        assert!(copy.why.starts_with("disposal shop/erase: "), "{}", copy.why);
+        assert!(copy.why.contains("its data"), "{}", copy.why);
+        assert!(said.findings().is_empty(), "{:?}", said.findings());
+    }
+    // Also to who previews by hand, without knowing of the request.
+    let by_hand = KeepTask {
+        preview: Some(KeepPreview::default()),
+        ..task(|_| ())
+    };
+    let (result, copies) = preview(&scene, &by_hand).await;
+    let summary = result.kept.unwrap();
+    assert_eq!((summary.findings, summary.preview.unwrap().kept), (0, 2));
+    assert_eq!(copies.last().unwrap().state, CopyState::Shredded);
+    assert_eq!(
+        copies.last().unwrap().why,
+        "disposal shop/erase: not all of its data was deleted yet"
+    );
+    // Where the request is gone, somebody has to look.
+    let orphaned = scene.pass(&task(|_| ())).await;
+    assert_eq!(oldest(&orphaned).state, CopyState::NotGood);
+    let why = orphaned
+        .findings()
+        .into_iter()
+        .find(|finding| finding.reason == Reason::CopyCorrupt)
+        .unwrap();
+    assert!(why.message.contains("no approved request shop/erase names it"), "{}", why.message);
+    hold(false);
+    scene.pass(&wanted).await;
+    let done = scene.pass(&wanted).await;
+    assert_eq!((told(&done).left, told(&done).removed), (0, 1));
+    assert_eq!(oldest(&done).run, runs[1].run.as_str());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_that_waits_for_its_disposal_says_so() {
+    let scene = Scene::new(Memory::new().with_object_lock());
+    let runs = days(&scene, "2026-03-01T02:00:00Z", 2).await;
+    let data = scene
+        .memory
+        .objects()
+        .into_keys()
+        .find(|path| path.starts_with(&format!("data/{}/", runs[0])));
+    let lock = Lock {
+        legal_hold: true,
+        ..Lock::default()
+    };
+    scene.memory.force_lock(&data.unwrap(), lock);
+    let said = scene.pass(&erase(|scope| scope.runs = Some(vec![runs[0].to_string()]))).await;
+    let copy = oldest(&said);
+    assert_eq!((copy.state, said.source().good), (CopyState::Kept, 2), "it can be read");
+    assert_eq!(
+        copy.why,
+        format!("disposal shop/erase: {} is under legal hold in the store", runs[0].run)
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -62,6 +62,8 @@ pub struct Scene {
     pub cluster: String,
     /// The store's specification.
     pub spec: serde_json::Value,
+    /// Whether its copies have keys.
+    pub encrypted: bool,
     root: tempfile::TempDir,
     pods: Mutex<u32>,
 }
@@ -98,6 +100,7 @@ impl Scene {
             memory,
             cluster: "cluster-a".into(),
             spec: serde_json::json!({"s3": {"bucket": "backups"}, "credentials": {"secretName": "s3"}, "encryption": {"none": {}}}),
+            encrypted: false,
             root: tempfile::tempdir().unwrap(),
             pods: Mutex::new(0),
         }
@@ -198,10 +201,11 @@ impl Scene {
             *pods
         };
         let pod = path.pod(label(&format!("pod-{number}")));
-        let stream = pod.stream(label("database-1"), false);
+        let stream = pod.stream(label("database-1"), self.encrypted);
         let bytes = Bytes::from(format!("rows of {run}"));
         let mut stored = Vec::new();
-        for object in [stream.part(1), stream.index()] {
+        let key = self.encrypted.then(|| pod.key(1));
+        for object in [stream.part(1), stream.index()].into_iter().chain(key.clone()) {
             let Created::Ours(held) = store.create(&(&object).into(), bytes.clone()).await.unwrap() else {
                 panic!("{object} was there already")
             };
@@ -267,7 +271,10 @@ impl Scene {
                 },
             }],
             contents: Contents::default(),
-            encryption: Encryption::None {},
+            encryption: key.map_or(Encryption::None {}, |key| Encryption::Passphrase {
+                public_recipient: "age1".into(),
+                key: key.to_string(),
+            }),
             durations: Durations {
                 started: tick,
                 finished: tick,

@@ -58,7 +58,7 @@ async fn previewed(scene: &Scene, task: &KeepTask, show: Box<dyn Show>) -> (Agen
     (result, lines.iter().map(parse).collect())
 }
 
-async fn preview(scene: &Scene, task: &KeepTask) -> (AgentResult, Vec<CopyReport>) {
+pub async fn preview(scene: &Scene, task: &KeepTask) -> (AgentResult, Vec<CopyReport>) {
     let (result, lines) = previewed(scene, task, Box::new(Table::new(Paper::default()))).await;
     let copies = lines.into_iter().filter_map(|line| match line {
         KeepLine::Copy(copy) => Some(copy),
