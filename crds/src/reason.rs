@@ -124,6 +124,8 @@ reasons! {
     CopiesMissing = 0, Structural;
     /// The newest copy has less than half or more than double the size of those before it; nothing of the source is removed.
     SizeAnomalous = 0, Structural;
+    /// The newest copies of a source come from another server than those before; the last good ones of the former stay until somebody accepts it.
+    IdentityChanged = 0, Structural;
     /// Something lies in the store that Holdfast did not write; it is left alone.
     ForeignObject = 0, Structural;
     /// The store refuses to delete what nothing keeps; the next pass tries again.

@@ -209,6 +209,9 @@ pub enum Acceptance {
     /// Exactly these copies may go, although a pass would remove more than was forecast: SHA-256 over their (run, outcome digest).
     #[serde(rename_all = "camelCase")]
     Removal { set: Sha256 },
+    /// What was one server is another one now: the copies of the former need no protection of their own.
+    #[serde(rename_all = "camelCase")]
+    Server { was: String, is: String },
 }
 
 /// A ULID: 48 bits of time in milliseconds, 80 of randomness, in Crockford's base 32.

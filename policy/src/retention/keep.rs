@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{
     facts::{CLOCK_TOLERANCE, CopyFacts, CopyType, SourceFacts},
-    slot,
+    server, slot,
 };
 use crate::chain::Chains;
 
@@ -33,6 +33,8 @@ pub enum Why {
     KeepLast(i32),
     /// Among the newest so many good full copies of its source in this store.
     MinGood(usize),
+    /// Among the newest so many of a server that the source had before, as nobody accepted.
+    Former(usize, String),
     /// Younger than a day.
     Young,
     /// Its schedule keeps everything, or nobody says how long it is to be kept.
@@ -67,6 +69,10 @@ impl fmt::Display for Why {
             Self::Until { rule, until } => write!(f, "{rule}, until {until}"),
             Self::KeepLast(count) => write!(f, "keepLast: among the newest {count}"),
             Self::MinGood(count) => write!(f, "among the newest {count} good full copies"),
+            Self::Former(count, server) => write!(
+                f,
+                "among the newest {count} good full copies of server {server}, whose change nobody accepted"
+            ),
             Self::Young => f.write_str("younger than 24 h"),
             Self::NoRule => f.write_str("no rule says how long it is kept"),
             Self::Window => f.write_str("needed for the recovery window"),
@@ -86,6 +92,8 @@ pub struct Kept {
     /// Rules that are not recorded yet, or for less long.
     pub records: Vec<(usize, String, Timestamp)>,
     pub empty_slots: Vec<String>,
+    /// That the copies are of another server than those before, as nobody accepted.
+    pub identity: Option<String>,
 }
 
 /// Good, full, and of a time that can be believed: what counts.
@@ -210,9 +218,20 @@ fn floors(facts: &SourceFacts, kept: &mut Kept) {
         None => of_rules.unwrap_or(MIN_GOOD).max(1),
     };
     let wanted = min_good.max(wanted as usize);
-    for position in good_fulls(&facts.copies, facts.now).into_iter().take(wanted) {
-        kept.why[position].push(Why::MinGood(wanted));
+    let good = good_fulls(&facts.copies, facts.now);
+    for position in good.iter().take(wanted) {
+        kept.why[*position].push(Why::MinGood(wanted));
     }
+    let former = server::former(facts, &good, wanted);
+    for server in former.servers {
+        let own = good
+            .iter()
+            .filter(|position| facts.copies[**position].server.as_deref() == Some(server));
+        for position in own.take(wanted) {
+            kept.why[*position].push(Why::Former(wanted, server.to_owned()));
+        }
+    }
+    kept.identity = former.told;
 }
 
 fn by_schedule(facts: &SourceFacts, kept: &mut Kept) {

@@ -8,6 +8,7 @@ mod facts;
 mod keep;
 mod plan;
 mod preview;
+mod server;
 mod slot;
 mod verified;
 

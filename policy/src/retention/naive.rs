@@ -28,6 +28,8 @@ pub struct Says {
     pub retain: BTreeMap<(Label, String), Timestamp>,
     pub empty: BTreeSet<String>,
     pub blocked: Option<Reason>,
+    /// Whether the server changed, as nobody accepted.
+    pub identity: bool,
 }
 
 struct Model<'a> {
@@ -96,6 +98,7 @@ impl Model<'_> {
         self.close(&mut kept);
         says.kept = kept.iter().map(|run| (*run).clone()).collect();
         let unkept: Vec<_> = self.copies.iter().copied().filter(|copy| !kept.contains(&copy.run)).collect();
+        says.identity = !self.former_servers().is_empty();
         let unreliable = self.cannot_rely();
         let sick = unreliable.or_else(|| self.sick());
         for copy in &self.copies {
@@ -177,6 +180,7 @@ impl Model<'_> {
             || copy.reading_until.is_some_and(|until| self.now < until)
             || copy.retained.iter().any(|(_, until)| self.now < *until)
             || self.newest(|_| true, self.min_good()).contains(&&copy.run)
+            || self.of_former_server(copy)
             || self.last(copy)
             || self.window(copy)
     }
@@ -189,6 +193,38 @@ impl Model<'_> {
             .take(count)
             .map(|copy| &copy.run)
             .collect()
+    }
+
+    /// The servers that the source had before, until somebody accepts that each became, over others perhaps, the one of the newest good full
+    /// that tells its server.
+    fn former_servers(&self) -> BTreeSet<&str> {
+        let told = |copy: &&&CopyFacts| self.good_full(copy) && copy.server.is_some();
+        let Some(now) = self.copies.iter().rev().find(told).and_then(|copy| copy.server.as_deref()) else {
+            return BTreeSet::new();
+        };
+        let became = |server: &str| {
+            let mut reached = BTreeSet::from([server.to_owned()]);
+            for _ in &self.facts.accepted {
+                for accepted in &self.facts.accepted {
+                    if let Acceptance::Server { was, is } = accepted
+                        && reached.contains(was)
+                    {
+                        reached.insert(is.clone());
+                    }
+                }
+            }
+            reached.contains(now)
+        };
+        let servers = self.copies.iter().filter(told).filter_map(|copy| copy.server.as_deref());
+        servers.filter(|server| self.facts.retired.is_none() && !became(server)).collect()
+    }
+
+    fn of_former_server(&self, copy: &CopyFacts) -> bool {
+        let former = copy.server.as_deref().is_some_and(|server| self.former_servers().contains(server));
+        former
+            && self
+                .newest(|other| other.server == copy.server, self.min_good())
+                .contains(&&copy.run)
     }
 
     fn min_good(&self) -> usize {

@@ -102,6 +102,8 @@ pub struct SourcePlan {
     pub blocked: Option<Blocked>,
     /// Slots that no good copy has.
     pub empty_slots: Vec<String>,
+    /// That the copies are of another server than those before, as nobody accepted, and what to do.
+    pub identity: Option<String>,
     /// SHA-256 of what the decision was made from.
     pub input: Sha256,
 }
@@ -182,6 +184,7 @@ pub fn plan(facts: &SourceFacts) -> SourcePlan {
         remove: chains.removal_order(&facts.copies, &removable).iter().map(name).collect(),
         blocked: unreliable.or(unhealthy).or_else(|| brake.map(|(_, blocked)| blocked)),
         empty_slots: kept.empty_slots,
+        identity: kept.identity,
         input: input_digest(facts),
     }
 }

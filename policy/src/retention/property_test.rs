@@ -153,7 +153,10 @@ fn copies(now: Timestamp, rules: &BTreeMap<ScheduleName, Rules>, chances: &[Chan
             // The third is one that nobody knows.
             schedule: (!by_hand).then(|| name(chance.schedule.min(2) % if one_in(hold, 3) { 3 } else { 2 })),
             keep_until: (by_hand && !one_in(mark, 4)).then(|| now + hours(chance.hours)),
-            server: Some(if one_in(lock, 9) { "8" } else { "7" }.to_owned()),
+            server: (!one_in(other, 11)).then(|| {
+                let server = if one_in(lock, 9) { "8" } else { "7" };
+                if one_in(lock, 13) { "9" } else { server }.to_owned()
+            }),
             bytes: chance.bytes,
             problem: one_in(problem, 7).then(|| "a part is missing".to_owned()),
             unreadable: (problem == 250).then(|| "its format is version 2.0".to_owned()),
@@ -227,6 +230,17 @@ fn catalogue() -> impl Strategy<Value = SourceFacts> {
                 let loss = Acceptance::Loss {
                     set: loss_digest(before.unwrap_or_default(), counted_at, counted),
                 };
+                let server = |was: &str, is: &str| Acceptance::Server {
+                    was: was.to_owned(),
+                    is: is.to_owned(),
+                };
+                let servers = match accepted / 4 % 8 {
+                    0 => vec![server("7", "8"), server("8", "9"), server("9", "7")],
+                    1 => vec![server("8", "9"), server("9", "7")],
+                    2 => vec![server("8", "7")],
+                    3 => vec![server("7", "8")],
+                    _ => vec![],
+                };
                 let sizes = copies.iter().map(|copy| Acceptance::Size { run: copy.run.clone() });
                 SourceFacts {
                     now,
@@ -234,10 +248,10 @@ fn catalogue() -> impl Strategy<Value = SourceFacts> {
                     floors: floors.collect(),
                     retired: (retired < 30).then(|| "ann: closed".to_owned()),
                     accepted: match accepted % 4 {
-                        0 => vec![loss],
-                        1 => sizes.chain([loss]).collect(),
+                        0 => [loss].into_iter().chain(servers).collect(),
+                        1 => sizes.chain([loss]).chain(servers).collect(),
                         2 => sizes.step_by(3).chain([loss]).collect(),
-                        _ => vec![],
+                        _ => servers,
                     },
                     copies_before: before,
                     counted_at,
@@ -312,6 +326,7 @@ fn planned(facts: &SourceFacts) -> naive::Says {
     let mut says = naive::Says {
         empty: plan.empty_slots.into_iter().collect(),
         blocked: plan.blocked.map(|blocked| blocked.reason),
+        identity: plan.identity.is_some(),
         remove: plan.remove.iter().cloned().collect(),
         retain: plan.retain.into_iter().map(|(run, rule, until)| ((run, rule), until)).collect(),
         ..naive::Says::default()
@@ -413,6 +428,14 @@ fn the_catalogues_are_of_many_kinds() {
             ("empty", says.empty.len()),
             ("kept", says.kept.len()),
             (
+                "former",
+                plan(&facts)
+                    .verdicts
+                    .iter()
+                    .filter(|verdict| verdict.kept.iter().all(|why| matches!(why, Why::Former(..))) && !verdict.kept.is_empty())
+                    .count(),
+            ),
+            (
                 "needed",
                 plan(&facts)
                     .verdicts
@@ -435,6 +458,7 @@ fn the_catalogues_are_of_many_kinds() {
         "retain",
         "empty",
         "kept",
+        "former",
         "needed",
         "None",
         "Some(CatalogueUnreadable)",

@@ -2,7 +2,7 @@
 
 use holdfast_crds::{
     Reason, Retention,
-    document::{Label, ScheduleName, Ulid},
+    document::{Acceptance, Label, ScheduleName, Ulid},
 };
 use jiff::SignedDuration;
 
@@ -178,6 +178,82 @@ fn a_source_re_created_as_another_server_has_chains_that_never_cross() {
     let mut crossed = copies.clone();
     crossed[3].parents = vec![crossed[0].manifest];
     assert!(!Chains::of(&crossed).is_restorable(&crossed, 3));
+}
+
+#[test]
+fn the_last_good_copies_of_a_server_stay_until_somebody_accepts_the_change_to_another() {
+    let accept = |was: &str, is: &str| Acceptance::Server {
+        was: was.to_owned(),
+        is: is.to_owned(),
+    };
+    let rules = || rules(|r| (r.keep_last, r.min_good) = (Some(2), 2));
+    let of = |servers: &str| {
+        let mut copies = days(i64::try_from(servers.len()).unwrap());
+        for (copy, server) in copies.iter_mut().zip(servers.chars()) {
+            copy.server = (server != '-').then(|| server.to_string());
+        }
+        facts(NOW, rules(), copies)
+    };
+    // Which stay, by the place of each copy, and whether anything is told.
+    let stays = |facts: &SourceFacts| {
+        let plan = plan(facts);
+        assert_eq!(plan.blocked, None);
+        let stays = plan.verdicts.iter().map(|verdict| if verdict.kept.is_empty() { ' ' } else { 'x' });
+        (stays.collect::<String>(), plan.identity)
+    };
+    let none = |stay: &str| (stay.to_owned(), None);
+    assert_eq!(stays(&of("7777777")), none("     xx"));
+    let changed = of("7777888");
+    let (stay, told) = stays(&changed);
+    assert_eq!(stay, "  xx xx");
+    let told = told.unwrap();
+    let [.., last, since, _, _] = &changed.copies[..] else { panic!() };
+    assert!(
+        told.starts_with(&format!(
+            "copies up to {} are of server 7, those since {} of 8",
+            last.run, since.run
+        )),
+        "{told}"
+    );
+    assert!(told.contains(r#"spec.accept: [{server: {was: "7", is: "8"}, by: "#), "{told}");
+    let why = verdict(&plan(&changed), last).why();
+    assert_eq!(why, "among the newest 2 good full copies of server 7, whose change nobody accepted");
+    let accepted = |servers: &str, words: &[(&str, &str)]| SourceFacts {
+        accepted: words.iter().map(|(was, is)| accept(was, is)).collect(),
+        ..of(servers)
+    };
+    assert_eq!(stays(&accepted("7777888", &[("7", "8")])), none("     xx"));
+    // The other way round is another change, and so is one to a third.
+    assert_eq!(stays(&accepted("7777888", &[("8", "7")])).0, "  xx xx");
+    assert_eq!(stays(&accepted("7788999", &[("7", "8")])).0, "xxxx xx");
+    assert_eq!(stays(&accepted("7788999", &[("8", "9")])).0, "xx   xx");
+    assert_eq!(stays(&accepted("7788999", &[("8", "9"), ("7", "8")])), none("     xx"));
+    // Pointed at the wrong one for a day, and back: also what was right all the time is said.
+    assert_eq!(stays(&of("7777877")).0, "    xxx");
+    assert_eq!(stays(&accepted("7777877", &[("8", "7")])), none("     xx"));
+    // Who does not tell its server says nothing.
+    assert_eq!(stays(&of("777--")), none("   xx"));
+    assert_eq!(stays(&of("-----")), none("   xx"));
+    assert_eq!(stays(&of("--777")), none("   xx"));
+    assert_eq!(stays(&of("777-8-")).0, " xx xx");
+    // What is not good counts neither as new nor as old.
+    let mut bad = of("777888");
+    bad.copies[2].problem = Some("a part is missing".into());
+    assert_eq!(stays(&bad).0, "xx  xx");
+    let mut empty = of("77778");
+    empty.copies[4].problem = Some("a part is missing".into());
+    assert_eq!(plan(&empty).identity, None);
+    // A floor asks for more, and the end of the protection for none.
+    let mut floor = of("7777888");
+    floor.floors = vec![Floor {
+        policy: "books".into(),
+        retention: None,
+        good_copies: Some(3),
+    }];
+    assert_eq!(stays(&floor).0, " xxxxxx");
+    let mut retired = of("7777888");
+    retired.retired = Some("ann: closed".into());
+    assert_eq!(stays(&retired), none("     xx"));
 }
 
 #[test]

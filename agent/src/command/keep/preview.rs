@@ -298,7 +298,7 @@ impl Pass<'_> {
         let disposing = Disposing::begun(folder, &documents.runs, self.task, self.now);
         disposing.show(&documents.runs, &mut copies);
         self.seals.look(folder, &documents.runs, &mut copies, &mut self.report);
-        self.not_good(folder, &facts, &disposing);
+        self.amiss(folder, &facts, &plan, &disposing);
         if let Some(source) = self.tell(folder, documents, &facts, &plan, (0, facts.copies.len() as u64), &copies) {
             copies.reverse();
             self.report.preview(&source, &copies);

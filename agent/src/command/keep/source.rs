@@ -91,7 +91,7 @@ impl Pass<'_> {
             report.locked_until = known.map(|until| until.to_string());
         }
         self.seals.look(&folder, &documents.runs, &mut reports, &mut self.report);
-        self.not_good(&folder, &facts, &disposing);
+        self.amiss(&folder, &facts, &plan, &disposing);
         self.tell(&folder, &documents, &facts, &plan, (removed.len() as u64, found), &reports);
         Ok(())
     }
@@ -276,8 +276,11 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// Tells of copies that are not good, other than by a disposal.
-    pub(super) fn not_good(&mut self, folder: &SourceFolder, facts: &SourceFacts, disposing: &Disposing) {
+    /// Tells of copies that are not good, other than by a disposal, and that they are of another server than before.
+    pub(super) fn amiss(&mut self, folder: &SourceFolder, facts: &SourceFacts, plan: &SourcePlan, disposing: &Disposing) {
+        if let Some(identity) = &plan.identity {
+            self.report.finding(Reason::IdentityChanged, Some(folder.name()), identity.clone());
+        }
         for copy in facts.copies.iter().filter(|copy| !disposing.destroys(&copy.run)) {
             if let Some(problem) = &copy.problem {
                 let place = folder.run_path(&copy.run).to_string();

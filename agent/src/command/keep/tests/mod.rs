@@ -8,6 +8,7 @@ mod locks;
 mod passes;
 mod previews;
 mod seals;
+mod servers;
 mod time;
 mod unread;
 mod year;
