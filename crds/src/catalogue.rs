@@ -74,6 +74,9 @@ pub struct CatalogueInStore {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 5))]
     pub findings: Vec<StoreFinding>,
+    /// Findings beyond those that are listed.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub more_findings: i64,
 }
 
 impl CatalogueInStore {

@@ -347,6 +347,8 @@ pub enum KeepLine {
     Hold(HoldReport),
     Disposal(DisposalReport),
     Finding(StoreFinding),
+    /// Findings of a source that were not told one by one.
+    MoreFindings(MoreFindings),
     /// A copy that was sealed in this pass; its source was told of before.
     Sealed(SealedCopy),
     /// Only in previews: what becomes of one copy (its run as `<namespace>/<source>/<run>`), and why.
@@ -537,6 +539,15 @@ pub struct DisposalReport {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
     pub problem: Option<String>,
+}
+
+/// How many findings of a source were counted and not told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MoreFindings {
+    /// `<namespace>/<source>`.
+    pub place: String,
+    pub count: i64,
 }
 
 /// Something that is not as it should be.

@@ -1,8 +1,10 @@
 //! The report of a pass: lines in the log that the operator reads, and their summary.
 
+use std::collections::{BTreeMap, btree_map::Entry};
+
 use holdfast_crds::{
-    CopyReport, HoldReport, KEEP_LINE, KeepLine, KeepSummary, PREVIEW_BLOCKED, PREVIEW_COPIES, PreviewCounts, Reason, SealedCopy,
-    SourceReport, StoreFinding,
+    CopyReport, HoldReport, KEEP_LINE, KeepLine, KeepSummary, MoreFindings, PREVIEW_BLOCKED, PREVIEW_COPIES, PreviewCounts, Reason,
+    SealedCopy, SourceReport, StoreFinding,
 };
 use jiff::Timestamp;
 
@@ -10,7 +12,7 @@ use crate::command::lines::{Lines, Sink};
 
 /// The most notes of a summary.
 const NOTES: usize = 4;
-/// The most findings that are told one by one.
+/// The most findings that are told one by one, beside the first of each source.
 const FINDINGS: i64 = 200;
 
 /// Shows a preview whole, as it comes.
@@ -39,6 +41,8 @@ pub struct Report {
     again: Option<Timestamp>,
     stopped_at: Option<String>,
     preview: Option<Preview>,
+    /// The sources (`<namespace>/<source>`) that have findings, and how many of them were not told.
+    untold: BTreeMap<String, i64>,
 }
 
 impl Report {
@@ -49,6 +53,7 @@ impl Report {
             again: None,
             stopped_at: None,
             preview: None,
+            untold: BTreeMap::new(),
         }
     }
 
@@ -135,7 +140,8 @@ impl Report {
 
     pub fn finding(&mut self, reason: Reason, place: Option<String>, message: impl Into<String>) {
         self.summary.findings += 1;
-        if self.summary.findings > FINDINGS {
+        let over = self.summary.findings > FINDINGS;
+        if !self.first_of_its_source(place.as_deref(), over) && over {
             return;
         }
         let message = crate::result::shorten(&message.into(), 512);
@@ -147,6 +153,24 @@ impl Report {
                 preview.findings.push(finding);
             }
             None => self.line(&KeepLine::Finding(finding)),
+        }
+    }
+
+    /// Whether no other finding of its source was there before: that one is told in any case, so that no source looks intact that is not.
+    fn first_of_its_source(&mut self, place: Option<&str>, over: bool) -> bool {
+        let mut names = place.unwrap_or_default().split('/');
+        let (Some(namespace), Some(source), None) = (names.next(), names.next(), &self.preview) else {
+            return false;
+        };
+        match self.untold.entry(format!("{namespace}/{source}")) {
+            Entry::Vacant(first) => {
+                first.insert(0);
+                true
+            }
+            Entry::Occupied(mut untold) => {
+                *untold.get_mut() += i64::from(over);
+                false
+            }
         }
     }
 
@@ -180,6 +204,11 @@ impl Report {
             let sources = preview.blocked.into_iter().map(KeepLine::Source);
             let copies = preview.going.into_iter().chain(preview.staying).map(KeepLine::Copy);
             findings.chain(sources).chain(copies).for_each(|line| self.line(&line));
+        }
+        for (place, count) in std::mem::take(&mut self.untold) {
+            if count > 0 {
+                self.line(&KeepLine::MoreFindings(MoreFindings { place, count }));
+            }
         }
         let (lines, sha256) = self.lines.finish();
         KeepSummary {

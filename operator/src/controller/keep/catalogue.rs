@@ -51,7 +51,7 @@ pub async fn write(context: &Context, store: &Store, summary: &KeepSummary, repo
             let findings = findings(report, &key.to_string());
             let found = reports.get(&key).copied();
             let sealed = sealed.get(&key).map_or(&[][..], Vec::as_slice);
-            if let Some(status) = with(&source, &store.reference(), summary, found, findings, sealed, context.clock.now()) {
+            if let Some(status) = with(&source, &store.reference(), summary, found, &findings, sealed, context.clock.now()) {
                 context.report.status(&caches.sources, &*source, &status).await?;
             }
         }
@@ -117,17 +117,29 @@ impl Strays {
     }
 }
 
+/// What is wrong with one source.
+#[derive(Default)]
+struct Findings {
+    listed: Vec<StoreFinding>,
+    more: i64,
+}
+
 /// What the report finds wrong with one source.
-fn findings(report: &[KeepLine], place: &str) -> Vec<StoreFinding> {
+fn findings(report: &[KeepLine], place: &str) -> Findings {
     let of = |finding: &&StoreFinding| {
         let rest = finding.place.as_deref().and_then(|found| found.strip_prefix(place));
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     };
-    let findings = report.iter().filter_map(|line| match line {
-        KeepLine::Finding(finding) => Some(finding),
-        _ => None,
-    });
-    findings.filter(of).take(SOURCE_FINDINGS).map(bounded).collect()
+    let mut findings = Findings::default();
+    for line in report {
+        match line {
+            KeepLine::Finding(finding) if of(&finding) && findings.listed.len() < SOURCE_FINDINGS => findings.listed.push(bounded(finding)),
+            KeepLine::Finding(finding) => findings.more += i64::from(of(&finding)),
+            KeepLine::MoreFindings(more) if more.place == place => findings.more += more.count,
+            _ => {}
+        }
+    }
+    findings
 }
 
 /// A finding as the schema has it.
@@ -144,14 +156,14 @@ fn with(
     store: &StoreReference,
     summary: &KeepSummary,
     found: Option<&SourceReport>,
-    findings: Vec<StoreFinding>,
+    findings: &Findings,
     sealed: &[&str],
     now: Timestamp,
 ) -> Option<BackupSourceStatus> {
     let mut status = source.status.clone().unwrap_or_default();
     let place = status.stores.iter().position(|entry| entry.reference() == *store);
     // Of what could never be read there is nothing to say yet; the store's findings name it.
-    let nothing = found.map_or(findings.is_empty(), |found| found.unread);
+    let nothing = found.map_or(findings.listed.is_empty(), |found| found.unread);
     if place.is_none() && nothing {
         return None;
     }
@@ -184,7 +196,7 @@ fn entry(
     store: &StoreReference,
     summary: &KeepSummary,
     found: Option<&SourceReport>,
-    findings: Vec<StoreFinding>,
+    findings: &Findings,
     sealed: &[&str],
     before: Option<&CatalogueInStore>,
     now: Timestamp,
@@ -209,7 +221,8 @@ fn entry(
         return CatalogueInStore {
             blocked,
             blocked_since,
-            findings,
+            findings: findings.listed.clone(),
+            more_findings: findings.more,
             ..before.clone()
         };
     }
@@ -243,6 +256,7 @@ fn entry(
         blocked_since,
         newest_copies,
         empty_slots,
-        findings,
+        findings: findings.listed.clone(),
+        more_findings: findings.more,
     }
 }

@@ -443,6 +443,27 @@ async fn a_copy_that_was_shredded_on_purpose_is_shown_with_its_disposal_and_is_n
 }
 
 #[tokio::test(start_paused = true)]
+async fn findings_that_are_not_told_one_by_one_are_counted() {
+    let world = world();
+    let mut lines: Vec<_> = std::iter::repeat_with(tampered).take(7).collect();
+    let more = json!({"moreFindings": {"place": "shop/a", "count": 50}});
+    lines.push(serde_json::from_value(more).unwrap());
+    world.reconcile().await;
+    world.ends("offsite-k1", Reason::Succeeded, &lines, &text(&lines));
+    world.reconcile().await;
+    let entry = world.source().stores.remove(0);
+    assert_eq!((entry.findings.len(), entry.more_findings), (5, 52));
+    SourceController::new(world.context.clone())
+        .reconcile(&Key::new("shop", "a"))
+        .await
+        .unwrap();
+    let conditions = world.source().conditions;
+    let intact = conditions.iter().find(|condition| condition.type_ == "Intact").unwrap();
+    assert_eq!((intact.status.as_str(), intact.reason.as_str()), ("False", "Tampered"));
+    assert!(intact.message.contains("and 56 more"), "{}", intact.message);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_commit_right_after_a_pass_is_looked_at_within_minutes() {
     let (world, _) = committed_after_a_pass("2026-03-02T08:58:00Z").await;
     let Next::After(wait) = world.reconcile().await else {

@@ -88,7 +88,8 @@ pub fn intact(status: &BackupSourceStatus) -> Option<Finding> {
             "the keepers found what was written, and nothing else",
         )),
         Some((entry, first)) => {
-            let more = match findings.count() {
+            let more = status.stores.iter().map(|entry| entry.more_findings).sum::<i64>();
+            let more = match more.saturating_add(i64::try_from(findings.count()).unwrap_or(i64::MAX)) {
                 0 => String::new(),
                 more => format!("; and {more} more, see status.stores[].findings"),
             };

@@ -284,3 +284,37 @@ async fn f83_a_keeper_that_is_older_than_a_manifest_removes_nothing_of_its_sourc
         "what can be read may be kept again: {new:?}"
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn no_source_looks_intact_because_others_have_many_findings() {
+    let scene = Scene::new(Memory::new());
+    let runs = days(&scene, "2026-03-01T02:00:00Z", 3).await;
+    for number in 0..250 {
+        scene.memory.plant(&format!("data/shop/many/stranger-{number}"), "x");
+    }
+    for run in &runs {
+        let parts: Vec<_> = scene
+            .memory
+            .objects()
+            .into_keys()
+            .filter(|path| path.starts_with(&format!("data/{run}/")))
+            .collect();
+        for path in &parts {
+            scene.memory.remove(path);
+        }
+    }
+    let said = scene.pass(&task(|_| ())).await;
+    let of = |place: &str| {
+        said.findings()
+            .iter()
+            .filter(|finding| finding.place.as_deref().is_some_and(|of| of.starts_with(place)))
+            .count()
+    };
+    assert_eq!((of("shop/many"), of("shop/orders/")), (200, 1));
+    let more = said.lines.iter().filter_map(|line| match line {
+        KeepLine::MoreFindings(more) => Some((more.place.as_str(), more.count)),
+        _ => None,
+    });
+    assert_eq!(more.collect::<Vec<_>>(), [("shop/many", 50), ("shop/orders", 2)]);
+    assert_eq!(said.result.kept.unwrap().findings, 253);
+}
