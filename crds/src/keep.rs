@@ -51,6 +51,9 @@ pub struct KeepTask {
     /// Copies that a restore in flight reads.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub in_use: Vec<RunPath>,
+    /// Why `floors` and `in_use` are not told: then nothing is removed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub untold: Option<String>,
     /// Disposals that two people agreed on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub disposals: Vec<KeepDisposal>,

@@ -270,6 +270,7 @@ impl Gathered<'_> {
     pub fn facts(&self) -> SourceFacts {
         let mut problems = self.holds.unreadable.clone();
         problems.extend(self.words.unreadable.iter().cloned());
+        problems.extend(self.task.untold.clone());
         for run in self.runs {
             if let State::Unreadable { problem, .. } = &run.state {
                 problems.push(format!("{}: {problem}", run.path));

@@ -167,6 +167,9 @@ impl<'a> Pass<'a> {
         let epoch = hand.as_ref().map(|hand| hand.epoch()).or(owner.map(|owner| owner.epoch()));
         report.summary.epoch = epoch.and_then(|epoch| i64::try_from(epoch).ok()).unwrap_or(0);
         report.summary.started_at = started.to_string();
+        if let Some(untold) = &task.untold {
+            report.note(format!("{untold}: nothing is removed"));
+        }
         let mut acts = hand.is_some();
         let seals = seals::Seals::read(invocation, acts, &mut report)?;
         // A volume has no clock but the time at which the Job was made: its pod may have waited since.

@@ -21,12 +21,14 @@ use crate::{
     watch::Caches,
 };
 
-/// What of a task may be about sources, schedules, holds and disposals, in bytes. What is cut off is no loss: sources are not compared with the
-/// pass before, schedules and holds go on by their records, disposals wait.
-const SOURCES: usize = TASK_LIMIT / 4;
-const SCHEDULES: usize = TASK_LIMIT / 4;
-const HOLDS: usize = TASK_LIMIT / 4;
-const DISPOSALS: usize = TASK_LIMIT / 8;
+/// What of a task may be about all that it lists, in bytes; the rest is for the store.
+const LISTS: usize = TASK_LIMIT / 16 * 15;
+/// … and what about floors and copies in use. Without one of these a keeper would remove what has to stay: they are told whole, or nothing is
+/// removed.
+const KEEPING: usize = TASK_LIMIT / 8 * 3;
+/// Why they are not told.
+const UNTOLD: &str =
+    "the copies that restores read, and the namespaces that compliance policies set floors for, are more than a keeper can be told of";
 /// The interval that the health gate counts in where no full trigger tells one, in seconds.
 const INTERVAL: u64 = 86_400;
 
@@ -59,7 +61,14 @@ pub fn task(caches: &Caches, store: &Store, now: Timestamp) -> KeepTask {
         let mut parts = frozen.path.split('/');
         RunPath::new(parts.next()?, parts.next()?, parts.next()?).ok()
     });
+    let in_use: Vec<_> = in_use.collect();
     let named: Vec<&str> = namespaces.iter().map(String::as_str).collect();
+    let floors = keep_floors(caches, &named);
+    let keeping = size(&floors) + size(&in_use);
+    let told = keeping <= KEEPING;
+    // What is cut off of the others is no loss: sources are not compared with the pass before, schedules and holds go on by their records,
+    // disposals wait.
+    let part = (LISTS - if told { keeping } else { 0 }) / 7;
     KeepTask {
         now: whole_seconds(now),
         read_only: reads_only(store),
@@ -67,16 +76,22 @@ pub fn task(caches: &Caches, store: &Store, now: Timestamp) -> KeepTask {
         from: store
             .status()
             .and_then(|status| status.keeper.as_ref()?.last_pass.as_ref()?.summary.stopped_at.clone()),
-        schedules: fitting(schedules.take(KEEP_LIMIT).collect(), SCHEDULES),
-        sources: fitting(sources, SOURCES),
-        holds: fitting(keep_holds(caches, &named, store.meta().namespace.as_deref()), HOLDS),
-        floors: keep_floors(caches, &named),
-        in_use: in_use.take(KEEP_LIMIT).collect(),
+        schedules: fitting(schedules.take(KEEP_LIMIT).collect(), part * 2),
+        sources: fitting(sources, part * 2),
+        holds: fitting(keep_holds(caches, &named, store.meta().namespace.as_deref()), part * 2),
+        floors: if told { floors } else { Vec::new() },
+        in_use: if told { in_use } else { Vec::new() },
+        untold: (!told).then(|| UNTOLD.to_owned()),
         disposals: fitting(
             allowed.iter().flat_map(|namespace| keep_disposals(caches, namespace)).collect(),
-            DISPOSALS,
+            part,
         ),
     }
+}
+
+/// How many bytes the list has in a task.
+fn size<T: Serialize>(list: &[T]) -> usize {
+    serde_json::to_string(list).map_or(usize::MAX / 4, |text| text.len())
 }
 
 /// The list without its end, as far as it is too long for so many bytes.

@@ -324,8 +324,85 @@ async fn a_task_has_room_for_each_of_its_lists() {
     }
     let store = world.context.caches.store_at(&Key::new("shop", "offsite")).unwrap();
     let task = task::task(&world.context.caches, &store, world.context.clock.now());
-    assert_eq!(task.holds.len(), 1, "the others stay pending, and in force by their records");
+    assert_eq!(task.holds.len(), 2, "the others stay pending, and in force by their records");
     assert_eq!(task.holds[0].name, "h00");
+    task::job(&world.context, &store, "offsite-k1", task).unwrap();
+}
+
+/// A restore in flight of the copy with this number.
+fn restoring(world: &World, number: usize) {
+    let run = format!("{number:0>60}");
+    let restore = json!({"apiVersion": "holdfast.dev/v1alpha1", "kind": "RestoreRequest",
+        "metadata": {"name": format!("r{number}"), "namespace": "shop", "uid": format!("u{number}")},
+        "spec": {"from": {"run": {"name": run}}, "to": {"postgresql": {"hosts": ["db"], "version": 16, "credentials": {"secretName": "db"}}}},
+        "status": {"phase": "Running", "frozen": {"path": format!("shop/{}/{run}", "s".repeat(60)), "store": {"name": "offsite", "uid": "uid-offsite",
+            "spec": {"s3": {"bucket": "backups"}, "credentials": {"secretName": "s3"}, "encryption": {"none": {}}}}}}});
+    world.context.caches.restores.watched(serde_json::from_value(restore).unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_keeps_copies_is_told_whole_or_nothing_is_removed() {
+    let world = world();
+    let store = world.context.caches.store_at(&Key::new("shop", "offsite")).unwrap();
+    let told = || task::task(&world.context.caches, &store, world.context.clock.now());
+    for number in 0..400 {
+        restoring(&world, number);
+    }
+    let fits = told();
+    assert_eq!((fits.in_use.len(), &fits.untold), (400, &None));
+    task::job(&world.context, &store, "offsite-k1", fits).unwrap();
+    for number in 400..1_200 {
+        restoring(&world, number);
+    }
+    let many = told();
+    assert_eq!(many.in_use.len(), 0);
+    let fewer = holdfast_crds::KeepTask {
+        untold: None,
+        ..many.clone()
+    };
+    assert_ne!(task::told(&many), task::told(&fewer), "once they are told, a pass comes at once");
+    assert!(
+        many.untold
+            .as_ref()
+            .is_some_and(|why| why.contains("more than a keeper can be told of")),
+        "{:?}",
+        many.untold
+    );
+    task::job(&world.context, &store, "offsite-k1", many).unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_that_is_full_of_everything_is_made() {
+    let world = world();
+    for number in 0..550 {
+        restoring(&world, number);
+    }
+    let caches = &world.context.caches;
+    let long = "s".repeat(58);
+    for number in 0..1_000 {
+        let source = json!({"apiVersion": "holdfast.dev/v1alpha1", "kind": "BackupSource",
+            "metadata": {"name": format!("{long}-{number:03}"), "namespace": "shop", "uid": format!("s{number}"), "generation": 1},
+            "spec": {"retire": {"by": "ann", "reason": "r".repeat(512)}}});
+        caches.sources.watched(serde_json::from_value(source).unwrap());
+        let schedule = json!({"apiVersion": "holdfast.dev/v1alpha1", "kind": "BackupSchedule",
+            "metadata": {"name": format!("{long}-{number:03}"), "namespace": "shop", "uid": format!("g{number}")},
+            "spec": {"sources": {"names": ["a"]}, "triggers": [{"name": "nightly", "cron": "0 9 * * *"}], "stores": [{"name": "offsite"}]}});
+        caches.schedules.watched(serde_json::from_value(schedule).unwrap());
+        let hold = json!({"apiVersion": "holdfast.dev/v1alpha1", "kind": "ComplianceHold",
+            "metadata": {"name": format!("{long}-{number:03}"), "namespace": "shop", "uid": format!("h{number}")},
+            "spec": {"select": {"runs": ["shop/a/b"]}, "reason": "r".repeat(512), "placedBy": "alice"}});
+        caches.holds.watched(serde_json::from_value(hold).unwrap());
+    }
+    let store = caches.store_at(&Key::new("shop", "offsite")).unwrap();
+    let task = task::task(caches, &store, world.context.clock.now());
+    assert_eq!(task.in_use.len(), 550);
+    for (what, count) in [
+        ("sources", task.sources.len()),
+        ("schedules", task.schedules.len()),
+        ("holds", task.holds.len()),
+    ] {
+        assert!((20..1_000).contains(&count), "{count} {what}");
+    }
     task::job(&world.context, &store, "offsite-k1", task).unwrap();
 }
 

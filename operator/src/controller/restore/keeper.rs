@@ -33,12 +33,12 @@ pub fn at_work(caches: &Caches, namespace: &str, frozen: &FrozenRestore) -> Opti
     Some(Obstacle::passing(Reason::KeeperAtWork, message))
 }
 
-/// Whether the keeper of this Job was told that the copy is being read.
+/// Whether the keeper of this Job was told that the copy is being read, or to remove nothing.
 fn knows(job: &Job, path: &str) -> bool {
     let template = job.spec.as_ref().and_then(|spec| spec.template.metadata.as_ref());
     let task = template.and_then(|template| template.annotations.as_ref()?.get(TASK_ANNOTATION));
     let task = task.and_then(|task| serde_json::from_str::<Task>(task).ok());
-    matches!(task.map(|task| task.action), Some(Action::Keep(keep)) if keep.in_use.iter().any(|copy| copy.to_string() == path))
+    matches!(task.map(|task| task.action), Some(Action::Keep(keep)) if keep.untold.is_some() || keep.in_use.iter().any(|copy| copy.to_string() == path))
 }
 
 /// Has those looked at that wait for a keeper: a pass has begun, was told something else or has ended.

@@ -318,3 +318,33 @@ async fn no_source_looks_intact_because_others_have_many_findings() {
     assert_eq!(more.collect::<Vec<_>>(), [("shop/many", 50), ("shop/orders", 2)]);
     assert_eq!(said.result.kept.unwrap().findings, 253);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_keeper_that_is_not_told_what_keeps_copies_removes_nothing() {
+    let scene = Scene::new(Memory::new());
+    let runs = days(&scene, "2026-03-01T02:00:00Z", 5).await;
+    let wanted = task(|r| r.keep_last = Some(3));
+    scene.pass(&wanted).await;
+    scene.memory.advance(DAY * 2);
+    let tick = scene.now();
+    scene.copy(tick).await;
+    let untold = KeepTask {
+        untold: Some("the copies that restores read are too many".into()),
+        ..wanted.clone()
+    };
+    let said = scene.pass(&untold).await;
+    assert_eq!(scene.with_data().len(), 6);
+    let blocked = said.source().blocked.clone().unwrap();
+    assert_eq!(blocked.reason, Reason::CatalogueUnreadable);
+    assert!(
+        blocked.message.starts_with("the copies that restores read are too many"),
+        "{}",
+        blocked.message
+    );
+    assert_eq!(
+        said.result.kept.unwrap().notes,
+        ["the copies that restores read are too many: nothing is removed"]
+    );
+    scene.pass(&wanted).await;
+    assert!(!scene.with_data().contains(runs[0].run.as_str()), "it was due");
+}
