@@ -281,6 +281,8 @@ reasons! {
     RestoreIncomplete = 94, Terminal;
     /// The selection names a database that the copy does not hold.
     DatabaseNotInCopy = 95, Terminal;
+    /// A query of `spec.postRestore` failed.
+    PostRestoreFailed = 96, Terminal;
 
     /// Somebody cancelled the run or the request.
     Cancelled = 100, Terminal;

@@ -48,6 +48,10 @@ pub struct RestoreRequestSpec {
     /// What is done about roles that own or may use objects and do not exist in the target server.
     #[serde(default)]
     pub missing_roles: MissingRoles,
+    /// Queries that run in restored databases before these are put in place, in this order: what was erased since the copy was made stays erased.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub post_restore: Vec<PostRestoreQuery>,
     /// Secret with the key `identity` (or `passphrase`) that opens the copy. By default the store's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
@@ -73,6 +77,7 @@ fn rules() -> Vec<serde_json::Value> {
         Fixed::Structure("to"),
         Fixed::Structure("select"),
         Fixed::Text("missingRoles"),
+        Fixed::Structure("postRestore"),
         Fixed::Text("identitySecretName"),
         Fixed::Number("attempts", 10),
         Fixed::Text("timeout"),
@@ -176,6 +181,22 @@ pub enum MissingRoles {
     Create,
 }
 
+/// A query that runs in a restored database, once that was compared with the manifest, in a transaction of its own. If it fails, nothing is put in
+/// place.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PostRestoreQuery {
+    /// What messages and the status call it.
+    #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    pub name: String,
+    /// Name of the database in the copy.
+    #[schemars(length(min = 1, max = 63))]
+    pub database: String,
+    /// SQL, also several statements. The search path is empty: names need their schema. Whoever may read this object reads it: it must hold no secret.
+    #[schemars(length(min = 1, max = 4096))]
+    pub query: String,
+}
+
 /// How a restore goes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -260,6 +281,10 @@ pub struct RestoreSummary {
     pub rows: i64,
     /// Raw bytes that were restored.
     pub raw_bytes: i64,
+    /// Names of the queries of `spec.postRestore` that ran, after the rows were counted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub post_restore: Vec<String>,
     /// What was not restored, and why.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), inner(length(max = 256)))]

@@ -4,8 +4,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    BackupSourceSpec, BackupType, CopyTask, FrozenSchedule, FrozenStore, KeepTask, MissingRoles, Reason, RestoreSelection, RestoreTo, Span,
-    StoreRole, Tick,
+    BackupSourceSpec, BackupType, CopyTask, FrozenSchedule, FrozenStore, KeepTask, MissingRoles, PostRestoreQuery, Reason,
+    RestoreSelection, RestoreTo, Span, StoreRole, Tick,
 };
 
 /// The version of [`Task`] and [`crate::AgentResult`] that operator and agent must agree on.
@@ -179,6 +179,8 @@ pub struct RestoreTask {
     #[serde(default)]
     pub select: RestoreSelection,
     pub missing_roles: MissingRoles,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub post_restore: Vec<PostRestoreQuery>,
     pub attempt: i32,
     pub not_after: String,
 }

@@ -86,6 +86,7 @@ impl RestoreArgs {
             to: request.spec.to,
             select: request.spec.select.unwrap_or_default(),
             missing_roles: request.spec.missing_roles,
+            post_restore: request.spec.post_restore,
             attempt: 1,
             not_after: (Timestamp::now() + BY_HAND).to_string(),
         };
@@ -318,6 +319,7 @@ impl Job<'_> {
         }
         progress.expect(plan.selected.iter().map(|one| one.stream.raw.bytes).sum());
         let (mut tables, mut rows, mut raw) = (0, 0, 0);
+        let mut post_restore = Vec::new();
         for one in &plan.selected {
             let of_database = |failure: Failure| failure.while_doing(&format!("database {}", one.database.name));
             progress.enter("load", &one.target);
@@ -338,6 +340,14 @@ impl Job<'_> {
             let counted = load::check(&inside, one.database, one.left_out)
                 .await
                 .map_err(|error| of_database(restoring(error.into())))?;
+            let queries = self.task.post_restore.iter().filter(|query| query.database == one.database.name);
+            for query in queries {
+                progress.enter("postRestore", &query.name);
+                load::post_restore(&inside, query)
+                    .await
+                    .map_err(|error| of_database(restoring(error.into())))?;
+                post_restore.push(query.name.clone());
+            }
             drop(inside);
             notes.extend(
                 load::set_properties(&target.session, &one.side, &properties, &one.database.encoding)
@@ -356,6 +366,7 @@ impl Job<'_> {
             tables: count(tables),
             rows: count(rows),
             raw_bytes: count(raw),
+            post_restore,
             skipped: notes.iter().take(16).map(|note| shorten(note, 256)).collect(),
         };
         for note in &notes {

@@ -103,6 +103,15 @@ impl Job<'_> {
                 format!("there is nothing to restore: {}", notes.join("; ")),
             ));
         }
+        let restored = |name: &str| selected.iter().any(|one| one.database.name == name);
+        if let Some(query) = self.task.post_restore.iter().find(|query| !restored(&query.database)) {
+            let names = selected.iter().map(|one| one.database.name.as_str()).collect::<Vec<_>>().join(", ");
+            let message = format!(
+                "postRestore {} is for the database {}, which is not restored; expected one of {names}, by their names in the copy",
+                query.name, query.database
+            );
+            return Err(Failure::new(Reason::DatabaseNotInCopy, message));
+        }
         let globals = manifest.streams.iter().find(|stream| stream.kind == StreamKind::PostgresqlGlobals);
         let missing = self.weigh(&mut selected, target, &mut notes)?;
         if let Some(globals) = globals.filter(|_| !missing.is_empty()) {

@@ -407,3 +407,54 @@ async fn the_maintenance_database_is_left_as_it_is_where_the_copy_of_it_holds_no
         Reason::DatabaseNotInCopy
     );
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_erased_stays_erased_by_queries_of_the_request_or_nothing_is_put_in_place() {
+    let scene = Scene::new();
+    scene.server.create(
+        "erased",
+        "CREATE TABLE customers AS SELECT id, 'secret of ' || id AS name FROM generate_series(1, 10) AS id",
+    );
+    scene
+        .backup("pod-1", &scene.backup_task("run-1", &["erased"], &nothing()))
+        .await
+        .unwrap();
+    let queries = |queries: Value| json!({"select": {"rename": {"erased": "erased_again"}}, "postRestore": queries});
+    let query = |name: &str, query: &str| json!({"name": name, "database": "erased", "query": query});
+
+    let other = queries(json!([{"name": "case-1", "database": "erased_again", "query": "SELECT 1"}]));
+    let (why, message, closed) = reason(scene.restore("pod-2", &scene.restore_task("other", "run-1", &other)).await);
+    assert_eq!((why, closed), (Reason::DatabaseNotInCopy, true), "{message}");
+    assert!(
+        message.contains("postRestore case-1 is for the database erased_again, which is not restored; expected one of erased"),
+        "{message}"
+    );
+
+    let erase = query(
+        "case-1",
+        "DELETE FROM public.customers WHERE id = 4; UPDATE public.customers SET name = '' WHERE id = 5",
+    );
+    let fails = queries(json!([erase, query("case-2", "DELETE FROM public.clients")]));
+    let (why, message, closed) = reason(scene.restore("pod-3", &scene.restore_task("fails", "run-1", &fails)).await);
+    assert_eq!((why, closed), (Reason::PostRestoreFailed, true), "{message}");
+    assert!(
+        message.contains("postRestore case-2") && message.contains("\"public.clients\" does not exist"),
+        "{message}"
+    );
+    assert_eq!(
+        (scene.databases("erased_again"), scene.beside("pod-3")),
+        (String::new(), String::new())
+    );
+
+    // One that ends in the middle of a transaction of its own is carried out as well.
+    let open = query("case-3", "BEGIN; DELETE FROM public.customers WHERE name = 'secret of 7'");
+    let request = scene.restore_task("erases", "run-1", &queries(json!([erase, open])));
+    let restored = scene.restore("pod-4", &request).await.unwrap().restored.unwrap();
+    assert_eq!(
+        (restored.rows, restored.post_restore),
+        (10, vec!["case-1".to_owned(), "case-3".to_owned()])
+    );
+    let left = "SELECT count(*), count(*) FILTER (WHERE id IN (4, 7)), string_agg(name, ',') FILTER (WHERE id = 5) FROM customers";
+    assert_eq!(scene.server.sql("erased_again", left), "8|0|");
+    assert_eq!(scene.server.sql("erased", "SELECT count(*) FROM customers"), "10");
+}

@@ -61,6 +61,17 @@ impl Session {
         self.rows_within(QUERY_LIMIT, doing, sql).await.map(|_| ())
     }
 
+    /// Runs one or more statements with another time limit; what they return is not held.
+    pub async fn run_within(&self, limit: Duration, doing: &str, sql: &str) -> Result<(), DatabaseError> {
+        tokio::time::timeout(limit, self.client.batch_execute(sql))
+            .await
+            .map_err(|_| DatabaseError::TimedOut {
+                doing: doing.to_owned(),
+                limit,
+            })?
+            .map_err(|error| DatabaseError::from_client(doing, &error))
+    }
+
     /// The rows that statements return.
     pub async fn rows(&self, doing: &str, sql: &str) -> Result<Vec<Row>, DatabaseError> {
         self.rows_within(QUERY_LIMIT, doing, sql).await

@@ -43,6 +43,7 @@ fn task(request: &RestoreRequest, known: &Known) -> RestoreTask {
         to: spec.to.clone(),
         select: spec.select.clone().unwrap_or_default(),
         missing_roles: spec.missing_roles,
+        post_restore: spec.post_restore.clone(),
         attempt: number,
         not_after,
     }

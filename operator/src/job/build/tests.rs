@@ -85,6 +85,7 @@ fn restore_task() -> RestoreTask {
         to: serde_json::from_value(json!({"postgresql": server()})).unwrap(),
         select: RestoreSelection::default(),
         missing_roles: MissingRoles::Fail,
+        post_restore: Vec::new(),
         attempt: 1,
         not_after: "2026-01-01T06:00:00Z".into(),
     }

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::process::Stdio;
 use std::time::Duration;
 
-use holdfast_crds::Reason;
 use holdfast_crds::document::{Database, Table};
+use holdfast_crds::{PostRestoreQuery, Reason};
 use tokio::io::AsyncWriteExt;
 use tokio::process::ChildStdin;
 
@@ -219,6 +219,21 @@ pub async fn check(inside: &Session, copied: &Database, left_out: Option<&str>) 
         }
     }
     Ok(counted)
+}
+
+/// Runs a query of the request, in a transaction that is ours: one that the query begins and does not end would be lost with its session.
+pub async fn post_restore(inside: &Session, query: &PostRestoreQuery) -> Result<(), DatabaseError> {
+    let doing = format!("postRestore {}", query.name);
+    for sql in ["BEGIN", &query.query, "COMMIT"] {
+        inside.run_within(LONG, &doing, sql).await.map_err(|error| match error {
+            DatabaseError::Server { .. } if error.reason() == Reason::DumpFailed => DatabaseError::Refused {
+                reason: Reason::PostRestoreFailed,
+                message: error.to_string(),
+            },
+            error => error,
+        })?;
+    }
+    Ok(())
 }
 
 /// Brings back what `pg_restore` leaves to others: owner, limit, comment, grants and settings of the database. What the user may not set,
