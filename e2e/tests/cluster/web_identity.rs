@@ -127,10 +127,10 @@ fn writers_rights(stores: &str) -> Result<String> {
     Ok(policy.to_string())
 }
 
-async fn store(sandbox: &Sandbox, name: &str, role: &str, account: &str) -> Result<()> {
+async fn store(sandbox: &Sandbox, name: &str, prefix: &str, role: &str, account: &str) -> Result<()> {
     sandbox
         .apply(&format!(
-            "apiVersion: holdfast.dev/v1alpha1\nkind: BackupStore\nmetadata: {{name: {name}}}\nspec: {{s3: {{bucket: backups, prefix: prod-eu, endpoint: 'http://s3:7070'}}, credentials: {{webIdentity: {{roleArn: '{role}', stsEndpoint: 'http://s3:7076'}}}}, encryption: {{none: {{}}}}, job: {{serviceAccountName: {account}}}}}\n"
+            "apiVersion: holdfast.dev/v1alpha1\nkind: BackupStore\nmetadata: {{name: {name}}}\nspec: {{s3: {{bucket: backups, prefix: {prefix}, endpoint: 'http://s3:7070'}}, credentials: {{webIdentity: {{roleArn: '{role}', stsEndpoint: 'http://s3:7076'}}}}, encryption: {{none: {{}}}}, job: {{serviceAccountName: {account}}}}}\n"
         ))
         .await
 }
@@ -207,8 +207,8 @@ async fn with_web_identity(sandbox: &Sandbox) -> Result<()> {
     sandbox
         .apply("apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: backups}\nautomountServiceAccountToken: false\n---\napiVersion: v1\nkind: ServiceAccount\nmetadata: {name: stranger}\nautomountServiceAccountToken: false\n")
         .await?;
-    store(sandbox, "offsite", role, "backups").await?;
-    store(sandbox, "refused", role, "stranger").await?;
+    store(sandbox, "offsite", "prod-eu", role, "backups").await?;
+    store(sandbox, "refused", "stranger", role, "stranger").await?;
     let database = sandbox.postgres("shop").await?;
     database.fill("shop", 5_000).await?;
     let before = database.checksums("shop").await?;
