@@ -1,5 +1,5 @@
 # The one image of Holdfast: both static binaries, CA certificates, and nothing else.
-#   BUILD=source (default)  compiles them:                                  docker build -t holdfast .
+#   BUILD=source (default)  compiles them:                                  docker build -t holdfast .   (buildah 1.28 has to be told: --build-arg BUILD=source)
 #   BUILD=local             takes prebuilt ones from dist/ of the context:  make image
 ARG BUILD=source
 
