@@ -104,6 +104,9 @@ impl Pass<'_> {
     ) -> Result<(HashSet<Label>, Disposing), Failure> {
         let mut gone = HashSet::new();
         let mut disposing = Disposing::begun(folder, runs, self.task, self.now);
+        if self.task.disposals.is_empty() {
+            return Ok((gone, disposing));
+        }
         let copies: BTreeMap<_, _> = facts.copies.iter().map(|copy| (&copy.run, copy)).collect();
         let named = self.disposed(runs);
         let going: HashSet<Sha256> = facts

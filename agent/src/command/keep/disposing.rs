@@ -22,12 +22,12 @@ pub fn is_approved(task: &KeepTask, disposal: &str, copy: &Candidate<'_>) -> boo
 
 /// The disposal that began to destroy the copy, by the record of it. One that nobody approved is none.
 pub fn begun<'a>(run: &'a Run, copy: &Copy, task: &KeepTask) -> Option<&'a str> {
-    let place = run.path.to_string();
-    let candidate = removal::candidate(&run.path, &place, copy);
-    run.records.iter().find_map(|record| match &record.fact {
-        Fact::Shredded { disposal, .. } if is_approved(task, disposal, &candidate) => Some(disposal.as_str()),
+    let mut shredded = run.records.iter().filter_map(|record| match &record.fact {
+        Fact::Shredded { disposal, .. } => Some(disposal.as_str()),
         _ => None,
-    })
+    });
+    // Nearly no copy has such a record, and a pass asks this of each.
+    shredded.find(|disposal| is_approved(task, disposal, &removal::candidate(&run.path, &run.path.to_string(), copy)))
 }
 
 /// How far a disposal is with a copy.

@@ -35,17 +35,7 @@ impl Pass<'_> {
         let due = |copy: &&mut CopyFacts| disposed.contains(&copy.run) || copy.mark.as_ref().is_some_and(|mark| mark.not_before <= now);
         for copy in facts.copies.iter_mut().filter(due) {
             let Some(run) = folder.runs.get(&copy.run) else { continue };
-            let reads = lockable(run).into_iter().map(|(path, version)| {
-                let store = self.store.clone();
-                async move {
-                    match store.lock_of(&path, version.as_deref()).await {
-                        Err(StoreError::NotFound { .. }) => Ok(Lock::default()),
-                        read => read,
-                    }
-                }
-            });
-            let reads: Vec<_> = reads.collect();
-            let locks: Vec<Lock> = stream::iter(reads).buffer_unordered(PARALLEL).try_collect().await?;
+            let locks = locks_of(self.store, &lockable(run)).await?;
             copy.locked_until = locks.iter().filter_map(Lock::until).max();
             copy.legal_hold = locks.iter().any(|lock| lock.legal_hold);
         }
@@ -72,14 +62,11 @@ impl Pass<'_> {
         let objects: Vec<_> = outcome.into_iter().chain(lockable(lying)).collect();
         // What is to be disposed of waits for the locks that it has, and gets no longer ones.
         let write_lock = self.store.backend().write_lock().filter(|_| !disposed.contains(&copy.run));
-        if let Some(until) = match write_lock {
-            Some(short) => {
-                let length = SignedDuration::try_from(short.length).unwrap_or(SignedDuration::MAX);
-                self.missing_lock(hand, run, copy, &objects, wanted(copy, verdict, plan, self.lock_time, length), set)
-                    .await?
-            }
-            None => None,
-        } {
+        let wanted = write_lock.and_then(|short| {
+            let length = SignedDuration::try_from(short.length).unwrap_or(SignedDuration::MAX);
+            wanted(copy, verdict, plan, self.lock_time, length)
+        });
+        if let Some(until) = self.missing_lock(hand, run, copy, &objects, wanted, set).await? {
             each(self.store, &objects, Set::Lock(until)).await?;
             set.push(hand.record(&run.path, Some(copy.manifest), Fact::Locked { until }).await?);
         }
@@ -124,8 +111,9 @@ impl Pass<'_> {
             return Ok(None);
         }
         self.asked += objects.len();
-        let least = least(self.store, objects).await?.filter(|least| *least >= wanted.at_least);
-        if let Some(until) = least {
+        // The lock that ends first; none, no lock, is less than any.
+        let least = locks_of(self.store, objects).await?.iter().map(Lock::until).min().flatten();
+        if let Some(until) = least.filter(|least| *least >= wanted.at_least) {
             set.push(hand.record(&run.path, Some(copy.manifest), Fact::Locked { until }).await?);
             return Ok(None);
         }
@@ -159,21 +147,20 @@ fn wanted(copy: &CopyFacts, verdict: &Verdict, plan: &SourcePlan, now: Timestamp
     })
 }
 
-/// The end of the lock that ends first; none where one of them has no lock. What is missing is told as such, and needs none.
-async fn least(store: &Store, objects: &[(StorePath, Option<String>)]) -> Result<Option<Timestamp>, StoreError> {
+/// The locks of objects. What is missing is told as such, and has none.
+async fn locks_of(store: &Store, objects: &[(StorePath, Option<String>)]) -> Result<Vec<Lock>, StoreError> {
     let reads = objects.iter().cloned().map(|(path, version)| {
         let store = store.clone();
         async move {
             match store.lock_of(&path, version.as_deref()).await {
                 Err(StoreError::NotFound { .. }) => Ok(None),
-                read => read.map(|lock| Some(lock.until())),
+                read => read.map(Some),
             }
         }
     });
     let reads: Vec<_> = reads.collect();
-    let ends: Vec<Option<Option<Timestamp>>> = stream::iter(reads).buffer_unordered(PARALLEL).try_collect().await?;
-    // None, no lock, is less than any.
-    Ok(ends.into_iter().flatten().min().flatten())
+    let locks: Vec<Option<Lock>> = stream::iter(reads).buffer_unordered(PARALLEL).try_collect().await?;
+    Ok(locks.into_iter().flatten().collect())
 }
 
 /// The objects of a run that carry locks, in the versions that count.

@@ -58,18 +58,12 @@ impl Row {
 impl Session {
     /// Runs one or more statements; `doing` begins the message of an error.
     pub async fn run(&self, doing: &str, sql: &str) -> Result<(), DatabaseError> {
-        self.rows_within(QUERY_LIMIT, doing, sql).await.map(|_| ())
+        self.run_within(QUERY_LIMIT, doing, sql).await
     }
 
     /// Runs one or more statements with another time limit; what they return is not held.
     pub async fn run_within(&self, limit: Duration, doing: &str, sql: &str) -> Result<(), DatabaseError> {
-        tokio::time::timeout(limit, self.client.batch_execute(sql))
-            .await
-            .map_err(|_| DatabaseError::TimedOut {
-                doing: doing.to_owned(),
-                limit,
-            })?
-            .map_err(|error| DatabaseError::from_client(doing, &error))
+        answer(limit, doing, self.client.batch_execute(sql)).await
     }
 
     /// The rows that statements return.
@@ -91,13 +85,7 @@ impl Session {
 
     /// The rows, with another time limit.
     pub async fn rows_within(&self, limit: Duration, doing: &str, sql: &str) -> Result<Vec<Row>, DatabaseError> {
-        let answer = tokio::time::timeout(limit, self.client.simple_query(sql))
-            .await
-            .map_err(|_| DatabaseError::TimedOut {
-                doing: doing.to_owned(),
-                limit,
-            })?
-            .map_err(|error| DatabaseError::from_client(doing, &error))?;
+        let answer = answer(limit, doing, self.client.simple_query(sql)).await?;
         let rows = answer.into_iter().filter_map(|message| match message {
             SimpleQueryMessage::Row(row) => Some(Row(row)),
             _ => None,
@@ -129,6 +117,21 @@ impl Session {
             .await?
             .flag(0))
     }
+}
+
+/// What the server answers within the limit.
+async fn answer<T>(
+    limit: Duration,
+    doing: &str,
+    asked: impl Future<Output = Result<T, tokio_postgres::Error>>,
+) -> Result<T, DatabaseError> {
+    tokio::time::timeout(limit, asked)
+        .await
+        .map_err(|_| DatabaseError::TimedOut {
+            doing: doing.to_owned(),
+            limit,
+        })?
+        .map_err(|error| DatabaseError::from_client(doing, &error))
 }
 
 /// A text as an SQL literal, whatever `standard_conforming_strings` says.

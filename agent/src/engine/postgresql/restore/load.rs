@@ -37,10 +37,7 @@ pub enum LoadError {
 pub async fn create(session: &Session, side: &str, properties: &DatabaseProperties, copied: &Database) -> Result<(), DatabaseError> {
     let from_archive = properties.create.as_deref().and_then(|sql| for_database(sql, side));
     let sql = from_archive.map_or_else(|| by_manifest(side, copied), |sql| String::from_utf8_lossy(&sql).into_owned());
-    session
-        .rows_within(Duration::from_secs(600), "make the database beside", &sql)
-        .await
-        .map(|_| ())
+    session.run_within(Duration::from_secs(600), "make the database beside", &sql).await
 }
 
 /// For archives of an unknown format.
@@ -161,23 +158,29 @@ fn is_name_unread(error: &DatabaseError, table: &Table, encoding: &str) -> bool 
     !is_plain && matches!(error, DatabaseError::Server { code, .. } if matches!(code.as_str(), "42P01" | "3F000" | "22P05"))
 }
 
-/// Rows that the server cannot count were not proven to be there: a table is missing, a page cannot be read, the count was cancelled. What has a
-/// reason of its own, as a lost connection, keeps it.
-fn uncounted(error: DatabaseError, database: &str) -> DatabaseError {
+/// The reason of what has none of its own, as a lost connection has one; `message` words it.
+fn reasoned(error: DatabaseError, reason: Reason, message: impl Fn(&DatabaseError) -> String) -> DatabaseError {
     match error {
         DatabaseError::Server { .. } if error.reason() == Reason::DumpFailed => DatabaseError::Refused {
-            reason: Reason::RestoreIncomplete,
-            message: format!("database {database} cannot be compared with the copy's manifest after the restore: {error}"),
+            reason,
+            message: message(&error),
         },
         error => error,
     }
+}
+
+/// Rows that the server cannot count were not proven to be there: a table is missing, a page cannot be read, the count was cancelled.
+fn uncounted(error: DatabaseError, database: &str) -> DatabaseError {
+    reasoned(error, Reason::RestoreIncomplete, |error| {
+        format!("database {database} cannot be compared with the copy's manifest after the restore: {error}")
+    })
 }
 
 /// Gathers statistics, and counts the rows of every table of the copy and its large objects: fewer or more are an error. The tables of a schema
 /// that was left out are not looked for.
 pub async fn check(inside: &Session, copied: &Database, left_out: Option<&str>) -> Result<Counted, DatabaseError> {
     let mut counted = Counted::default();
-    inside.rows_within(LONG, "analyze the restored database", "ANALYZE").await?;
+    inside.run_within(LONG, "analyze the restored database", "ANALYZE").await?;
     let differs = |what: &str, found: u64, expected: u64| DatabaseError::Refused {
         reason: Reason::RestoreIncomplete,
         message: format!(
@@ -225,13 +228,8 @@ pub async fn check(inside: &Session, copied: &Database, left_out: Option<&str>) 
 pub async fn post_restore(inside: &Session, query: &PostRestoreQuery) -> Result<(), DatabaseError> {
     let doing = format!("postRestore {}", query.name);
     for sql in ["BEGIN", &query.query, "COMMIT"] {
-        inside.run_within(LONG, &doing, sql).await.map_err(|error| match error {
-            DatabaseError::Server { .. } if error.reason() == Reason::DumpFailed => DatabaseError::Refused {
-                reason: Reason::PostRestoreFailed,
-                message: error.to_string(),
-            },
-            error => error,
-        })?;
+        let ran = inside.run_within(LONG, &doing, sql).await;
+        ran.map_err(|error| reasoned(error, Reason::PostRestoreFailed, ToString::to_string))?;
     }
     Ok(())
 }

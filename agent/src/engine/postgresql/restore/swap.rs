@@ -98,13 +98,13 @@ async fn transact(
     }
     statements.push("COMMIT".to_owned());
     let result = session
-        .rows_within(SWAP_LIMIT, "put the restored databases in place", &statements.join(";\n"))
+        .run_within(SWAP_LIMIT, "put the restored databases in place", &statements.join(";\n"))
         .await;
     if result.is_err() {
         // The session may be in a failed transaction, or gone; both end it.
         let _ = session.run("give up the swap", "ROLLBACK").await;
     }
-    result.map(|_| ())
+    result
 }
 
 /// Lets nobody else in, and whoever is there out, but for `keep`.
