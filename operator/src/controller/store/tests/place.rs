@@ -93,13 +93,20 @@ impl Stores {
 
     /// The probe of this number ends, and found this of the owner.
     async fn probed(&self, key: &Key, number: i64, owner: bool) {
+        let checks = vec![check("CreateIfAbsent", true), check("Owner", owner)];
+        let reason = if owner { Reason::StoreReady } else { Reason::StoreForeign };
+        self.probe_ended(key, number, reason, checks).await;
+    }
+
+    /// The probe of this number ends before it asks for the owner: the store does not know its credentials.
+    async fn not_let_in(&self, key: &Key, number: i64) {
+        let checks = vec![check("Reach", false)];
+        self.probe_ended(key, number, Reason::StoreAccessDenied, checks).await;
+    }
+
+    async fn probe_ended(&self, key: &Key, number: i64, reason: Reason, checks: Vec<serde_json::Value>) {
         let job = self.at(key).probe_job(number);
-        let (reason, code) = if owner {
-            (Reason::StoreReady, 0)
-        } else {
-            (Reason::StoreForeign, 64)
-        };
-        let checks = [check("CreateIfAbsent", true), check("Owner", owner)];
+        let code = reason.exit_code();
         let checks: Vec<ProbeCheck> = checks.into_iter().map(|check| serde_json::from_value(check).unwrap()).collect();
         let result = AgentResult {
             version: TASK_VERSION,
@@ -118,7 +125,7 @@ impl Stores {
                 "creationTimestamp": "2026-03-01T00:00:00Z",
                 "labels": {"batch.kubernetes.io/job-name": job.name, "holdfast.dev/store": key.name}},
             "spec": {"containers": [], "nodeName": "node1"},
-            "status": {"phase": if owner { "Succeeded" } else { "Failed" },
+            "status": {"phase": if code == 0 { "Succeeded" } else { "Failed" },
                 "containerStatuses": [{"name": "agent", "image": "", "imageID": "", "ready": false, "restartCount": 0,
                     "state": {"terminated": terminated}}]},
         });
@@ -260,4 +267,30 @@ async fn a_probe_at_work_ends_before_the_place_is_given_up() {
     stores.give("shop", "a", 1, None);
     stores.probed(&younger, 1, false).await;
     assert_eq!(stores.ready(&younger).0, "LocationTaken");
+}
+
+/// Whoever knows a bucket's name could else keep it from those whose it is.
+#[tokio::test(start_paused = true)]
+async fn a_store_that_is_not_let_in_keeps_the_place_from_nobody() {
+    let stores = Stores::new();
+    let stranger = stores.give("mail", "stranger", 1, None);
+    let own = stores.give("shop", "offsite", 2, None);
+    assert_eq!(stores.made(&own).await, Vec::<String>::new());
+    assert_eq!(stores.made(&stranger).await, ["POST jobs/stranger-p1"]);
+    let queue = Queue::default();
+    triggers(&stores.context.caches, &queue);
+    stores.not_let_in(&stranger, 1).await;
+    assert!(queue.depth() >= 1, "the one that waits is looked at");
+    assert_eq!(stores.made(&own).await, ["POST jobs/offsite-p1"]);
+
+    // Neither of two keeps it from the other; the first that gets there has it.
+    stores.not_let_in(&own, 1).await;
+    assert_eq!(stores.ready(&own).0, "StoreAccessDenied");
+    stores.made(&stranger).await;
+    assert_eq!(stores.ready(&stranger).0, "StoreAccessDenied");
+    stores.context.clock.observe("2026-03-01T02:00:00Z".parse().unwrap());
+    assert_eq!(stores.made(&own).await, ["POST jobs/offsite-p2"]);
+    stores.probed(&own, 2, true).await;
+    assert_eq!(stores.made(&stranger).await, Vec::<String>::new());
+    assert_eq!(stores.ready(&stranger).0, "LocationTaken");
 }
