@@ -120,6 +120,8 @@ reasons! {
     ReportUnreadable = 0, Transient;
     /// Something of a source's catalogue cannot be read; nothing of the source is removed.
     CatalogueUnreadable = 0, Structural;
+    /// A keeper cannot be told all of what floors and restores keep; nothing is removed from the store.
+    KeeperTaskTooLarge = 0, Structural;
     /// Copies that were in a store, or that others need, are not there any more; nothing of the source is removed.
     CopiesMissing = 0, Structural;
     /// The newest copy has less than half or more than double the size of those before it; nothing of the source is removed.

@@ -84,6 +84,7 @@ fn outcome(backups: &str, rules: &str, zone: &str, on: &str) -> [String; 3] {
         counted_at: None,
         removed_at: None,
         problems: vec![],
+        untold: None,
     };
     let rules = Rules {
         retention: retention(rules),

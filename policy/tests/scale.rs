@@ -77,6 +77,7 @@ fn source(copies: i64) -> SourceFacts {
         counted_at: None,
         removed_at: None,
         problems: vec![],
+        untold: None,
     }
 }
 

@@ -76,6 +76,12 @@ pub fn unreliable(facts: &SourceFacts, chains: &Chains) -> Option<Blocked> {
             ),
         ));
     }
+    if let Some(untold) = &facts.untold {
+        return Some(blocked(
+            Reason::KeeperTaskTooLarge,
+            format!("{untold}; nothing is removed until they are fewer"),
+        ));
+    }
     let counted = |copy: &&CopyFacts| facts.counted_at.is_none_or(|at| copy.committed_at <= at);
     let left: Vec<_> = facts.copies.iter().filter(counted).collect();
     let before = facts.copies_before.filter(|before| (left.len() as u64) < *before)?;

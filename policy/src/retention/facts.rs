@@ -144,6 +144,8 @@ pub struct SourceFacts {
     pub removed_at: Option<Timestamp>,
     /// What went wrong while all this was read.
     pub problems: Vec<String>,
+    /// Why it is not known what floors and restores keep.
+    pub untold: Option<String>,
 }
 
 /// The earlier of two clocks: what is deleted must be old by both. The store's may stand behind by `waited` at most: where it is the time at

@@ -435,6 +435,9 @@ impl Model<'_> {
             let set = of(&format!("{before} {counted} {}\n", of(&lines.concat())));
             self.facts.accepted.contains(&Acceptance::Loss { set })
         });
+        if self.facts.untold.is_some() && !orphan {
+            return Some(Reason::KeeperTaskTooLarge);
+        }
         (orphan || (lost.is_some() && !accepted)).then_some(Reason::CopiesMissing)
     }
 

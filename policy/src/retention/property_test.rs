@@ -257,6 +257,7 @@ fn catalogue() -> impl Strategy<Value = SourceFacts> {
                     counted_at,
                     removed_at: (short % 4 == 0).then(|| now - SignedDuration::from_mins(i64::from(retired) * i64::from(short))),
                     problems: if accepted == 7 { vec!["a page failed".into()] } else { vec![] },
+                    untold: (accepted == 6).then(|| "floors are more than can be told".into()),
                     copies,
                 }
             },
@@ -317,6 +318,7 @@ fn shortened(now: Timestamp, mut rules: BTreeMap<ScheduleName, Rules>, chances: 
         counted_at: None,
         removed_at: None,
         problems: vec![],
+        untold: None,
         copies,
     }
 }

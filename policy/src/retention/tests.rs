@@ -76,6 +76,7 @@ pub(super) fn facts(now: &str, retention: Retention, copies: Vec<CopyFacts>) -> 
         counted_at: None,
         removed_at: None,
         problems: vec![],
+        untold: None,
     }
 }
 

@@ -99,6 +99,7 @@ impl Keeper {
             counted_at: None,
             removed_at: None,
             problems: Vec::new(),
+            untold: None,
         })
     }
 

@@ -141,7 +141,13 @@ impl Pass<'_> {
                         Some(lying) => Went::Waits(format!("it was removed, and {}", waiting(run, lying, self.now))),
                         None => Went::Gone,
                     },
-                    Some(known) => match facts.problems.first().cloned().or_else(|| deferred(known, facts, &going)) {
+                    Some(known) => match facts
+                        .problems
+                        .first()
+                        .or(facts.untold.as_ref())
+                        .cloned()
+                        .or_else(|| deferred(known, facts, &going))
+                    {
                         Some(problem) => {
                             // Not before each lock that is known has ended, and not at once where somebody reads.
                             let reading = known.reading_until.or_else(|| known.in_use.then(|| facts.now + IN_USE));

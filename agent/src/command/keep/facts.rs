@@ -270,7 +270,6 @@ impl Gathered<'_> {
     pub fn facts(&self) -> SourceFacts {
         let mut problems = self.holds.unreadable.clone();
         problems.extend(self.words.unreadable.iter().cloned());
-        problems.extend(self.task.untold.clone());
         for run in self.runs {
             if let State::Unreadable { problem, .. } = &run.state {
                 problems.push(format!("{}: {problem}", run.path));
@@ -307,6 +306,7 @@ impl Gathered<'_> {
             counted_at: told.and_then(|told| told.copies_as_of),
             removed_at: self.removed_at(),
             problems,
+            untold: self.task.untold.clone(),
         }
     }
 

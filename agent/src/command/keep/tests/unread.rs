@@ -335,7 +335,7 @@ async fn a_keeper_that_is_not_told_what_keeps_copies_removes_nothing() {
     let said = scene.pass(&untold).await;
     assert_eq!(scene.with_data().len(), 6);
     let blocked = said.source().blocked.clone().unwrap();
-    assert_eq!(blocked.reason, Reason::CatalogueUnreadable);
+    assert_eq!(blocked.reason, Reason::KeeperTaskTooLarge);
     assert!(
         blocked.message.starts_with("the copies that restores read are too many"),
         "{}",
