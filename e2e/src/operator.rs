@@ -3,6 +3,7 @@
 use std::{path::PathBuf, process::Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
+use futures::future::try_join_all;
 use k8s_openapi::api::{apps::v1::Deployment, coordination::v1::Lease, core::v1::Pod};
 use kube::{
     Api, Client, ResourceExt,
@@ -91,33 +92,35 @@ impl Operator {
             .with_context(|| format!("the holder {holder} is no pod"))
     }
 
-    /// Ends the processes of these pods with SIGKILL, as a crash does; the kubelet starts them again. Needs a cluster on this machine.
+    /// Ends the processes of these pods with SIGKILL, as a crash does, and takes the pods away before the kubelet starts them again, later each time: the
+    /// Deployment makes others. Needs a cluster on this machine.
     ///
     /// # Errors
     /// If one of the pods has no process here.
     pub async fn kill(&self, pods: &[String]) -> Result<()> {
-        for name in pods {
-            let uid = self.pods().get(name).await?.uid().context("uid")?;
-            let of_pod = |process: &Process| process.cgroup.contains(&uid);
-            let killed: Vec<_> = processes()?.into_iter().filter(of_pod).map(|process| process.id).collect();
-            ensure!(!killed.is_empty(), "the pod {name} has no process on this machine");
-            let status = Command::new("kill").arg("-KILL").args(&killed).status().await?;
-            ensure!(status.success(), "kill -KILL {killed:?}: {status}");
+        let uids = pods.iter().map(async |name| self.pods().get(name).await?.uid().context("uid"));
+        let uids: Vec<String> = try_join_all(uids).await?;
+        let processes = processes()?;
+        let mut killed = Vec::new();
+        for (name, uid) in pods.iter().zip(&uids) {
+            let before = killed.len();
+            killed.extend(
+                processes
+                    .iter()
+                    .filter(|process| process.cgroup.contains(uid))
+                    .map(|process| &process.id),
+            );
+            ensure!(killed.len() > before, "the pod {name} has no process on this machine");
         }
-        Ok(())
-    }
-
-    /// As [`Operator::kill`], and the pod goes before its process is started again: the Deployment makes another.
-    ///
-    /// # Errors
-    /// What the API server says.
-    pub async fn lose(&self, pod: &str) -> Result<()> {
-        self.kill(&[pod.to_owned()]).await?;
+        let status = Command::new("kill").arg("-KILL").args(&killed).status().await?;
+        ensure!(status.success(), "kill -KILL {killed:?}: {status}");
         let at_once = DeleteParams {
             grace_period_seconds: Some(0),
             ..DeleteParams::default()
         };
-        self.pods().delete(pod, &at_once).await?;
+        for pod in pods {
+            self.pods().delete(pod, &at_once).await?;
+        }
         Ok(())
     }
 

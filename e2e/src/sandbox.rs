@@ -367,32 +367,27 @@ impl Sandbox {
         text
     }
 
-    /// Waits until the API server refuses a pod in this namespace with a message that holds `words`: new admission policies take a moment.
+    /// Waits until kubectl is refused with a message that holds all `words`: admission policies take a moment. Nothing is changed where it is not.
     ///
     /// # Errors
-    /// If it still admits one after half a minute.
-    pub async fn until_refused(&self, words: &str) -> Result<()> {
-        let pod = serde_json::from_value(
-            serde_json::json!({"metadata": {"name": "refused"}, "spec": {"securityContext": {"runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"}},
-            "containers": [{"name": "c", "image": "c", "securityContext": {"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}}}]}}),
-        )?;
-        let dry_run = PostParams {
-            dry_run: true,
-            ..PostParams::default()
-        };
+    /// If it is not after half a minute.
+    pub async fn until_refused(&self, arguments: &[&str], words: &[&str]) -> Result<()> {
+        let tried: Vec<_> = arguments.iter().copied().chain(["--dry-run=server"]).collect();
+        let mut last = "it is not refused".to_owned();
         let refused = async {
             let mut tick = tokio::time::interval(Duration::from_millis(300));
             loop {
                 tick.tick().await;
-                match self.api::<Pod>().create(&dry_run, &pod).await {
-                    Err(error) if error.to_string().contains(words) => return,
-                    _ => {}
+                if let Err(error) = self.kubectl(&tried).await {
+                    last = error.to_string();
+                    if words.iter().all(|word| last.contains(word)) {
+                        return;
+                    }
                 }
             }
         };
-        timeout(Duration::from_secs(30), refused)
-            .await
-            .map_err(|_| anyhow!("pods are still admitted, nobody says {words:?}"))
+        let ended = timeout(Duration::from_secs(30), refused).await;
+        ended.map_err(|_| anyhow!("kubectl {arguments:?} is not refused with {words:?}: {last}"))
     }
 
     /// Runs kubectl in this namespace.
@@ -410,6 +405,15 @@ impl Sandbox {
             bail!("kubectl {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Who the API server says that we are.
+    ///
+    /// # Errors
+    /// If it does not answer.
+    pub async fn user(&self) -> Result<String> {
+        self.kubectl(&["auth", "whoami", "-o", "jsonpath={.status.userInfo.username}"])
+            .await
     }
 
     /// The events about an object, oldest first, as `reason: message`.

@@ -26,6 +26,7 @@ fn the_operator_is_killed_at_five_moments_of_a_run() {
         let operator = Operator::new(sandbox.client.clone());
         let database = sandbox.prepared(100).await?;
         let _alone = sandbox::alone().await;
+        operator.until_ready(2).await?;
         let kill = || async { operator.kill(&operator.pod_names().await?).await };
 
         // 1. Right after the run was made.
@@ -34,6 +35,7 @@ fn the_operator_is_killed_at_five_moments_of_a_run() {
         succeeded_at_once(&sandbox, "made").await?;
 
         // 2. When its attempt was counted.
+        operator.until_ready(2).await?;
         sandbox.start_run("counted", "shop", "").await?;
         sandbox
             .until::<BackupRun>("counted", 60, "counted", |run| {
@@ -44,6 +46,7 @@ fn the_operator_is_killed_at_five_moments_of_a_run() {
         succeeded_at_once(&sandbox, "counted").await?;
 
         // 3. While the dump runs; it ends while no operator is there.
+        operator.until_ready(2).await?;
         let lock = database.hold_lock("shop", "documents").await?;
         sandbox.start_run("dumping", "shop", "").await?;
         sandbox.dumping("dumping", &database).await?;
@@ -52,6 +55,7 @@ fn the_operator_is_killed_at_five_moments_of_a_run() {
         succeeded_at_once(&sandbox, "dumping").await?;
 
         // 4. When the Job has ended.
+        operator.until_ready(2).await?;
         sandbox.start_run("ended", "shop", "").await?;
         sandbox
             .until_list::<Job>("holdfast.dev/run=ended", 120, "ended", |jobs| {
@@ -71,6 +75,7 @@ fn the_operator_is_killed_at_five_moments_of_a_run() {
         succeeded_at_once(&sandbox, "ended").await?;
 
         // 5. While it is cancelled.
+        operator.until_ready(2).await?;
         let lock = database.hold_lock("shop", "documents").await?;
         sandbox.start_run("cancelled", "shop", "").await?;
         sandbox.dumping("cancelled", &database).await?;
@@ -100,7 +105,7 @@ fn another_replica_takes_over_from_a_killed_leader() {
         let _alone = sandbox::alone().await;
         operator.until_ready(2).await?;
         let leader = operator.leader().await?;
-        operator.lose(&leader).await?;
+        operator.kill(std::slice::from_ref(&leader)).await?;
         ensure!(operator.holder().await? == leader, "the killed pod has handed its Lease over");
         sandbox.start_run("first", "shop", "").await?;
         succeeded_at_once(&sandbox, "first").await?;

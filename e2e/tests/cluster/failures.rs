@@ -9,6 +9,14 @@ use holdfast_e2e::{
 use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
 use kube::ResourceExt;
 
+/// Makes a pod that Pod Security `restricted` admits.
+const POD: [&str; 4] = [
+    "run",
+    "refused",
+    "--image=c",
+    r#"--overrides={"spec":{"securityContext":{"runAsNonRoot":true,"seccompProfile":{"type":"RuntimeDefault"}},"containers":[{"name":"c","image":"c","securityContext":{"allowPrivilegeEscalation":false,"capabilities":{"drop":["ALL"]}}}]}}"#,
+];
+
 /// A run shows this reason while or after it fails, with a message that holds each of `words`.
 async fn shows(sandbox: &Sandbox, run: &str, seconds: u64, reason: Reason, words: &[&str]) -> Result<BackupRun> {
     let run = sandbox
@@ -253,7 +261,7 @@ spec:
 "#
         );
         sandbox.apply(&policy).await?;
-        sandbox.until_refused("violates PodSecurity").await?;
+        sandbox.until_refused(&POD, &["violates PodSecurity"]).await?;
         sandbox.start_run("first", "shop", "").await?;
         let told = shows(&sandbox, "first", 45, Reason::PodSecurityRefused, &["restricted", "hostNetwork"]).await;
         sandbox
@@ -292,7 +300,7 @@ spec:
 "#
         );
         sandbox.apply(&policy).await?;
-        sandbox.until_refused("no pods today").await?;
+        sandbox.until_refused(&POD, &["no pods today"]).await?;
         sandbox.start_run("first", "shop", "").await?;
         let told = shows(&sandbox, "first", 45, Reason::AdmissionRefused, &["no pods today"]).await;
         sandbox

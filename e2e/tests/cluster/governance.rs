@@ -1,8 +1,6 @@
 //! What stands over namespaces and belongs to none: a schedule for many of them, a policy, a hold.
 
-use std::time::Duration;
-
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use holdfast_crds::{BackupSchedule, BackupSource, ClusterBackupSchedule, ClusterComplianceHold, CompliancePolicy, Reason};
 use holdfast_e2e::{
     fixture::condition,
@@ -137,7 +135,7 @@ spec:
         ("delete", vec!["delete", "backupschedule", name]),
         ("label", vec!["label", "namespace", name, &format!("{LABEL}-")]),
     ] {
-        refused(sandbox, &arguments, &[name, words]).await?;
+        sandbox.until_refused(&arguments, &[name, words]).await?;
     }
 
     // The operator is refused as anybody is, and says so where its schedule for many namespaces is looked at.
@@ -158,9 +156,7 @@ spec:
 /// A hold of the cluster reaches the copies of its namespaces.
 async fn over_copies(sandbox: &Sandbox) -> Result<()> {
     let name = sandbox.namespace.as_str();
-    let me = sandbox
-        .kubectl(&["auth", "whoami", "-o", "jsonpath={.status.userInfo.username}"])
-        .await?;
+    let me = sandbox.user().await?;
     sandbox
         .apply(&format!(
             "
@@ -219,23 +215,4 @@ async fn label(sandbox: &Sandbox) -> Result<()> {
     let name = sandbox.namespace.as_str();
     sandbox.kubectl(&["label", "namespace", name, &format!("{LABEL}={name}")]).await?;
     Ok(())
-}
-
-/// Tries it without doing it, until the API server refuses it with these words: it learns of a new policy within a moment.
-async fn refused(sandbox: &Sandbox, arguments: &[&str], words: &[&str]) -> Result<()> {
-    let tried: Vec<_> = arguments.iter().copied().chain(["--dry-run=server"]).collect();
-    let refused = async {
-        let mut tick = tokio::time::interval(Duration::from_millis(300));
-        loop {
-            tick.tick().await;
-            if let Err(error) = sandbox.kubectl(&tried).await {
-                return error.to_string();
-            }
-        }
-    };
-    match tokio::time::timeout(Duration::from_secs(30), refused).await {
-        Ok(message) if words.iter().all(|word| message.contains(word)) => Ok(()),
-        Ok(message) => bail!("kubectl {arguments:?} is refused without {words:?}: {message}"),
-        Err(_) => bail!("kubectl {arguments:?} is not refused"),
-    }
 }
