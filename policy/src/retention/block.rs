@@ -219,7 +219,7 @@ pub fn unforeseen(facts: &SourceFacts, chains: &Chains, due: &[usize]) -> Option
     let surprise: HashSet<usize> = surprise
         .filter(|&position| new_rules(&facts.copies[position]) || mass.contains(&position))
         .collect();
-    if surprise.is_empty() || facts.retired.is_some() {
+    if surprise.is_empty() {
         return None;
     }
     let chains = |positions: &mut dyn Iterator<Item = usize>| positions.map(|position| roots[position]).collect::<HashSet<_>>().len();

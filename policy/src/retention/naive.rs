@@ -501,9 +501,6 @@ impl Model<'_> {
 
     /// R7: what rules that were new when it was marked would take, if that is much.
     fn waits_for_approval(&self, due: &[&CopyFacts]) -> BTreeSet<Label> {
-        if self.facts.retired.is_some() {
-            return BTreeSet::new();
-        }
         let chain = |copy: &CopyFacts| {
             let mut at = copy;
             while let Some(next) = self.copies.iter().find(|other| self.names_or_follows(at, other)) {

@@ -442,9 +442,12 @@ fn what_one_pass_marked_in_a_mass_waits_for_an_approval_whatever_ended() {
     assert!(braked.remove.is_empty());
     assert_eq!(braked.blocked.unwrap().reason, Reason::RemovalNeedsApproval);
     let set = block::set_digest(copies[..50].iter());
+    source.retired = Some("ann: the shop is closed".into());
+    assert!(plan(&source).remove.is_empty(), "the end of a protection approves of no removal");
     source.accepted = vec![Acceptance::Removal { set }];
     assert_eq!(plan(&source).remove.len(), 50);
     // As many, in passes an hour apart.
+    source.retired = None;
     source.accepted.clear();
     for (copy, hour) in source.copies[..50].iter_mut().zip(0..) {
         copy.mark.as_mut().unwrap().at -= SignedDuration::from_hours(hour);
