@@ -351,12 +351,6 @@ fn add_source(families: &mut Families, source: &BackupSource, identity: &(String
     );
     let last = status.and_then(|status| status.last_run.as_ref());
     let last_as = |phase| last.filter(|run| run.phase == phase).map(|run| run.completion_time.as_str());
-    // What is retired has no alerts.
-    if source.spec.retire.is_some() {
-        return;
-    }
-    families.add(&NEWEST_COPY, &labels, seconds(newest));
-    families.add(&RPO, &labels, count(rpo.unwrap_or(0)));
     let conditions = status.map(|status| status.conditions.as_slice()).unwrap_or_default();
     if conditions.iter().any(|condition| condition.type_ == "Compliant") {
         families.add(&COMPLIANT, &labels, flag(holds_true(conditions, "Compliant")));
@@ -377,6 +371,12 @@ fn add_source(families: &mut Families, source: &BackupSource, identity: &(String
             families.add(&BLOCKED, &[namespace, name, &store, blocked.reason.as_str()], blocked_for);
         }
     }
+    // No new copies of it are asked for. What it has, and what policies demand of it, is told as before.
+    if source.spec.retire.is_some() {
+        return;
+    }
+    families.add(&NEWEST_COPY, &labels, seconds(newest));
+    families.add(&RPO, &labels, count(rpo.unwrap_or(0)));
     families.add(&PROTECTED, &labels, flag(protection.is_protected()));
     let success = known.success.max(seconds(last_as(RunPhase::Succeeded)));
     // The objects of its runs may be gone: then the copy still shows that one succeeded.

@@ -101,6 +101,44 @@ async fn gauges_are_there_from_birth_true_at_each_moment_and_gone_with_the_objec
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_retires_a_source_ends_its_gauges_of_protection_and_silences_no_policy() {
+    let caches = Arc::new(Caches::new(&Namespaces::default()));
+    let clock = ServerClock::default();
+    clock.observe("2026-03-02T00:00:00Z".parse().unwrap());
+    let objects = Objects::new(caches.clone(), clock);
+    ready(&caches);
+    let condition =
+        |kind: &str| json!({"type": kind, "status": "False", "reason": "x", "message": "", "lastTransitionTime": "2026-03-01T00:00:00Z"});
+    let mut retired = source(&json!({
+        "conditions": [condition("Compliant"), condition("Intact")], "missingCopies": 1, "rpoSeconds": 7_200,
+        "stores": [{"store": "s", "asOf": "2026-03-01T00:00:00Z", "copies": 2, "good": 2, "bytes": 2, "held": 0, "marked": 0,
+            "blocked": {"reason": "CopiesMissing", "message": "m"}, "blockedSince": "2026-03-01T23:59:00Z"}],
+    }));
+    let said = json!({"by": "ann", "reason": "sold"});
+    retired.spec.retire = Some(serde_json::from_value(said).unwrap());
+    caches.sources.watched(retired);
+    let text = text(&objects);
+    for line in [
+        r#"holdfast_source_compliant{namespace="shop",source="a"} 0"#,
+        r#"holdfast_source_intact{namespace="shop",source="a"} 0"#,
+        r#"holdfast_source_missing_copies{namespace="shop",source="a"} 1"#,
+        r#"holdfast_source_copies{namespace="shop",source="a",store="s"} 2"#,
+        r#"holdfast_source_deletion_blocked_seconds{namespace="shop",source="a",store="s",reason="CopiesMissing"} 60"#,
+    ] {
+        assert!(text.contains(line), "{line}\n{text}");
+    }
+    for ended in [
+        "protected",
+        "rpo_seconds",
+        "newest_copy_timestamp_seconds",
+        "last_failure_timestamp_seconds",
+        "next_tick_timestamp_seconds",
+    ] {
+        assert!(!text.contains(&format!("holdfast_source_{ended}{{")), "{ended}\n{text}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn schedules_and_stores_have_theirs() {
     let caches = Arc::new(Caches::new(&Namespaces::default()));
     let objects = Objects::new(caches.clone(), ServerClock::default());
