@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use holdfast_policy::{
     name::Label,
-    tick::{CatchUp, Clock, Concurrency, Exclusion, Passed, PassedBy, Progress, Schedule, Source, Trigger, Watermark, Zone, decide},
+    tick::{CatchUp, Concurrency, Exclusion, Passed, PassedBy, Progress, Schedule, Source, Trigger, Watermark, Zone, decide},
 };
 use jiff::{SignedDuration, Timestamp};
 
@@ -62,8 +62,7 @@ fn outcome(catch_up: &str, deadline: &str, exclusion: &str, back_at: &str) -> [S
         watermarks: BTreeMap::from([("hourly".to_owned(), watermark)]),
         suspended: false,
     };
-    let now = at(back_at);
-    let decision = decide(&schedule, &sources, &progress, Clock { now, server: Some(now) });
+    let decision = decide(&schedule, &sources, &progress, at(back_at));
     let runs: Vec<_> = decision
         .fire
         .iter()

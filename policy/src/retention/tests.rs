@@ -497,21 +497,3 @@ fn the_recovery_window_keeps_its_base_and_the_logs_since() {
         assert!(why_of(&plan, copy).contains("recovery window"), "{}", why_of(&plan, copy));
     }
 }
-
-#[test]
-fn fifty_thousand_copies_are_planned_at_once() {
-    let copies: Vec<_> = (0..50_000)
-        .map(|hour| full(&(at("2020-01-01T00:00:00Z") + SignedDuration::from_hours(hour)).to_string()))
-        .collect();
-    let retention = rules(|r| {
-        r.hourly = Some(48);
-        r.daily = Some(30);
-        r.monthly = Some(24);
-        r.yearly = Some(7);
-    });
-    let source = facts("2025-09-15T08:00:00Z", retention, copies);
-    let began = std::time::Instant::now();
-    let plan = plan(&source);
-    println!("planned 50 000 copies in {:?}", began.elapsed());
-    assert_eq!(plan.verdicts.len(), 50_000);
-}

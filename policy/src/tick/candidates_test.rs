@@ -13,7 +13,7 @@ fn hourly() -> (Schedule<Kind>, Progress) {
 
 /// The decision at a time, but for watermarks and the next tick.
 fn at_work(schedule: &Schedule<Kind>, sources: &[Source], progress: &Progress, now: &str) -> Vec<String> {
-    let mut found = lines(&decide(schedule, sources, progress, clock(now)));
+    let mut found = lines(&decide(schedule, sources, progress, at(now)));
     found.retain(|line| !line.starts_with("watermark") && !line.starts_with("next"));
     found
 }
@@ -159,7 +159,7 @@ fn what_is_due_within_an_exclusion_waits_for_its_end() {
     schedule.starting_deadline = Some(SignedDuration::from_mins(20));
     let waiting = ["watermark hourly 03-01T04:00", "next 03-01T06:30"];
     for now in ["2026-03-01T04:10:00Z", "2026-03-01T05:00:00Z", "2026-03-01T06:29:59Z"] {
-        assert_decision(&schedule, &sources, &progress, clock(now), &waiting);
+        assert_decision(&schedule, &sources, &progress, at(now), &waiting);
     }
     // Its end comes as said, and the deadline counts from there.
     for (catch_up, now, expected) in [
@@ -183,14 +183,14 @@ fn what_is_due_within_an_exclusion_waits_for_its_end() {
     // What was due before and found nobody waits too; nothing starts within.
     progress = super::due_test::progress(&schedule, "2026-03-01T03:00:00Z");
     let waiting = ["watermark hourly 03-01T03:00", "next 03-01T06:30"];
-    assert_decision(&schedule, &sources, &progress, clock("2026-03-01T04:31:00Z"), &waiting);
+    assert_decision(&schedule, &sources, &progress, at("2026-03-01T04:31:00Z"), &waiting);
     // A schedule that is new in it has the ticks since its creation, as ever.
     let fresh = Schedule {
         created: at("2026-03-01T04:40:00Z"),
         catch_up: CatchUp::Latest,
         ..schedule
     };
-    let first = decide(&fresh, &sources, &Progress::default(), clock("2026-03-01T05:10:00Z"));
+    let first = decide(&fresh, &sources, &Progress::default(), at("2026-03-01T05:10:00Z"));
     assert_eq!(lines(&first), ["watermark hourly 03-01T04:40", "next 03-01T06:30"]);
     let found = at_work(&fresh, &sources, &first.progress, "2026-03-01T06:30:00Z");
     assert_eq!(found[0], "fire a hourly 03-01T06:00");

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::name::Label;
 
-/// How far clocks may be apart: a tick further ahead of the API server's `Date` is not fired, a watermark further ahead is wrong.
+/// How far clocks may be apart: a watermark further ahead than this is wrong.
 pub const TOLERANCE: SignedDuration = SignedDuration::from_mins(5);
 
 /// Ticks that are missed or dropped are counted up to here, the newest first, for each source and trigger: a clock that jumps by decades
@@ -93,23 +93,6 @@ pub struct SeenRun {
     pub in_flight: bool,
 }
 
-/// What time it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Clock {
-    /// By our own clock.
-    pub now: Timestamp,
-    /// By the API server: the `Date` of its last answer plus what passed since then (monotonic). None before the first answer.
-    pub server: Option<Timestamp>,
-}
-
-impl Clock {
-    /// Up to when ticks are due: the later of both clocks, but at most [`TOLERANCE`] ahead of the API server.
-    pub fn until(&self) -> Timestamp {
-        self.server
-            .map_or(self.now, |server| self.now.clamp(server, later(server, TOLERANCE)))
-    }
-}
-
 /// What a schedule remembers in its status. Empty for a new one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
@@ -128,7 +111,7 @@ pub struct Watermark {
     pub expression: String,
 }
 
-/// What is to be done. All ticks up to [`Clock::until`] are in it once: fired, passed, or with a run that was seen.
+/// What is to be done. All ticks up to the time of the decision are in it once: fired, passed, or with a run that was seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decision<'a, K> {
     /// Runs to be made, by source and then by trigger.
@@ -193,13 +176,12 @@ pub struct WatermarkAhead {
     pub set_to: Timestamp,
 }
 
-/// Decides which ticks are due.
+/// Decides which ticks are due at the time `until`, which is the API server's.
 ///
 /// For each source, ticks count from the latest of the watermark, its creation and the schedule's. A trigger that is new in a schedule, or
 /// whose cron or zone changed, and a schedule that was suspended, begin now. While an exclusion lasts nothing is decided: what is due
 /// waits for its end.
-pub fn decide<'a, K: Ord>(schedule: &'a Schedule<K>, sources: &'a [Source], progress: &Progress, clock: Clock) -> Decision<'a, K> {
-    let until = clock.until();
+pub fn decide<'a, K: Ord>(schedule: &'a Schedule<K>, sources: &'a [Source], progress: &Progress, until: Timestamp) -> Decision<'a, K> {
     let mut decision = Decision {
         fire: Vec::new(),
         passed: Vec::new(),

@@ -32,8 +32,8 @@ mod zone;
 
 pub use cron::{Cron, CronError, Expression, Seed};
 pub use due::{
-    CATCH_UP_LIMIT, CatchUp, Clock, Concurrency, Decision, Firing, MISSED_LIMIT, PUNCTUAL, Passed, PassedBy, Progress, Schedule, SeenRun,
-    Source, TOLERANCE, Trigger, Watermark, WatermarkAhead, decide,
+    CATCH_UP_LIMIT, CatchUp, Concurrency, Decision, Firing, MISSED_LIMIT, PUNCTUAL, Passed, PassedBy, Progress, Schedule, SeenRun, Source,
+    TOLERANCE, Trigger, Watermark, WatermarkAhead, decide,
 };
 pub use exclusion::{Exclusion, ExclusionError, leave_time, may_start};
 pub use field::Field;

@@ -9,7 +9,7 @@ mod validate;
 use std::sync::Arc;
 
 use holdfast_crds::{BackupRun, BackupSchedule, BackupSource, Reason, ScheduleStore};
-use holdfast_policy::tick::{Clock, Decision, Schedule, decide};
+use holdfast_policy::tick::{Decision, Schedule, decide};
 use jiff::Timestamp;
 use kube::ResourceExt;
 
@@ -80,8 +80,7 @@ impl Reconcile for ScheduleController {
         let (decision, made) = match &plan {
             Ok(plan) => {
                 let progress = status::progress(schedule.status.as_ref());
-                let clock = Clock { now, server: Some(now) };
-                let decision = decide(&plan.schedule, &plan.sources, &progress, clock);
+                let decision = decide(&plan.schedule, &plan.sources, &progress, now);
                 let made = match obstacle {
                     Some(_) => apply::Made::default(),
                     None => apply::fire(context, &schedule, &decision.fire).await,

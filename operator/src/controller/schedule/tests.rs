@@ -144,6 +144,23 @@ async fn a_tick_makes_one_run_per_source_and_then_the_watermark() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_api_servers_date_decides_and_not_the_clock_of_this_machine() {
+    let world = world(&json!({}));
+    world.context.clock.observe("2026-03-01T01:59:00Z".parse().unwrap());
+    let server = world.context.clock.now();
+    assert!(Timestamp::now().duration_since(server).abs() > jiff::SignedDuration::from_hours(1));
+    // The answer's second has just begun or is nearly over.
+    let Next::After(wait) = world.reconcile().await.unwrap() else {
+        panic!("there is a next tick")
+    };
+    assert!((59..=60).contains(&wait.as_secs()), "{wait:?}");
+    assert_eq!(runs_of(&world.fake.calls()), [""; 0], "by the API server the tick is a minute away");
+    tokio::time::advance(wait).await;
+    world.reconcile().await.unwrap();
+    assert_eq!(runs_of(&world.fake.calls()), [name("a"), name("b")]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_run_that_a_killed_operator_made_is_adopted_and_counted_once() {
     let first = world(&json!({}));
     first.fake.fail("PATCH backupschedules/gold/status", 500, "killed here");
