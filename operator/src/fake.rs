@@ -48,6 +48,8 @@ pub enum Fault {
     Refused(u16),
     /// It is applied, but its answer is lost.
     AnswerLost,
+    /// It is applied, and who asked is killed before the answer: there is none, ever.
+    Killed,
 }
 
 impl Fake {
@@ -65,12 +67,17 @@ impl Fake {
         handle.allow(u64::MAX);
         let server = self.clone();
         tokio::spawn(async move {
+            let mut unanswered = Vec::new();
             while let Some((request, respond)) = handle.next_request().await {
                 let (parts, body) = request.into_parts();
                 let bytes = body.collect_bytes().await.unwrap();
                 let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
                 let query = parts.uri.query().unwrap_or_default();
-                let (code, answer) = server.lock().faulty_answer(parts.method.as_str(), parts.uri.path(), query, &body);
+                let answer = server.lock().faulty_answer(parts.method.as_str(), parts.uri.path(), query, &body);
+                let Some((code, answer)) = answer else {
+                    unanswered.push(respond);
+                    continue;
+                };
                 // A log is text.
                 let answer = match answer {
                     Value::String(text) => Body::from(text.into_bytes()),
@@ -180,17 +187,19 @@ impl Fake {
 }
 
 impl State {
-    fn faulty_answer(&mut self, method: &str, path: &str, query: &str, body: &Value) -> (u16, Value) {
+    /// None is no answer.
+    fn faulty_answer(&mut self, method: &str, path: &str, query: &str, body: &Value) -> Option<(u16, Value)> {
         // Events are help, not state: whether they arrive changes nothing.
         self.count += usize::from(!path.contains("/events"));
         let fault = self.fault.filter(|(number, _)| *number == self.count && !path.contains("/events"));
+        if let Some((_, Fault::Refused(code))) = fault {
+            return Some(refusal(code, "refused by the test"));
+        }
+        let answer = self.answer(method, path, query, body);
         match fault {
-            Some((_, Fault::Refused(code))) => refusal(code, "refused by the test"),
-            Some((_, Fault::AnswerLost)) => {
-                self.answer(method, path, query, body);
-                refusal(504, "the answer was lost by the test")
-            }
-            None => self.answer(method, path, query, body),
+            Some((_, Fault::Killed)) => None,
+            Some((_, Fault::AnswerLost)) => Some(refusal(504, "the answer was lost by the test")),
+            _ => Some(answer),
         }
     }
 

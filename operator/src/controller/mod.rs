@@ -17,3 +17,6 @@ pub mod schedule;
 pub mod source;
 pub mod store;
 mod stores;
+
+#[cfg(test)]
+mod tests;

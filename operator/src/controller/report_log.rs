@@ -44,8 +44,10 @@ pub async fn read<T: DeserializeOwned>(context: &Context, job: &Key, report: &Re
     };
     match text(context, job, pod, report.mark).await {
         Ok(text) => Ok(lines(&text, report)),
-        // The log is gone for good, or we may not read it: another pass tells the same.
-        Err(error) if matches!(error.status().map(|status| status.code), Some(400..500)) => Ok(Err(chain(&error))),
+        // The log is gone for good, or we may not read it: another pass tells the same. That the API server has too much to do passes.
+        Err(error) if matches!(error.status().map(|status| status.code), Some(code @ 400..500) if !matches!(code, 408 | 409 | 429)) => {
+            Ok(Err(chain(&error)))
+        }
         Err(error) if context.clock.now().duration_since(ended) > PATIENCE => Ok(Err(chain(&error))),
         Err(error) => Err(error),
     }

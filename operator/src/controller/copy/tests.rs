@@ -268,32 +268,6 @@ async fn what_a_run_committed_is_brought_to_the_other_store_and_shown() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn killed_at_each_call_the_next_start_does_the_rest() {
-    for call in [
-        "GET x/log",
-        "GET backupruns/r1",
-        "PATCH backupruns/r1/status",
-        "PATCH backupsources/a/status",
-        "DELETE jobs/x",
-    ] {
-        let world = world();
-        world.committed("r1", &awaited());
-        world.reconcile().await;
-        let (job, _) = world.task();
-        let call = call
-            .replace("x/log", &format!("{job}-x/log"))
-            .replace("jobs/x", &format!("jobs/{job}"));
-        world.ends(Reason::Succeeded, true, &json!([{"run": "r1", "state": "Copied", "bytes": 7}]));
-        world.fake.fail(&call, 500, "killed here");
-        world.controller.reconcile(&Key::new("shop", "a")).await.unwrap_err();
-        world.fake.mend();
-        world.reconcile().await;
-        assert_eq!(world.replicated("r1").0, "True", "{call}");
-        assert!(world.jobs().is_empty() && !world.status().replication[0].at_work(), "{call}");
-    }
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_failure_is_told_and_tried_again_with_back_off() {
     let world = world();
     world.committed("r1", &awaited());

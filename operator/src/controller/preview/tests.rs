@@ -6,7 +6,7 @@ use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::fake::Fake;
+use crate::fake::{Fake, Fault};
 
 const GROUP: &str = "/apis/holdfast.dev/v1alpha1";
 const API: &str = "/apis/holdfast.dev/v1alpha1/namespaces/shop";
@@ -360,20 +360,33 @@ async fn what_waits_for_a_store_of_the_cluster_is_looked_at_when_it_comes_and_wh
 }
 
 #[tokio::test(start_paused = true)]
-async fn killed_at_each_call_a_preview_is_made_once_and_shown() {
-    for call in ["PATCH retentionpreviews/what-if/status", "POST jobs/what-if-v1"] {
-        let world = world();
-        world.store();
-        world.preview("what-if", &spec());
-        world.fake.fail(call, 500, "killed here");
-        world.controller.reconcile(&Key::new("shop", "what-if")).await.unwrap_err();
-        world.fake.mend();
-        world.reconcile("what-if").await;
-        let lines = copies(2);
-        world.ends("what-if-v1", Reason::Succeeded, &lines, &text(&lines));
-        world.reconcile("what-if").await;
-        assert_eq!(world.status("what-if").listed.len(), 2, "{call}");
+async fn each_call_of_a_preview_may_fail_and_it_is_made_once_and_shown() {
+    let calls = whole_preview(None).await;
+    assert!(calls >= 4, "{calls}");
+    for call in 1..=calls {
+        whole_preview(Some((call, Fault::Refused(500)))).await;
     }
+}
+
+/// A preview is made and ends, while one call fails or none. Gives the number of calls.
+async fn whole_preview(fault: Option<(usize, Fault)>) -> usize {
+    let world = world();
+    world.store();
+    world.preview("what-if", &spec());
+    world.fake.fault(fault);
+    let key = Key::new("shop", "what-if");
+    let mut failed = 0;
+    while world.controller.reconcile(&key).await.is_err() {
+        failed += 1;
+    }
+    let lines = copies(2);
+    world.ends("what-if-v1", Reason::Succeeded, &lines, &text(&lines));
+    while world.controller.reconcile(&key).await.is_err() {
+        failed += 1;
+    }
+    assert_eq!(failed, usize::from(fault.is_some()), "{fault:?}");
+    assert_eq!(world.status("what-if").listed.len(), 2, "{fault:?}");
+    world.fake.count()
 }
 
 #[tokio::test(start_paused = true)]

@@ -115,6 +115,10 @@ impl World {
             .into_iter()
             .for_each(|object| caches.stores.watched(object));
         self.fake
+            .all("backupschedules")
+            .into_iter()
+            .for_each(|object| caches.schedules.watched(object));
+        self.fake
             .all::<BackupRun>("backupruns")
             .into_iter()
             .for_each(|object| caches.runs.watched(object));
@@ -148,6 +152,7 @@ impl World {
     pub fn restart(&mut self) {
         let now = self.context.clock.now().to_string();
         self.context = self.fake.connect(&now);
+        self.turns = Turns::default();
         self.watch();
     }
 
@@ -231,10 +236,12 @@ impl World {
             (_, Some(_)) => "Running",
             _ => "Pending",
         };
+        let mut labels = owner["spec"]["template"]["metadata"]["labels"].clone();
+        labels["batch.kubernetes.io/job-name"] = json!(job);
         let pod = json!({
             "apiVersion": "v1", "kind": "Pod",
             "metadata": {"name": format!("{job}-x"), "namespace": "shop", "uid": format!("uid-{job}-x"), "creationTimestamp": NOW,
-                "labels": {"batch.kubernetes.io/job-name": job, "app.kubernetes.io/managed-by": "holdfast", "holdfast.dev/run": "now"},
+                "labels": labels,
                 "ownerReferences": [{"apiVersion": "batch/v1", "kind": "Job", "name": job, "uid": owner["metadata"]["uid"], "controller": true}]},
             "spec": {"containers": [], "nodeName": "node1"},
             "status": {"phase": phase, "containerStatuses": [
@@ -247,7 +254,8 @@ impl World {
     pub fn word(&self, job: &str, reason: Reason, closed: bool) {
         let mut result = json!({"version": TASK_VERSION, "reason": reason, "message": "as the agent says", "closed": closed});
         if reason.exit_code() == 0 {
-            result["copy"] = json!({"path": "shop/shop/now", "recoveryPoint": NOW, "rawBytes": 5000, "storedBytes": 2048, "parts": 1,
+            let (run, _) = job.rsplit_once('-').unwrap();
+            result["copy"] = json!({"path": format!("shop/shop/{run}"), "recoveryPoint": NOW, "rawBytes": 5000, "storedBytes": 2048, "parts": 1,
                 "databases": 1, "tables": 1, "structureChecked": true, "manifestDigest": "d"});
             result["restored"] = json!({"recoveryPoint": NOW, "databases": 1, "tables": 1, "rows": 7, "rawBytes": 5000});
         }
@@ -265,12 +273,13 @@ impl World {
         self.fake.put::<Value>(&path, object);
     }
 
-    /// The garbage collector takes the pods whose Job is gone.
+    /// The garbage collector takes the pods whose Job is gone, and their logs with them.
     pub fn collect(&self) {
         for pod in self.fake.all::<Pod>("pods") {
             let job = pod.labels()["batch.kubernetes.io/job-name"].clone();
             if self.fake.get(&format!("{JOBS}/{job}")).is_none() {
                 self.fake.remove(&format!("{PODS}/{}", pod.name_any()));
+                self.fake.remove(&format!("{PODS}/{}/log", pod.name_any()));
             }
         }
     }
