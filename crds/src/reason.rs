@@ -326,6 +326,11 @@ impl Reason {
     pub const fn worth_retrying(self) -> bool {
         matches!(self.class(), Class::Transient)
     }
+
+    /// Whether the cluster took the pod away: a drain, a preemption, an eviction, a lost node, a deleted pod. No fault of what it worked on.
+    pub const fn is_disruption(self) -> bool {
+        matches!(self, Self::Evicted | Self::NodeLost | Self::PodDeleted | Self::Interrupted)
+    }
 }
 
 impl std::fmt::Display for Reason {

@@ -56,7 +56,8 @@ pub struct RestoreRequestSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub identity_secret_name: Option<String>,
-    /// How often it is attempted, where a failure may go away by itself.
+    /// How often it is attempted, where a failure may go away by itself; up to 5 attempts that the cluster takes away (drains, evictions,
+    /// lost nodes, deleted pods) do not count.
     #[serde(default = "default_attempts")]
     #[schemars(range(min = 1, max = 10))]
     pub attempts: i32,
@@ -226,7 +227,7 @@ pub struct RestoreRequestStatus {
     pub frozen: Option<FrozenRestore>,
     /// The attempts to carry it out, the newest last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 10), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["number"]))]
+    #[schemars(length(max = 15), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["number"]))]
     pub attempts: Vec<Attempt>,
     /// Its settle Jobs, where an end was in doubt: they read the receipt in the target.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -59,7 +59,8 @@ pub struct BackupRunSpec {
     /// How long the copy is kept at least, from its recovery point. By default 30d, and with `schedule` as long as that keeps its copies.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keep_for: Option<Span>,
-    /// How often it is attempted, where a failure may go away by itself. By default 3, or the schedule's.
+    /// How often it is attempted, where a failure may go away by itself; up to 5 attempts that the cluster takes away (drains, evictions,
+    /// lost nodes, deleted pods) do not count. By default 3, or the schedule's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 10))]
     pub attempts: Option<i32>,
@@ -233,7 +234,7 @@ pub struct BackupRunStatus {
     pub frozen: Option<FrozenRun>,
     /// Its attempts; each is written here before its Job is made.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 10), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["number"]))]
+    #[schemars(length(max = 15), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["number"]))]
     pub attempts: Vec<Attempt>,
     /// Its settle Jobs, where an end was in doubt or the register is to be closed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -279,7 +280,7 @@ pub struct FrozenSchedule {
     /// Digest of its policy: how long its copies are kept, and where.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy_digest: Option<String>,
-    /// How often the run may be tried.
+    /// How often the run may be tried, besides what the cluster takes away.
     pub attempts: i32,
     /// How long one attempt may take.
     pub timeout: Span,

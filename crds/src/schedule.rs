@@ -74,7 +74,8 @@ pub struct BackupScheduleSpec {
     /// What the copies are to achieve.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub objectives: Option<Objectives>,
-    /// How often one run is attempted, where its failure may go away by itself.
+    /// How often one run is attempted, where its failure may go away by itself; up to 5 attempts that the cluster takes away (drains,
+    /// evictions, lost nodes, deleted pods) do not count.
     #[serde(default = "default_attempts")]
     #[schemars(range(min = 1, max = 10))]
     pub attempts: i32,

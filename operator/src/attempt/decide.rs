@@ -5,7 +5,7 @@ use holdfast_policy::{backoff::Backoff, name::job_name};
 use jiff::Timestamp;
 
 use super::{
-    Act, Course, DEADLINE_GRACE, Kind, LOOK_AGAIN, Obstacle, Plan, QUEUED_FOR, Rules, Sight, after, look_again, read,
+    Act, Course, DEADLINE_GRACE, Kind, LOOK_AGAIN, Obstacle, Plan, QUEUED_FOR, Rules, Sight, after, at_most, look_again, read,
     settle::{self, Closing},
     short, written,
 };
@@ -125,7 +125,8 @@ fn count(mut course: Course, rules: &Rules<'_>, sight: &Sight, number: i32) -> P
         message: None,
         ran: false,
     });
-    let message = format!("attempt {number} of {}: waiting for its pod", rules.attempts);
+    let most = at_most(rules.attempts, &course.attempts);
+    let message = format!("attempt {number} of {most}: waiting for its pod");
     say(&mut course, RunPhase::Pending, Reason::Pending, message);
     Plan {
         course,
@@ -150,6 +151,7 @@ fn at_work(mut course: Course, rules: &Rules<'_>, sight: &Sight) -> Plan {
     if let Some(until) = begins_as_usual(&course, rules, sight) {
         return wait(course, Some(until));
     }
+    let most = at_most(rules.attempts, &course.attempts);
     let Some(attempt) = course.attempts.last_mut() else {
         return wait(course, None);
     };
@@ -161,7 +163,7 @@ fn at_work(mut course: Course, rules: &Rules<'_>, sight: &Sight) -> Plan {
     }
     let deadline = after(read(Some(&attempt.not_after)), DEADLINE_GRACE);
     let late = now >= deadline;
-    let number = format!("attempt {} of {}", attempt.number, rules.attempts);
+    let number = format!("attempt {} of {most}", attempt.number);
     match &sight.attempt.observation {
         Observation::Ended(ended) => finish(course, rules, sight, ended.clone()),
         Observation::Absent => missing(course, rules, sight, late),
@@ -235,6 +237,7 @@ fn stop(mut course: Course, rules: &Rules<'_>, sight: &Sight, otherwise: Reason,
 
 /// There is neither the attempt's Job nor a pod of it.
 fn missing(mut course: Course, rules: &Rules<'_>, sight: &Sight, late: bool) -> Plan {
+    let most = at_most(rules.attempts, &course.attempts);
     let Some(attempt) = course.attempts.last_mut() else {
         return wait(course, None);
     };
@@ -260,7 +263,7 @@ fn missing(mut course: Course, rules: &Rules<'_>, sight: &Sight, late: bool) -> 
     let hopeless = matches!(&sight.refused, Some((Reason::InvalidSpec, _)));
     if !rules.cancel && !late && !hopeless {
         if let Some((reason, message)) = &sight.refused {
-            let message = format!("attempt {} of {}: {message}", attempt.number, rules.attempts);
+            let message = format!("attempt {} of {most}: {message}", attempt.number);
             say(&mut course, RunPhase::Pending, *reason, message);
         } else if course.reason == Some(Reason::Pending) {
             // It was to be made when it was counted. If it was, it is gone, and what it did is not known.
@@ -314,31 +317,33 @@ fn finish(mut course: Course, rules: &Rules<'_>, sight: &Sight, ended: End) -> P
     attempt.reason = Some(reason);
     attempt.message = Some(short(&message));
     let (number, ran) = (attempt.number, attempt.ran);
-    let again = reason.worth_retrying() && number < rules.attempts && !rules.cancel;
+    let most = at_most(rules.attempts, &course.attempts);
+    let again = reason.worth_retrying() && number < most && !rules.cancel;
+    let told = || told(number, most, &message);
     match trusted {
         Some(result) if success => return succeed(course, result, now),
         // A closed register stays closed. A restore of which nothing is in place may be tried again.
         Some(result) if result.closed && (rules.kind == Kind::Run || !again) => {
             let reason = if rules.cancel { Reason::Cancelled } else { reason };
-            return end(course, reason, &told(rules, number, &message), now);
+            return end(course, reason, &told(), now);
         }
         _ if rules.cancel => return settle::close(course, rules, now, Closing::GiveUp, Reason::Cancelled, rules.cancelled_by),
-        _ if !again => return settle::close(course, rules, now, Closing::GiveUp, reason, &told(rules, number, &message)),
+        _ if !again => return settle::close(course, rules, now, Closing::GiveUp, reason, &told()),
         trusted => {
             let in_doubt = ran && trusted.is_none_or(|result| !result.closed && may_have_committed(result.reason, rules.kind));
             if in_doubt {
-                return settle::close(course, rules, now, Closing::Ask, reason, &told(rules, number, &message));
+                return settle::close(course, rules, now, Closing::Ask, reason, &told());
             }
         }
     }
     between(course, rules, sight)
 }
 
-fn told(rules: &Rules<'_>, number: i32, message: &str) -> String {
-    if rules.attempts == 1 {
+fn told(number: i32, most: i32, message: &str) -> String {
+    if most == 1 {
         return message.to_owned();
     }
-    format!("attempt {number} of {}: {message}", rules.attempts)
+    format!("attempt {number} of {most}: {message}")
 }
 
 /// Whether an agent that ends with this may have committed before, without knowing it. A dump that failed was never committed; but
@@ -374,8 +379,9 @@ pub(super) fn between(mut course: Course, rules: &Rules<'_>, sight: &Sight) -> P
     if rules.cancel {
         return settle::close(course, rules, sight.now, Closing::GiveUp, Reason::Cancelled, rules.cancelled_by);
     }
-    if number >= rules.attempts || !reason.worth_retrying() {
-        return settle::close(course, rules, sight.now, Closing::GiveUp, reason, &told(rules, number, &message));
+    let most = at_most(rules.attempts, &course.attempts);
+    if number >= most || !reason.worth_retrying() {
+        return settle::close(course, rules, sight.now, Closing::GiveUp, reason, &told(number, most, &message));
     }
     let delay = Backoff::ATTEMPT.delay(number.unsigned_abs(), rules.name);
     let due = after(read(last.finished_at.as_deref()), delay);
@@ -383,8 +389,7 @@ pub(super) fn between(mut course: Course, rules: &Rules<'_>, sight: &Sight) -> P
         return count(course, rules, sight, number + 1);
     }
     let message = format!(
-        "attempt {number} of {} failed: {reason}: {message}; the next begins at {}",
-        rules.attempts,
+        "attempt {number} of {most} failed: {reason}: {message}; the next begins at {}",
         written(due)
     );
     say(&mut course, RunPhase::Pending, Reason::BackingOff, message);

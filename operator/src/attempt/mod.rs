@@ -27,6 +27,8 @@ pub use decide::decide;
 pub const DEADLINE_GRACE: SignedDuration = SignedDuration::from_secs(60);
 /// How long one settle Job may take, from its creation.
 pub const SETTLE_TIMEOUT: SignedDuration = SignedDuration::from_mins(10);
+/// How many attempts of one run or restore the cluster may take away before that counts like a failure.
+pub const DISRUPTION_LIMIT: i32 = 5;
 /// How many settle Jobs in a row may find nothing out, before the outcome is called unknown.
 pub const SETTLE_LIMIT: i32 = 4;
 /// How long a run waits for its turn.
@@ -64,7 +66,7 @@ pub struct Rules<'a> {
     /// Name of the run or request.
     pub name: &'a str,
     pub kind: Kind,
-    /// How many attempts there may be.
+    /// How many attempts there may be, besides those that the cluster takes away.
     pub attempts: i32,
     /// The time that one has.
     pub timeout: Span,
@@ -182,6 +184,13 @@ fn after(time: Timestamp, wait: SignedDuration) -> Timestamp {
 
 fn short(text: &str) -> String {
     shortened(text, MESSAGE_LIMIT)
+}
+
+/// How many attempts there may be after these: as many as are `asked` for, and one more for each that the cluster took away.
+pub fn at_most(asked: i32, attempts: &[Attempt]) -> i32 {
+    let taken = attempts.iter().filter(|attempt| attempt.reason.is_some_and(Reason::is_disruption));
+    let taken = i32::try_from(taken.count()).unwrap_or(DISRUPTION_LIMIT);
+    asked.saturating_add(taken.min(DISRUPTION_LIMIT))
 }
 
 /// Whether a container of any attempt ran, or may have.

@@ -234,12 +234,69 @@ fn the_last_attempt_closes_the_register_whatever_ended_it() {
     let last = Rules { attempts: 1, ..rules() };
     for observation in [
         word(Reason::DatabaseUnreachable, false),
-        silence(Reason::NodeLost),
+        silence(Reason::JobDeleted),
         silence(Reason::OutOfMemory),
     ] {
         let plan = attempt_ends(&running(), &last, observation, later(60));
         assert!(plan.course.settle.unwrap().gives_up);
     }
+}
+
+/// Lets each attempt end so, with nothing in the register, until none follows. Gives how many there were, and the end.
+fn until_the_end(rules: &Rules<'_>, mut end: impl FnMut(i32) -> Reason) -> (i32, Plan) {
+    let mut plan = decide(&Course::default(), rules, &sight(at(START)));
+    let mut now = at(START);
+    loop {
+        let number = plan.course.attempts.last().unwrap().number;
+        assert_eq!(plan.act, Some(Act::CreateAttempt));
+        plan = attempt_ends(&plan.course, rules, silence(end(number)), now);
+        if plan.course.settle.as_ref().unwrap().gives_up {
+            return (number, settle_ends(&plan.course, rules, word(Reason::Abandoned, true), now));
+        }
+        plan = settle_ends(&plan.course, rules, word(Reason::CopyNotFound, false), now);
+        assert_eq!(told(&plan), (RunPhase::Pending, Reason::BackingOff));
+        assert!(plan.again.unwrap() > now);
+        now = plan.again.unwrap();
+        plan = decide(&plan.course, rules, &sight(now));
+    }
+}
+
+#[test]
+fn what_the_cluster_takes_away_does_not_count_up_to_a_limit_of_its_own() {
+    let disruptions = [Reason::Evicted, Reason::NodeLost, Reason::PodDeleted, Reason::Interrupted];
+    let taken = |number: i32| disruptions[usize::try_from(number).unwrap() % 4];
+    for asked in [1, 3, 10] {
+        let rules = Rules {
+            attempts: asked,
+            ..rules()
+        };
+        let (number, end) = until_the_end(&rules, |_| Reason::OutOfMemory);
+        assert_eq!(
+            (number, told(&end)),
+            (asked, (RunPhase::Failed, Reason::OutOfMemory)),
+            "failures alone"
+        );
+        let (number, end) = until_the_end(&rules, taken);
+        let all = asked + DISRUPTION_LIMIT;
+        assert_eq!((number, told(&end)), (all, (RunPhase::Failed, taken(all))), "disruptions alone");
+        assert!(end.course.message.unwrap().starts_with(&format!("attempt {all} of {all}: ")));
+        let (number, end) = until_the_end(&rules, |number| if number <= 2 { taken(number) } else { Reason::JobDeleted });
+        assert_eq!(
+            (number, told(&end)),
+            (asked + 2, (RunPhase::Failed, Reason::JobDeleted)),
+            "first disruptions"
+        );
+    }
+    // Three drains, and then the run goes well.
+    let mut plan = decide(&Course::default(), &rules(), &sight(at(START)));
+    for minute in 1..=3 {
+        plan = attempt_ends(&plan.course, &rules(), word(Reason::Interrupted, false), later(3_600 * minute));
+        plan = settle_ends(&plan.course, &rules(), word(Reason::CopyNotFound, false), later(3_600 * minute));
+        plan = decide(&plan.course, &rules(), &sight(plan.again.unwrap()));
+    }
+    assert_eq!(plan.course.attempts.last().unwrap().job, "run-b4");
+    let plan = attempt_ends(&plan.course, &rules(), word(Reason::Succeeded, true), later(20_000));
+    assert_eq!(told(&plan), (RunPhase::Succeeded, Reason::Succeeded));
 }
 
 #[test]

@@ -182,7 +182,7 @@ impl World {
             Act::CreateAttempt => {
                 let attempt = self.course.attempts.last().unwrap().clone();
                 let not_after = read(Some(&attempt.not_after));
-                let last = attempt.number == 2;
+                let last = attempt.number >= at_most(self.rules().attempts, &self.course.attempts);
                 self.create(&attempt.job, Work::Backup { last, not_after });
             }
             Act::CreateSettle => {
@@ -443,6 +443,10 @@ impl World {
         let live = backups.filter(|job| job.exists && !job.failed && job.made < 2).filter(at_work);
         if live.count() > 1 {
             return Err("two attempts at once".into());
+        }
+        let failures = self.course.attempts.iter().filter_map(|attempt| attempt.reason);
+        if failures.filter(|reason| !reason.is_disruption()).count() > 2 {
+            return Err("attempted again after as many failures as are allowed".into());
         }
         let told = (self.course.phase, self.course.reason);
         match told {

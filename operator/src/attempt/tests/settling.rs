@@ -67,7 +67,7 @@ fn a_settle_job_that_gives_no_answer_is_replaced() {
 #[test]
 fn an_answer_that_does_not_fit_the_question_is_no_answer() {
     let last = Rules { attempts: 1, ..rules() };
-    let plan = attempt_ends(&running(), &last, silence(Reason::NodeLost), later(60));
+    let plan = attempt_ends(&running(), &last, silence(Reason::OutOfMemory), later(60));
     for answer in [
         word(Reason::CopyNotFound, false),
         word(Reason::Abandoned, false),

@@ -6,7 +6,7 @@ use kube::{Resource, ResourceExt};
 
 use super::dereference::Known;
 use crate::{
-    attempt::{DEADLINE_GRACE, SETTLE_TIMEOUT},
+    attempt::{DEADLINE_GRACE, SETTLE_TIMEOUT, at_most},
     context::Context,
     job::{BuildError, JobRequest, build},
 };
@@ -15,6 +15,7 @@ use crate::{
 pub fn attempt(context: &Context, run: &BackupRun, known: &Known) -> Result<Job, BuildError> {
     let attempt = run.status.as_ref().and_then(|status| status.attempts.last().cloned());
     let (name, number, not_after) = attempt.map_or_else(Default::default, |attempt| (attempt.job, attempt.number, attempt.not_after));
+    let attempted = run.status.as_ref().map_or(&[][..], |status| &status.attempts);
     let action = Action::Backup(BackupTask {
         run: run.name_any(),
         source: run.spec.source.clone(),
@@ -25,7 +26,7 @@ pub fn attempt(context: &Context, run: &BackupRun, known: &Known) -> Result<Job,
         schedule: known.frozen.schedule.clone(),
         keep_for: run.spec.kept_for(),
         attempt: number,
-        final_: number >= attempts(run, Some(known)),
+        final_: number >= at_most(attempts(run, Some(known)), attempted),
         not_after,
     });
     let seconds = i64::try_from(timeout(run, Some(known)).seconds())
@@ -55,7 +56,7 @@ pub fn settle(context: &Context, run: &BackupRun, known: &Known) -> Result<Job, 
     )
 }
 
-/// How often the run is attempted.
+/// How often the run is attempted, besides what the cluster takes away.
 pub fn attempts(run: &BackupRun, known: Option<&Known>) -> i32 {
     let schedule = known.and_then(|known| known.frozen.schedule.as_ref());
     run.spec.attempts.or(schedule.map(|schedule| schedule.attempts)).unwrap_or(ATTEMPTS)
