@@ -1,8 +1,5 @@
 //! A store that is filled from another: two servers, with the rights that the manual prints, a reader's in the one and a writer's in the other.
 
-#[path = "../fixture/copy.rs"]
-mod copy;
-
 use super::*;
 use copy::{DATA, commit};
 use holdfast_agent::{

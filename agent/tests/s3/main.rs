@@ -4,11 +4,14 @@
 
 mod access;
 mod copies;
+#[path = "../fixture/copy.rs"]
+mod copy;
 mod faults;
 mod gateway;
 mod locks;
 mod probe;
 mod proxy;
+mod retention;
 mod roles;
 mod tenants;
 

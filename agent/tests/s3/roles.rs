@@ -19,25 +19,28 @@ fn policy() -> String {
 }
 
 pub struct Place {
-    gateway: Gateway,
+    pub gateway: Gateway,
     pub writer: Store,
     pub reader: Store,
     pub keeper: Store,
-    pruner: Store,
+    pub pruner: Store,
+}
+
+/// The place with the rights of a role; what it writes is locked so.
+pub fn locking(gateway: &Gateway, role: &str, lock: WriteLock) -> Store {
+    let config = S3Config {
+        prefix: "prod-eu".to_owned(),
+        write_lock: Some(lock),
+        ..gateway.config_of(role)
+    };
+    store(config).unwrap()
 }
 
 impl Place {
     pub async fn new(mode: LockMode, length: Duration) -> Self {
         let gateway = Gateway::locked().await;
         gateway.put("?policy=", &policy(), &[]).await;
-        let of = |role: &str| {
-            let config = S3Config {
-                prefix: "prod-eu".to_owned(),
-                write_lock: Some(WriteLock { mode, length }),
-                ..gateway.config_of(role)
-            };
-            store(config).unwrap()
-        };
+        let of = |role: &str| locking(&gateway, role, WriteLock { mode, length });
         let [writer, reader, keeper, pruner] = ["writer", "reader", "keeper", "pruner"].map(of);
         Self {
             gateway,
