@@ -137,13 +137,14 @@ impl Store {
                 })
             })
         };
-        let (Ok(put), Ok(race), Ok(wrong), Ok(part), Ok(aborted), Ok(missing), Ok(canary), Ok(kept)) = (
+        let (Ok(put), Ok(race), Ok(wrong), Ok(part), Ok(aborted), Ok(missing), Ok(again), Ok(canary), Ok(kept)) = (
             at("put"),
             at("race"),
             at("wrong"),
             at("part"),
             at("aborted"),
             at("missing"),
+            at("again"),
             at(CANARY.trim_start_matches('-')),
             at("kept"),
         ) else {
@@ -170,6 +171,9 @@ impl Store {
             record(report, "AbortUpload", abort);
             report.versioning = self.versioning().await;
             self.try_roles(probe, &put, &kept, report).await;
+            let created = self.create_after_delete(probe, &again).await;
+            record(report, "CreateAfterDelete", created);
+            record(report, "WriterDeletes", Ok(self.may_delete(&again).await));
             if let Some(locks) = self.locks(probe, &canary, report).await {
                 record(report, "ObjectLock", locks);
             }

@@ -24,6 +24,11 @@ async fn the_probe_finds_a_real_server_ready() {
         };
         assert_eq!(said("Upload"), "the store confirms parts by SHA-256");
         assert_eq!(said("CreateIfAbsent"), "8 creates at once, one won");
+        assert_eq!(
+            said("CreateAfterDelete"),
+            "a name is free after its object was deleted, and is taken once"
+        );
+        assert!(said("WriterDeletes").starts_with("it may delete"), "{}", said("WriterDeletes"));
         let left = gateway.store().list(&path("probe"), 10).await.unwrap();
         assert_eq!((left.len(), uploads(&gateway).await), (0, 0));
         let foreign = gateway.store().probe(&probe_of("b")).await;

@@ -88,6 +88,9 @@ async fn the_probe_finds_roles_and_locks_as_they_should_be() {
             enforced: Some(true),
         };
         assert_eq!((verdict.report.object_lock, verdict.report.versioning), (Some(report), Some(true)));
+        let said = |name: &str| &verdict.report.checks.iter().find(|check| check.name == name).unwrap().message;
+        assert!(said("CreateAfterDelete").starts_with("a name is free"), "{verdict:#?}");
+        assert_eq!(said("WriterDeletes"), "it may not");
         let left = place.reader.list(&path("probe"), 100).await.unwrap();
         assert!(
             left.iter().all(|object| object.path.ends_with("-locked")) && left.len() == 1,

@@ -6,6 +6,7 @@ use super::super::{
 };
 use super::*;
 use holdfast_crds::{LockMode, ObjectLockReport};
+use std::{collections::BTreeMap, sync::Mutex};
 
 fn probe() -> Probe {
     Probe {
@@ -39,6 +40,10 @@ fn failed(verdict: &Verdict) -> Vec<(&str, Reason)> {
         .collect()
 }
 
+fn said<'a>(verdict: &'a Verdict, name: &str) -> &'a str {
+    &verdict.report.checks.iter().find(|check| check.name == name).unwrap().message
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_good_store_is_ready_and_left_clean() {
     for memory in [memory(), memory().without_checksums(), memory().without_versions()] {
@@ -57,9 +62,16 @@ async fn a_good_store_is_ready_and_left_clean() {
                 "Checksum",
                 "Upload",
                 "AbortUpload",
+                "CreateAfterDelete",
+                "WriterDeletes",
                 "Owner"
             ]
         );
+        assert_eq!(
+            said(&verdict, "CreateAfterDelete"),
+            "a name is free after its object was deleted, and is taken once"
+        );
+        assert!(said(&verdict, "WriterDeletes").contains("docs/stores.md, Rights"), "{verdict:#?}");
         assert_eq!(
             (verdict.report.owner.as_deref(), verdict.report.epoch),
             (Some("cluster-a"), Some(1))
@@ -136,6 +148,13 @@ async fn the_first_check_that_fails_gives_the_reason() {
         let verdict = verdict(Faulty::new(memory(), denied(kind))).await;
         assert_eq!(verdict.reason, Reason::StoreReady);
     }
+    let none = move |call: &Call| denied(CallKind::Delete)(call).or_else(|| denied(CallKind::DeleteVersion)(call));
+    let verdict = verdict(Faulty::new(memory(), none)).await;
+    assert_eq!(verdict.reason, Reason::StoreReady);
+    assert_eq!(
+        (said(&verdict, "CreateAfterDelete"), said(&verdict, "WriterDeletes")),
+        ("not tried: the store does not let the probe delete", "it may not")
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -180,6 +199,12 @@ enum Lie {
     AlwaysTaken,
     /// Tells no time.
     NoClock,
+    /// A name that was deleted once stays taken.
+    KeepsNames,
+    /// A name that was deleted once is free for ever after.
+    FreesNames,
+    /// What was deleted is there again.
+    Resurrects,
     /// Keeps the first half.
     Halves,
     /// Deletes what is locked.
@@ -193,7 +218,18 @@ enum Lie {
 }
 
 #[derive(Debug)]
-struct Liar(Memory, Lie);
+struct Liar(Memory, Lie, Mutex<BTreeMap<String, Vec<u8>>>);
+
+impl Liar {
+    fn new(memory: Memory, lie: Lie) -> Self {
+        Self(memory, lie, Mutex::default())
+    }
+
+    /// What was deleted under this name.
+    fn deleted(&self, path: &str) -> Option<Vec<u8>> {
+        self.2.lock().unwrap().get(path).cloned()
+    }
+}
 
 #[async_trait::async_trait]
 impl Backend for Liar {
@@ -220,6 +256,9 @@ impl Backend for Liar {
                 self.0.plant(path, bytes);
             }
             Lie::TakesAnything if !exists => self.0.plant(path, bytes),
+            Lie::KeepsNames if self.deleted(path).is_some() => return Err(StoreError::AlreadyExists { path: path.to_owned() }),
+            Lie::FreesNames if self.deleted(path).is_some() => self.0.plant(path, bytes),
+            Lie::Resurrects if self.deleted(path).is_some() => self.0.plant(path, self.deleted(path).unwrap_or_default()),
             Lie::AlwaysTaken => return Err(StoreError::AlreadyExists { path: path.to_owned() }),
             Lie::Halves if !exists => self.0.plant(path, bytes[..bytes.len() / 2].to_vec()),
             _ => return self.0.create(path, content, body, sha256).await,
@@ -268,7 +307,10 @@ impl Backend for Liar {
         if matches!(self.1, Lie::DeletesLocked) {
             self.0.force_lock(path, Lock::default());
         }
-        self.0.delete_version(path, version).await
+        let there = self.0.objects().remove(path);
+        self.0.delete_version(path, version).await?;
+        self.2.lock().unwrap().extend(there.map(|bytes| (path.to_owned(), bytes.to_vec())));
+        Ok(())
     }
     async fn object_lock(&self) -> Result<bool, StoreError> {
         self.0.object_lock().await
@@ -301,11 +343,14 @@ async fn f43_a_store_that_lies_is_refused() {
         (Lie::Overwrites, "CreateIfAbsent"),
         (Lie::LooksFirst, "CreateIfAbsent"),
         (Lie::Pretends, "CreateIfAbsent"),
+        (Lie::KeepsNames, "CreateAfterDelete"),
+        (Lie::FreesNames, "CreateAfterDelete"),
+        (Lie::Resurrects, "CreateAfterDelete"),
         (Lie::TakesAnything, "Checksum"),
         (Lie::NoClock, "Clock"),
         (Lie::Halves, "Put"),
     ] {
-        let verdict = verdict(Liar(memory(), lie)).await;
+        let verdict = verdict(Liar::new(memory(), lie)).await;
         assert_eq!(
             failed(&verdict).first(),
             Some(&(check, Reason::StoreUnsafe)),
@@ -313,7 +358,7 @@ async fn f43_a_store_that_lies_is_refused() {
         );
         assert_eq!(verdict.reason, Reason::StoreUnsafe);
     }
-    let verdict = verdict(Liar(memory(), Lie::AlwaysTaken)).await;
+    let verdict = verdict(Liar::new(memory(), Lie::AlwaysTaken)).await;
     assert_eq!(failed(&verdict).first().map(|first| first.0), Some("Put"), "{verdict:#?}");
 }
 
@@ -361,7 +406,7 @@ async fn locks_are_believed_once_they_held() {
 #[tokio::test(start_paused = true)]
 async fn f44_locks_that_are_none_are_refused() {
     for lie in [Lie::DeletesLocked, Lie::Shortens, Lie::ForgetsLocks, Lie::ForgetsHolds] {
-        let verdict = verdict(Liar(memory().with_write_lock(LockMode::Compliance, WEEK), lie)).await;
+        let verdict = verdict(Liar::new(memory().with_write_lock(LockMode::Compliance, WEEK), lie)).await;
         let expected = if matches!(lie, Lie::ForgetsHolds) {
             Reason::ChecksumMismatch
         } else {
@@ -408,6 +453,13 @@ async fn each_role_with_credentials_of_its_own_is_tried() {
         };
         let writer = denying(&memory, &[CallKind::DeleteVersion, CallKind::SetRetained, CallKind::SetLegalHold]).unwrap();
         let verdict = writer.probe(&probe).await;
+        // With the rights of who deletes.
+        let expected = if pruner.contains(&CallKind::DeleteVersion) {
+            "not tried"
+        } else {
+            "a name is free"
+        };
+        assert!(said(&verdict, "CreateAfterDelete").starts_with(expected), "{verdict:#?}");
         failed(&verdict).first().map(|first| first.0.to_owned())
     };
     let none = tried(
