@@ -254,7 +254,7 @@ impl Volume {
 }
 
 /// The name of a file system that does not keep what is written, by its magic number.
-fn forgetful(kind: rustix::fs::FsWord) -> Option<&'static str> {
+pub(super) fn forgetful(kind: rustix::fs::FsWord) -> Option<&'static str> {
     match kind {
         0x0102_1994 => Some("tmpfs"),
         0x8584_58f6 => Some("ramfs"),

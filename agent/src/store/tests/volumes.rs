@@ -159,3 +159,29 @@ async fn a_volumes_clock_is_the_one_of_the_api_server_if_that_is_known() {
         );
     }
 }
+
+/// By their magic numbers, as linux/magic.h and the file systems' own sources have them.
+#[test]
+fn file_systems_that_forget_are_refused_and_no_others() {
+    use crate::store::volume::forgetful;
+    for (kind, name) in [
+        (0x0102_1994, Some("tmpfs")),
+        (0x8584_58f6, Some("ramfs")),
+        (0x794c_7630, Some("overlay")),
+        // ext2 to ext4, XFS, Btrfs, ZFS, F2FS.
+        (0xef53, None),
+        (0x5846_5342, None),
+        (0x9123_683e, None),
+        (0x2fc1_2fc1, None),
+        (0xf2f5_2010, None),
+        // NFS, CIFS, SMB 2, Ceph, FUSE, 9P.
+        (0x6969, None),
+        (0xff53_4d42, None),
+        (0xfe53_4d42, None),
+        (0x00c3_6400, None),
+        (0x6573_5546, None),
+        (0x0102_1997, None),
+    ] {
+        assert_eq!(forgetful(kind), name, "{kind:#x}");
+    }
+}
