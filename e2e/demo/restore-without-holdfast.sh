@@ -22,7 +22,11 @@ stream=$(jq -er --arg database "$database" '.contents.databases[] | select(.name
 # 2. The run's own key, sealed to the store's recipients or by its passphrase.
 decrypt=(age -d -i "$to/key.txt")
 if key=$(jq -er .encryption.age.key "$to/manifest.json"); then
-  age -d -i "$identity" -o "$to/key.txt" "$to/$key"
+  # What the manifest names, or what rekey sealed to others beside it.
+  for sealed in "$to/$key" "$to/${key%-*.age}"-*.age; do
+    age -d -i "$identity" -o "$to/key.txt" "$sealed" && break
+  done
+  test -s "$to/key.txt"
 elif key=$(jq -er .encryption.passphrase.key "$to/manifest.json"); then
   age -d -o "$to/key.txt" "$to/$key"
 else

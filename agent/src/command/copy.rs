@@ -1,21 +1,25 @@
 //! Copies by their path in a store: how every command that reads one finds and opens it.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::Args;
-use holdfast_crds::document::{Committed, Decision, RunPath};
-use holdfast_crds::{BackupStore, Reason};
+use holdfast_crds::document::{Committed, Decision, ObjectPath, PodPath, RunPath};
+use holdfast_crds::{BackupStore, Reason, StoreRole};
 use tokio_util::sync::CancellationToken;
 
 use super::key;
 use crate::config::{random_hex, read_document};
 use crate::pipeline::CopyReader;
-use crate::pipeline::key::{MAX_SEALED_KEY_BYTES, RunKey, open_key};
+use crate::pipeline::key::{MAX_SEALED_KEY_BYTES, Opener, RunKey, open_key};
 use crate::pipeline::pool::{Pool, control_group_memory_limit};
 use crate::progress::Progress;
 use crate::result::Failure;
 use crate::store::register::Decided;
-use crate::store::{DEFAULT_PARALLEL, Patience, Store, StoreFiles, StorePath, Usage, connect};
+use crate::store::{DEFAULT_PARALLEL, Patience, Store, StoreError, StoreFiles, StorePath, Usage, connect};
+
+/// So many key objects of a copy are tried.
+const MOST_KEYS: usize = 64;
 
 /// Which copy, in which store, with which key: for commands by hand.
 #[derive(Debug, Clone, Args)]
@@ -60,6 +64,13 @@ impl CopyArgs {
                 format!("read COPY: {error}; expected <namespace>/<source>/<run>, as the source's status shows it"),
             )
         })?;
+        let store = self.open(StoreRole::Reader)?;
+        let (copy, _) = find(&store, &run).await?;
+        Ok(Found { store, copy })
+    }
+
+    /// Opens the store, with the credentials of this role; S3 is not asked yet.
+    pub fn open(&self, role: StoreRole) -> Result<Store, Failure> {
         let manifest: BackupStore = read_document("the BackupStore", &self.store)?;
         let files = StoreFiles {
             secret: self.store_secret.clone(),
@@ -72,11 +83,9 @@ impl CopyArgs {
             parallel: DEFAULT_PARALLEL,
             session: format!("by-hand-{}", random_hex()),
             created: None,
-            role: holdfast_crds::StoreRole::Reader,
+            role,
         };
-        let store = connect(&manifest.spec, &files, usage)?;
-        let (copy, _) = find(&store, &run).await?;
-        Ok(Found { store, copy })
+        Ok(connect(&manifest.spec, &files, usage)?)
     }
 }
 
@@ -117,26 +126,76 @@ pub async fn find(store: &Store, run: &RunPath) -> Result<(Committed, Option<Str
     }
 }
 
-/// Opens the copy's key with what lies in the identity's directory; `None` for a copy that is not encrypted.
+/// Opens the copy's key with what lies in the identity's directory: the key object that the manifest names, else one that `rekey` added beside it.
+/// `None` for a copy that is not encrypted.
 pub async fn run_key(store: &Store, copy: &Committed, identity: &Path) -> Result<Option<RunKey>, Failure> {
     let encryption = &copy.manifest().encryption;
     let (Some(path), Some(recipient)) = (encryption.key(), encryption.public_recipient()) else {
         return Ok(None);
     };
-    let with = key::opener(identity)?;
-    let at: StorePath = path
-        .parse()
-        .map_err(|error| Failure::new(Reason::CopyCorrupt, format!("read the manifest: {error}")))?;
+    let with = Arc::new(key::opener(identity)?);
+    let named = key_of(path)?;
     let stored = copy.stored().iter().find(|object| object.path == path);
     let version = stored.and_then(|object| object.version_id.as_deref());
+    let failure = match open_one(store, &named.0, version, &with, recipient).await {
+        Err(failure) if matches!(failure.reason, Reason::WrongKey | Reason::CopyCorrupt) => failure,
+        opened => return opened.map(Some),
+    };
+    // Whatever lies there opens nothing but this copy's key: one that is another's is refused.
+    let others = keys_beside(store, &named.1).await.unwrap_or_default();
+    for number in others.into_iter().take(MOST_KEYS) {
+        let object = named.1.key(number);
+        if object != named.0
+            && let Ok(key) = open_one(store, &object, None, &with, recipient).await
+        {
+            tracing::info!(%object, "this key object opens the copy");
+            return Ok(Some(key));
+        }
+    }
+    Err(failure)
+}
+
+/// The key object that a manifest names, and the pod that it is of.
+pub(super) fn key_of(path: &str) -> Result<(ObjectPath, PodPath), Failure> {
+    match path.parse() {
+        Ok(ObjectPath::Key { pod, number }) => Ok((pod.key(number), pod)),
+        _ => Err(Failure::new(
+            Reason::CopyCorrupt,
+            format!("read the manifest: {path:?} is not the place of a key"),
+        )),
+    }
+}
+
+/// The numbers of the pod's key objects, in order.
+pub(super) async fn keys_beside(store: &Store, pod: &PodPath) -> Result<Vec<u32>, StoreError> {
+    let mut pages = store.pages(&format!("catalog/{}", pod.run).parse()?);
+    let mut numbers = Vec::new();
+    while let Some(page) = pages.next().await? {
+        numbers.extend(page.iter().filter_map(|object| match object.path.parse() {
+            Ok(ObjectPath::Key { pod: of, number }) if of == *pod => Some(number),
+            _ => None,
+        }));
+    }
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+async fn open_one(
+    store: &Store,
+    object: &ObjectPath,
+    version: Option<&str>,
+    with: &Arc<Opener>,
+    recipient: &str,
+) -> Result<RunKey, Failure> {
+    let at = StorePath::from(object);
     let sealed = store.read_version(&at, version, MAX_SEALED_KEY_BYTES as u64).await?;
-    let sealed = sealed.ok_or_else(|| Failure::new(Reason::CopyCorrupt, format!("the copy's key {path} is not there")))?;
-    let recipient = recipient.to_owned();
+    let sealed = sealed.ok_or_else(|| Failure::new(Reason::CopyCorrupt, format!("the copy's key {object} is not there")))?;
+    let (with, recipient) = (Arc::clone(with), recipient.to_owned());
     // A passphrase takes a second of work.
     let opened = tokio::task::spawn_blocking(move || open_key(&sealed.bytes, &with, &recipient));
-    Ok(Some(opened.await.map_err(|error| {
-        Failure::new(Reason::InternalError, format!("open the copy's key: {error}"))
-    })??))
+    Ok(opened
+        .await
+        .map_err(|error| Failure::new(Reason::InternalError, format!("open the copy's key: {error}")))??)
 }
 
 #[cfg(test)]

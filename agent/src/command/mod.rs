@@ -10,6 +10,7 @@ pub mod key;
 pub mod lines;
 pub mod place;
 pub mod probe;
+pub mod rekey;
 mod removed;
 pub mod replicate;
 pub mod restore;
@@ -81,6 +82,7 @@ pub enum Command {
     Restore(Box<restore::RestoreArgs>),
     Verify(Box<verify::VerifyArgs>),
     Decrypt(Box<decrypt::DecryptArgs>),
+    Rekey(Box<rekey::RekeyArgs>),
     Probe(Box<probe::ProbeArgs>),
     Settle(Box<settle::SettleArgs>),
     Keep(Box<keep::KeepArgs>),
@@ -148,6 +150,7 @@ pub fn main() -> ExitCode {
             by_hand(&runtime, |cancel, progress| decrypt::run(*arguments, cancel, progress)),
             None,
         ),
+        Command::Rekey(arguments) => (by_hand(&runtime, |cancel, progress| rekey::run(*arguments, cancel, progress)), None),
         Command::Probe(arguments) => (
             begin(&runtime, "probe", arguments.task(), &arguments.places),
             Some(arguments.places),

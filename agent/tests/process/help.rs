@@ -19,6 +19,7 @@ fn help_teaches() {
         (vec!["key", "--help"], "passphrase"),
         (vec!["verify", "--help"], "--level decode"),
         (vec!["decrypt", "--help"], "--database orders | pg_restore"),
+        (vec!["rekey", "--help"], "rekey each store"),
         (vec!["probe", "--help"], "holdfast-agent probe --store store.yaml"),
         (vec!["keep", "--help"], "--fail-on-removal"),
         (vec!["settle", "--help"], "holdfast\\.dev/task}' > task.json"),

@@ -10,7 +10,7 @@ use holdfast_crds::document::{Abandonment, Confirmed, Encryption, Outcome, Sha25
 use tempfile::TempDir;
 
 use super::*;
-use crate::command::{decrypt, replicate, verify};
+use crate::command::{decrypt, rekey, replicate, verify};
 use crate::pipeline::check::Opaque;
 use crate::pipeline::key::{SealTo, seal_key};
 use crate::pipeline::tests::{label, manifest_of, noise, pod};
@@ -36,6 +36,12 @@ struct Verify {
 struct Decrypt {
     #[command(flatten)]
     arguments: decrypt::DecryptArgs,
+}
+
+#[derive(Debug, Parser)]
+struct Rekey {
+    #[command(flatten)]
+    arguments: rekey::RekeyArgs,
 }
 
 #[derive(Debug, Parser)]
@@ -168,6 +174,22 @@ impl Scene {
         let arguments = Decrypt::parse_from(self.arguments(&self.copy, identity, &more)).arguments;
         decrypt::run(arguments, CancellationToken::new(), Progress::default()).await?;
         Ok(fs::read(output).unwrap())
+    }
+
+    /// Seals the key to the stranger, too, with what lies in `identity`.
+    async fn rekey(&self, copy: &str, identity: &str) -> Result<AgentResult, Failure> {
+        let recipient = recipient(self, "stranger");
+        let arguments = Rekey::parse_from(self.arguments(copy, identity, &["--recipient", &recipient])).arguments;
+        rekey::run(arguments, CancellationToken::new(), Progress::default()).await
+    }
+
+    fn store(&self) -> Store {
+        let config = VolumeConfig {
+            mount: self.root.path().join("volume"),
+            path: Some("a".into()),
+            created: None,
+        };
+        Store::new(Volume::open(&config).unwrap(), Patience::PROBE, 2)
     }
 
     /// Changes one byte in the middle of the file whose path ends so.
@@ -360,4 +382,66 @@ async fn the_key_of_a_copy_is_read_in_the_version_that_was_written() {
     };
     let copy = Committed::new(manifest_of(vec![], encryption), vec![unversioned]);
     assert_eq!(run_key(&store, &copy, root.path()).await.err().unwrap().reason, Reason::CopyCorrupt);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_a_key_was_sealed_to_later_reads_the_copy_and_so_do_those_before() {
+    let scene = Scene::new().await;
+    let store = scene.store();
+    let level = ["--level", "decode"];
+    let refused = scene.verify(&scene.copy, "stranger", &level).await.unwrap_err();
+    assert_eq!(refused.reason, Reason::WrongKey);
+    // Who cannot open it seals it to nobody.
+    let refused = scene.rekey(&scene.copy, "stranger").await.unwrap_err();
+    assert_eq!(refused.reason, Reason::WrongKey, "{}", refused.message);
+    assert_eq!(keys_beside(&store, &pod()).await.unwrap(), [1]);
+    // What somebody put there opens nothing, and takes nobody's place.
+    let another = seal_key(
+        &RunKey::generate(),
+        &SealTo::recipients([recipient(&scene, "stranger").as_str()]).unwrap(),
+    )
+    .unwrap();
+    store.create(&StorePath::from(&pod().key(2)), another.into()).await.unwrap();
+    let refused = scene.verify(&scene.copy, "stranger", &level).await.unwrap_err();
+    assert_eq!(refused.reason, Reason::WrongKey, "{}", refused.message);
+
+    let (source, _) = scene.copy.rsplit_once('/').unwrap();
+    let result = scene.rekey(source, "identity").await.unwrap();
+    assert!(result.message.starts_with("sealed the keys of 1 of 1 runs"), "{}", result.message);
+    assert_eq!(keys_beside(&store, &pod()).await.unwrap(), [1, 2, 3]);
+    for identity in ["identity", "stranger"] {
+        let whole = scene.verify(&scene.copy, identity, &level).await.unwrap();
+        assert_eq!(whole.reason, Reason::Succeeded, "{identity}");
+    }
+    // The later one can go on by itself, also where the key that the manifest names was lost.
+    fs::remove_file(scene.root.path().join("volume/a").join(pod().key(1).to_string())).unwrap();
+    scene.rekey(&scene.copy, "stranger").await.unwrap();
+    assert!(scene.decrypt("stranger", &["--database", "Bücher"]).await.unwrap() == scene.raw);
+    let lost = scene.decrypt("identity", &["--database", "Bücher"]).await.unwrap_err();
+    assert_eq!(lost.reason, Reason::CopyCorrupt, "{}", lost.message);
+
+    // A copy that was removed gets no key.
+    let fact = holdfast_crds::document::Fact::Removed {
+        reason: "retention".into(),
+        mark: None,
+    };
+    let (run, at) = (pod().run, "2026-11-21T00:00:00Z".parse().unwrap());
+    let ulid = holdfast_crds::document::Ulid::new(at, [1; 10]);
+    let record = holdfast_crds::document::Record::new(run, ulid, label("keeper"), at, None, fact);
+    store.create_record(&record.path(), record.to_bytes()).await.unwrap();
+    let result = scene.rekey(source, "stranger").await.unwrap();
+    assert!(result.message.starts_with("sealed the keys of 0 of 1 runs"), "{}", result.message);
+    for (copy, reason) in [
+        ("shop/orders/given-up", Reason::CopyNotFound),
+        ("shop/none", Reason::CopyNotFound),
+        ("shop", Reason::InvalidSpec),
+    ] {
+        let refused = scene.rekey(copy, "stranger").await.unwrap_err();
+        assert_eq!(refused.reason, reason, "{copy}: {}", refused.message);
+    }
+}
+
+fn recipient(scene: &Scene, identity: &str) -> String {
+    let text = fs::read_to_string(scene.root.path().join(identity).join("identity")).unwrap();
+    text.parse::<age::x25519::Identity>().unwrap().to_public().to_string()
 }
