@@ -11,7 +11,7 @@ use crate::{
     document::{Acceptance, HoldScope, Label, RunPath, ScheduleName, Sha256, canonical_bytes},
 };
 
-/// The most schedules, sources and holds that one keeper is told of.
+/// The most sources that a store's status counts copies of.
 pub const KEEP_LIMIT: usize = 1_000;
 
 /// How long after its start a keeper may still delete, by the store's clock: then every keeper that is older than a hold is harmless.
@@ -57,6 +57,28 @@ pub struct KeepTask {
     /// Disposals that two people agreed on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub disposals: Vec<KeepDisposal>,
+    /// Which of these lists do not tell all that there is.
+    #[serde(default, skip_serializing_if = "KeepCut::is_nothing")]
+    pub cut: KeepCut,
+}
+
+/// Which lists of a task are cut, because all of them would be too long.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct KeepCut {
+    /// There are more schedules: nothing is removed of a source with a copy of one that is not told.
+    pub schedules: bool,
+    /// There are more sources: nothing is removed of one that is not told.
+    pub sources: bool,
+    /// There are more holds: what the store knows goes on by its records, and the next passes are told the others.
+    pub holds: bool,
+}
+
+impl KeepCut {
+    /// Whether all is told.
+    pub fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// What a preview is of.
@@ -172,8 +194,13 @@ pub struct KeepHold {
 impl KeepHold {
     /// Digest of what it holds and how long, by which the report of a pass is told from one that knew another hold of this name.
     pub fn digest(&self) -> Sha256 {
-        Sha256::of(&canonical_bytes(&(&self.id, &self.scope, &self.until)))
+        hold_digest(&self.id, &self.scope, self.until)
     }
+}
+
+/// [`KeepHold::digest`] of what a hold says.
+pub fn hold_digest(id: &Label, scope: &HoldScope, until: Option<Timestamp>) -> Sha256 {
+    Sha256::of(&canonical_bytes(&(id, scope, until)))
 }
 
 /// A disposal that one person requested and another approved: keys first, then data. What is held or locked waits.
@@ -270,6 +297,9 @@ pub struct KeepSummary {
     pub findings: i64,
     /// The store's clock at the beginning: holds that are older than this were seen.
     pub started_at: String,
+    /// What the pass was not told.
+    #[serde(default, skip_serializing_if = "KeepCut::is_nothing")]
+    pub cut: KeepCut,
     /// Epoch of the store's owner that it worked in.
     pub epoch: i64,
     /// When (RFC 3339, UTC) another pass can do what this one could not: the end of a lock, of a hold, or at once where its time was over.
@@ -494,7 +524,7 @@ pub struct HoldReport {
     pub namespace: Option<String>,
     /// Name of the hold.
     pub name: String,
-    /// [`KeepHold::digest`] of the hold that the pass was told of; absent where the store alone knows it, by its records.
+    /// [`KeepHold::digest`] of the hold that the pass was told of, else of how it was last placed, by its records.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub told: Option<Sha256>,
     /// Whether its record was read back.

@@ -120,7 +120,7 @@ reasons! {
     ReportUnreadable = 0, Transient;
     /// Something of a source's catalogue cannot be read; nothing of the source is removed.
     CatalogueUnreadable = 0, Structural;
-    /// A keeper cannot be told all of what floors and restores keep; nothing is removed from the store.
+    /// A keeper cannot be told all of what floors and restores keep, or of this source, or of a schedule of its copies; nothing of it is marked or removed.
     KeeperTaskTooLarge = 0, Structural;
     /// Copies that were in a store, or that others need, are not there any more; nothing of the source is removed.
     CopiesMissing = 0, Structural;

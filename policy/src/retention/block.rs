@@ -76,12 +76,17 @@ pub fn unreliable(facts: &SourceFacts, chains: &Chains) -> Option<Blocked> {
             ),
         ));
     }
-    if let Some(untold) = &facts.untold {
-        return Some(blocked(
+    lost(facts).or_else(|| {
+        let untold = facts.untold.as_ref()?;
+        Some(blocked(
             Reason::KeeperTaskTooLarge,
             format!("{untold}; nothing is removed until they are fewer"),
-        ));
-    }
+        ))
+    })
+}
+
+/// Fewer copies than the last pass left, as nobody accepted.
+fn lost(facts: &SourceFacts) -> Option<Blocked> {
     let counted = |copy: &&CopyFacts| facts.counted_at.is_none_or(|at| copy.committed_at <= at);
     let left: Vec<_> = facts.copies.iter().filter(counted).collect();
     let before = facts.copies_before.filter(|before| (left.len() as u64) < *before)?;

@@ -435,10 +435,10 @@ impl Model<'_> {
             let set = of(&format!("{before} {counted} {}\n", of(&lines.concat())));
             self.facts.accepted.contains(&Acceptance::Loss { set })
         });
-        if self.facts.untold.is_some() && !orphan {
-            return Some(Reason::KeeperTaskTooLarge);
+        if orphan || (lost.is_some() && !accepted) {
+            return Some(Reason::CopiesMissing);
         }
-        (orphan || (lost.is_some() && !accepted)).then_some(Reason::CopiesMissing)
+        self.facts.untold.as_ref().map(|_| Reason::KeeperTaskTooLarge)
     }
 
     /// R8.

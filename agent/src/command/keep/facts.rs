@@ -267,6 +267,26 @@ impl Gathered<'_> {
             .find(|source| source.namespace == folder.namespace && source.source == folder.source)
     }
 
+    /// Why it is not known what keeps these copies of the source.
+    fn untold(&self, copies: &[CopyFacts]) -> Option<String> {
+        let cut = &self.task.cut;
+        let sources = || "there are more sources than a keeper can be told of at once, and this one is not told to this pass".to_owned();
+        let told = |schedule: &ScheduleName| self.task.schedules.iter().any(|told| told.schedule == *schedule);
+        let schedules = || {
+            let made = copies.iter().filter_map(|copy| copy.schedule.as_ref());
+            let missing = made.filter(|schedule| !told(schedule)).min()?;
+            Some(format!(
+                "there are more schedules than a keeper can be told of, and {} of a copy is not told or gone",
+                missing.name
+            ))
+        };
+        self.task
+            .untold
+            .clone()
+            .or_else(|| (cut.sources && self.told().is_none()).then(sources))
+            .or_else(|| cut.schedules.then(schedules).flatten())
+    }
+
     pub fn facts(&self) -> SourceFacts {
         let mut problems = self.holds.unreadable.clone();
         problems.extend(self.words.unreadable.iter().cloned());
@@ -287,9 +307,11 @@ impl Gathered<'_> {
             // The object is gone: what was said last holds.
             None => self.words.retired.as_ref().map(|said| (&said.who, &said.why)),
         };
+        let copies = copies(self.runs, self.holds, self.task, self.now);
         SourceFacts {
             now: self.now,
-            copies: copies(self.runs, self.holds, self.task, self.now),
+            untold: self.untold(&copies),
+            copies,
             rules,
             floors: floors
                 .map(|floor| Floor {
@@ -306,7 +328,6 @@ impl Gathered<'_> {
             counted_at: told.and_then(|told| told.copies_as_of),
             removed_at: self.removed_at(),
             problems,
-            untold: self.task.untold.clone(),
         }
     }
 

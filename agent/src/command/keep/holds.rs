@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use holdfast_crds::document::{DocumentError, Fact, HoldFact, HoldRecord, Label, ObjectPath, Record, Ulid};
-use holdfast_crds::{HoldReport, KeepHold, KeepRelease, Reason};
+use holdfast_crds::document::{DocumentError, Fact, HoldFact, HoldRecord, Label, ObjectPath, Record, Sha256, Ulid};
+use holdfast_crds::{HoldReport, KeepHold, KeepRelease, Reason, hold_digest};
 use holdfast_policy::hold::{self, Candidate};
 use jiff::Timestamp;
 
@@ -162,7 +162,7 @@ impl Holds {
                 id: id.to_string(),
                 namespace,
                 name,
-                told: told.get(id).map(|hold| hold.digest()),
+                told: told.get(id).map(|hold| hold.digest()).or_else(|| last_placed(id, records)),
                 recorded: true,
                 recorded_at: self.placed_at.get(id).map(ToString::to_string),
                 released_at: released_at.map(|at| at.to_string()),
@@ -173,6 +173,14 @@ impl Holds {
             });
         }
     }
+}
+
+/// [`KeepHold::digest`] of the hold as it was last placed.
+fn last_placed(id: &Label, records: &[HoldRecord]) -> Option<Sha256> {
+    records.iter().rev().find_map(|record| match &record.fact {
+        HoldFact::Place { scope, until, .. } => Some(hold_digest(id, scope, *until)),
+        HoldFact::Release { .. } => None,
+    })
 }
 
 /// The hold that a record of a run speaks of.

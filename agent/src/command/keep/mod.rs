@@ -167,8 +167,12 @@ impl<'a> Pass<'a> {
         let epoch = hand.as_ref().map(|hand| hand.epoch()).or(owner.map(|owner| owner.epoch()));
         report.summary.epoch = epoch.and_then(|epoch| i64::try_from(epoch).ok()).unwrap_or(0);
         report.summary.started_at = started.to_string();
+        report.summary.cut = task.cut.clone();
         if let Some(untold) = &task.untold {
             report.note(format!("{untold}: nothing is removed"));
+        }
+        if task.cut.sources || task.cut.schedules {
+            report.note("there are more sources or schedules than a keeper can be told of: nothing is removed of those that are not told");
         }
         let mut acts = hand.is_some();
         let seals = seals::Seals::read(invocation, acts, &mut report)?;

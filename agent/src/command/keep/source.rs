@@ -366,7 +366,10 @@ impl Pass<'_> {
 /// Whether what the plan was made from is all there is of the source.
 pub(super) fn all_read(plan: &SourcePlan) -> bool {
     let reason = plan.blocked.as_ref().map(|blocked| blocked.reason);
-    !matches!(reason, Some(Reason::CatalogueUnreadable | Reason::CopiesMissing))
+    !matches!(
+        reason,
+        Some(Reason::CatalogueUnreadable | Reason::CopiesMissing | Reason::KeeperTaskTooLarge)
+    )
 }
 
 /// What becomes of each copy, by order of the copies.

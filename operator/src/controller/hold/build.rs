@@ -1,6 +1,6 @@
 //! What a keeper is told of holds. Pure.
 
-use holdfast_crds::{KEEP_LIMIT, KeepHold, KeepRelease, document::HoldScope};
+use holdfast_crds::{HoldReport, KeepHold, KeepRelease, StoreHolds, document::HoldScope};
 use jiff::Timestamp;
 use kube::ResourceExt;
 
@@ -8,7 +8,7 @@ use super::Hold;
 use crate::watch::Caches;
 
 /// The holds that a keeper of a store with copies of these namespaces is told of, in force or being released: first the namespaces' own, then the
-/// cluster's, each in order of names. Those whose objects are gone, and those beyond the limit, stay in force by their records.
+/// cluster's, each in order of names. Those whose objects are gone stay in force by their records.
 pub fn keep_holds(caches: &Caches, namespaces: &[&str], only: Option<&str>) -> Vec<KeepHold> {
     let own = namespaces.iter().flat_map(|namespace| caches.holds.in_namespace(namespace));
     let own = own.map(|hold| keep_hold(caches, &Hold::from(&*hold), only));
@@ -17,7 +17,29 @@ pub fn keep_holds(caches: &Caches, namespaces: &[&str], only: Option<&str>) -> V
     let cluster = caches.cluster_holds.all().into_iter();
     let cluster = cluster.filter(|hold| hold.spec.namespaces.iter().any(reached));
     let cluster = cluster.map(|hold| keep_hold(caches, &Hold::from(&*hold), only));
-    own.chain(cluster).take(KEEP_LIMIT).collect()
+    own.chain(cluster).collect()
+}
+
+/// Puts first what the store does not know yet, by what its keeper last told: what it knows is in force by its records, told or not.
+pub fn unknown_first(holds: &mut [KeepHold], told: Option<&StoreHolds>, now: Timestamp) {
+    let reports = told.map(|told| told.reports.as_slice()).unwrap_or_default();
+    holds.sort_by_cached_key(|hold| {
+        let report = reports.iter().find(|report| report.id == hold.id.as_str());
+        urgency(hold, report, now)
+    });
+}
+
+/// 0 for what is to be recorded, 1 for what is told in vain, 2 for what needs no word.
+fn urgency(hold: &KeepHold, report: Option<&HoldReport>, now: Timestamp) -> u8 {
+    let released = hold.release.as_ref().map(|release| release.effective_at);
+    match report {
+        // A store tells of what is in force.
+        None if [hold.until, released].into_iter().flatten().any(|end| end <= now) => 2,
+        None => 0,
+        Some(report) if !report.recorded || report.told != Some(hold.digest()) => 0,
+        Some(report) if hold.release.is_some() && report.released_at.is_none() => u8::from(report.refused.is_some()),
+        Some(_) => 2,
+    }
 }
 
 /// What a keeper is told of a hold: `only` what concerns the store's own namespace. A store of the cluster may have copies of namespaces that

@@ -111,7 +111,13 @@ fn report_of<'a>(hold: &Hold<'_>, caches: &Caches, store: &'a Store) -> Result<&
     };
     let id = hold.id();
     let Some(report) = pass.reports.iter().find(|report| report.id == id.as_str()) else {
-        return Err(format!("its keeper's pass of {} did not know the hold yet", pass.started_at));
+        let keeper = store.status().and_then(|status| status.keeper.as_ref()?.last_pass.as_ref());
+        let more = if keeper.is_some_and(|pass| pass.summary.cut.holds) {
+            ": there are more holds than a keeper can be told of at once, and the next passes are told the others"
+        } else {
+            ""
+        };
+        return Err(format!("its keeper's pass of {} did not know the hold yet{more}", pass.started_at));
     };
     if report.told != Some(keep_hold(caches, hold, store.meta().namespace.as_deref()).digest()) {
         return Err(format!("its keeper's pass of {} knew the hold as it was before", pass.started_at));

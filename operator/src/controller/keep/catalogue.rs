@@ -201,10 +201,12 @@ fn entry(
     before: Option<&CatalogueInStore>,
     now: Timestamp,
 ) -> CatalogueInStore {
+    // Nothing was found, and nobody told the pass that something has to be there.
+    let untold = found.is_none() && summary.cut.sources;
     let found = found.cloned().unwrap_or_default();
     let mut blocked = found.blocked.clone();
     // What cannot be counted, or is fewer than it has to be, does not become the measure of the next pass.
-    let missed = counted::missed(&found);
+    let missed = counted::missed(&found, before.is_some_and(|before| before.expected.is_some()));
     let expected = match before {
         Some(before) if missed => (before.expected, before.expected_as_of.clone()),
         _ if missed => (None, None),
@@ -217,7 +219,7 @@ fn entry(
         let since = before.and_then(|before| before.blocked_since.clone());
         since.unwrap_or_else(|| whole_seconds(now).to_string())
     });
-    if let (true, Some(before)) = (found.unread, before) {
+    if let (true, Some(before)) = (found.unread || untold, before) {
         return CatalogueInStore {
             blocked,
             blocked_since,

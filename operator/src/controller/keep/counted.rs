@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 
 use holdfast_crds::{CountedSource, KEEP_LIMIT, KeepLine, KeepSource, KeepSummary, Reason, SourceReport, document::Label};
 
-/// Whether what the pass found of the source is no measure for the next: it could not be counted, or is fewer than it has to be.
-pub fn missed(source: &SourceReport) -> bool {
+/// Whether what the pass found of the source is no measure for the next: it could not be counted, is fewer than it has to be, or the pass was
+/// not told how many have to be there although that is `known`.
+pub fn missed(source: &SourceReport, known: bool) -> bool {
     let blocked = source.blocked.as_ref().map(|blocked| blocked.reason);
-    source.unread || matches!(blocked, Some(Reason::CopiesMissing | Reason::CatalogueUnreadable))
+    let uncounted = matches!(blocked, Some(Reason::CopiesMissing | Reason::CatalogueUnreadable));
+    source.unread || uncounted || (known && blocked == Some(Reason::KeeperTaskTooLarge))
 }
 
 /// What was counted before, as this report says it anew. Of what a pass to its end tells nothing, there is nothing any more.
@@ -21,7 +23,7 @@ pub fn after(before: &[CountedSource], summary: &KeepSummary, report: &[KeepLine
     for line in report {
         let KeepLine::Source(source) = line else { continue };
         let place = (&*source.namespace, &*source.source);
-        if missed(source) {
+        if missed(source, known.contains_key(&place)) {
             counted.extend(known.get(&place).map(|counted| (place, (*counted).clone())));
         } else if source.found == 0 {
             counted.remove(&place);
@@ -101,7 +103,7 @@ mod tests {
             started_at: "2026-03-02T00:00:00Z".to_owned(),
             ..KeepSummary::default()
         };
-        let before = ["emptied", "fewer", "gone", "more", "unread"].map(|source| counted(source, 3, 1));
+        let before = ["emptied", "fewer", "gone", "more", "unread", "untold"].map(|source| counted(source, 3, 1));
         let report = [
             line("more", 4, Some(Reason::CopyTooOld)),
             line("fewer", 2, Some(Reason::CopiesMissing)),
@@ -109,19 +111,23 @@ mod tests {
             line("unread", 0, Some(Reason::CatalogueUnreadable)),
             line("new", 1, None),
             line("new-and-unread", 0, Some(Reason::CatalogueUnreadable)),
+            line("untold", 2, Some(Reason::KeeperTaskTooLarge)),
+            line("new-and-untold", 2, Some(Reason::KeeperTaskTooLarge)),
         ];
         let told = [
             counted("fewer", 3, 1),
             counted("more", 4, 2),
             counted("new", 1, 2),
+            counted("new-and-untold", 2, 2),
             counted("unread", 3, 1),
+            counted("untold", 3, 1),
         ];
         assert_eq!(after(&before, &summary, &report, true), told);
         // It never came to the rest.
-        let [fewer, more, new, unread] = told;
+        let [fewer, more, new, new_and_untold, unread, untold] = told;
         assert_eq!(
             after(&before, &summary, &report, false),
-            [fewer, counted("gone", 3, 1), more, new, unread]
+            [fewer, counted("gone", 3, 1), more, new, new_and_untold, unread, untold]
         );
     }
 }

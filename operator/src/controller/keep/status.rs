@@ -99,7 +99,7 @@ pub fn status(store: &Store, phase: &Phase<'_>, now: Timestamp) -> BackupStoreSt
             keeper.failures = if well { 0 } else { keeper.failures.saturating_add(1) };
             keeper.finished_at = Some(now_text.clone());
             keeper.last_pass = Some(pass(end, summary, now_text));
-            keeper.counted = counted::after(&keeper.counted, summary, report, well);
+            keeper.counted = counted::after(&keeper.counted, summary, report, well && !summary.cut.sources);
             let strays = strays.clone();
             (keeper.unknown_sources, keeper.unknown) = (strays.sources, strays.unknown);
             (keeper.vanished_namespaces, keeper.vanished) = (strays.namespaces, strays.vanished);

@@ -1,8 +1,8 @@
 //! What a keeper is told, from the caches, and its Job. Pure.
 
 use holdfast_crds::{
-    Accepted, Action, BackupSchedule, BackupSource, BackupType, KEEP_LIMIT, KEEP_TIMEOUT, KeepSchedule, KeepSource, KeepTask, Reason, Said,
-    StoreReference,
+    Accepted, Action, BackupSchedule, BackupSource, BackupType, KEEP_LIMIT, KEEP_TIMEOUT, KeepCut, KeepSchedule, KeepSource, KeepTask,
+    Reason, Said, StoreReference,
     document::{Label, RunPath, ScheduleName, Sha256},
     whole_seconds,
 };
@@ -15,7 +15,13 @@ use serde::Serialize;
 use super::counted;
 use crate::{
     context::Context,
-    controller::{compliance::keep_floors, disposal::keep_disposals, hold::build::keep_holds, schedule::timing, store::refusal},
+    controller::{
+        compliance::keep_floors,
+        disposal::keep_disposals,
+        hold::build::{keep_holds, unknown_first},
+        schedule::timing,
+        store::refusal,
+    },
     job::{BuildError, TASK_LIMIT},
     store::Store,
     watch::Caches,
@@ -26,7 +32,9 @@ const LISTS: usize = TASK_LIMIT / 16 * 15;
 /// … and what about floors and copies in use. Without one of these a keeper would remove what has to stay: they are told whole, or nothing is
 /// removed.
 const KEEPING: usize = TASK_LIMIT / 8 * 3;
-/// Why they are not told.
+/// So many sources further than the pass before a pass begins to be told of them: where there are too many, each gets its turn.
+const TURN: usize = 100;
+/// Why what keeps copies is not told.
 const UNTOLD: &str =
     "the copies that restores read, and the namespaces that compliance policies set floors for, are more than a keeper can be told of";
 /// The interval that the health gate counts in where no full trigger tells one, in seconds.
@@ -42,18 +50,12 @@ pub fn task(caches: &Caches, store: &Store, now: Timestamp) -> KeepTask {
     let schedules = schedules
         .iter()
         .filter(|schedule| allowed.contains(&&schedule.namespace().unwrap_or_default()));
-    let schedules = schedules.filter_map(|schedule| keep_schedule(schedule, &reference, now));
+    let schedules: Vec<_> = schedules.filter_map(|schedule| keep_schedule(schedule, &reference, now)).collect();
     let sources = allowed.iter().flat_map(|namespace| caches.sources.in_namespace(namespace));
     let mut sources: Vec<_> = sources.filter_map(|source| keep_source(&source, &reference)).collect();
-    if let Some(keeper) = store.status().and_then(|status| status.keeper.as_ref()) {
-        counted::tell(&keeper.counted, &mut sources);
-    }
-    // What people say comes first, should there be too many.
-    sources.sort_by_key(|source| {
-        let silent = source.retired.is_none() && source.accepted.is_empty();
-        (silent, source.namespace.clone(), source.source.clone())
-    });
-    sources.truncate(KEEP_LIMIT);
+    let keeper = store.status().and_then(|status| status.keeper.clone()).unwrap_or_default();
+    counted::tell(&keeper.counted, &mut sources);
+    turn(&mut sources, keeper.number);
     let in_use = namespaces.iter().flat_map(|namespace| caches.restores.in_namespace(namespace));
     let in_use = in_use.filter_map(|restore| {
         let status = restore.status.as_ref().filter(|status| !status.phase.ended())?;
@@ -66,27 +68,49 @@ pub fn task(caches: &Caches, store: &Store, now: Timestamp) -> KeepTask {
     let floors = keep_floors(caches, &named);
     let keeping = size(&floors) + size(&in_use);
     let told = keeping <= KEEPING;
-    // What is cut off of the others is no loss: sources are not compared with the pass before, schedules and holds go on by their records,
-    // disposals wait.
-    let part = (LISTS - if told { keeping } else { 0 }) / 7;
+    let mut holds = keep_holds(caches, &named, store.meta().namespace.as_deref());
+    unknown_first(&mut holds, store.status().and_then(|status| status.holds.as_ref()), now);
+    let all = (schedules.len(), sources.len(), holds.len());
+    // What is cut off is no loss: nothing is removed of sources that are not told or have copies of schedules that are not; holds go on by
+    // their records, disposals wait.
+    let room = LISTS - if told { keeping } else { 0 };
+    let holds = fitting(holds, room / 7 * 2);
+    let disposals = fitting(
+        allowed.iter().flat_map(|namespace| keep_disposals(caches, namespace)).collect(),
+        room / 7,
+    );
+    let room = room.saturating_sub(size(&holds) + size(&disposals));
+    let schedules = fitting(schedules, room.saturating_sub(size(&sources)).max(room / 2));
+    let sources = fitting(sources, room.saturating_sub(size(&schedules)));
+    let cut = KeepCut {
+        schedules: schedules.len() < all.0,
+        sources: sources.len() < all.1 || keeper.counted.len() >= KEEP_LIMIT,
+        holds: holds.len() < all.2,
+    };
     KeepTask {
         now: whole_seconds(now),
         read_only: reads_only(store),
         preview: None,
-        from: store
-            .status()
-            .and_then(|status| status.keeper.as_ref()?.last_pass.as_ref()?.summary.stopped_at.clone()),
-        schedules: fitting(schedules.take(KEEP_LIMIT).collect(), part * 2),
-        sources: fitting(sources, part * 2),
-        holds: fitting(keep_holds(caches, &named, store.meta().namespace.as_deref()), part * 2),
+        from: keeper.last_pass.and_then(|pass| pass.summary.stopped_at),
+        schedules,
+        sources,
+        holds,
         floors: if told { floors } else { Vec::new() },
         in_use: if told { in_use } else { Vec::new() },
         untold: (!told).then(|| UNTOLD.to_owned()),
-        disposals: fitting(
-            allowed.iter().flat_map(|namespace| keep_disposals(caches, namespace)).collect(),
-            part,
-        ),
+        disposals,
+        cut,
     }
+}
+
+/// Puts first what people say, and then the others, in their turn by the number of the pass, should there be too many.
+fn turn(sources: &mut [KeepSource], pass: i64) {
+    let silent = |source: &KeepSource| source.retired.is_none() && source.accepted.is_empty();
+    sources.sort_by_key(|source| (silent(source), source.namespace.clone(), source.source.clone()));
+    let spoken = sources.partition_point(|source| !silent(source));
+    let others = &mut sources[spoken..];
+    let begin = usize::try_from(pass).unwrap_or(0).saturating_mul(TURN) % others.len().max(1);
+    others.rotate_left(begin);
 }
 
 /// How many bytes the list has in a task.
@@ -120,6 +144,7 @@ pub fn told(task: &KeepTask) -> String {
     };
     told.sources
         .retain(|source| source.retired.is_some() || !source.accepted.is_empty());
+    told.holds.sort_by(|a, b| a.id.cmp(&b.id));
     for source in &mut told.sources {
         (source.copies, source.copies_as_of) = (None, None);
     }
@@ -165,15 +190,14 @@ fn keep_source(source: &BackupSource, store: &StoreReference) -> Option<KeepSour
             said: said(&accept.by, &accept.reason),
         })
     });
-    let source = KeepSource {
+    Some(KeepSource {
         namespace: Label::new("namespace", source.namespace()?).ok()?,
         source: Label::new("source", source.name_any()).ok()?,
         copies: entry.and_then(|entry| u64::try_from(entry.expected?).ok()),
         copies_as_of: entry.and_then(|entry| entry.expected_as_of.as_ref()?.parse().ok()),
         retired: source.spec.retire.as_ref().map(|retire| said(&retire.by, &retire.reason)),
         accepted: accepted.collect(),
-    };
-    (source.copies.is_some() || source.retired.is_some() || !source.accepted.is_empty()).then_some(source)
+    })
 }
 
 /// The Job `name` of a pass.

@@ -55,7 +55,7 @@ fn source_line(namespace: &str, source: &str) -> KeepLine {
         "newest": "2026-02-28T22:00:00Z", "oldest": "2026-02-01T22:00:00Z",
         "blocked": {"reason": "SizeAnomalous", "message": "half of the others"},
         "newestCopies": [{"run": "a-nightly-1", "type": "Full", "recoveryPoint": "2026-02-28T22:00:00Z", "bytes": 100, "state": "Kept",
-            "why": "daily 2026-02-28"}]});
+            "why": "daily 2026-02-28"}], "emptySlots": ["daily 2026-02-27"]});
     KeepLine::Source(serde_json::from_value::<SourceReport>(report).unwrap())
 }
 
@@ -180,6 +180,7 @@ async fn a_pass_is_counted_made_read_and_shown() {
     assert_eq!((entry.store.as_str(), entry.copies, entry.good), ("offsite", 3, 2));
     assert_eq!(entry.blocked_since.as_deref(), Some("2026-03-01T00:00:00Z"));
     assert_eq!(entry.findings[0].reason, Reason::Tampered);
+    assert_eq!(entry.empty_slots, ["daily 2026-02-27"]);
 
     // The source's controller makes of it that the newest copy is known, although there is no object of any run.
     let source = SourceController::new(world.context.clone());
@@ -326,11 +327,88 @@ async fn a_task_has_room_for_each_of_its_lists() {
             "spec": {"select": {"runs": runs}, "reason": "case", "placedBy": "alice"}});
         world.context.caches.holds.watched(serde_json::from_value(hold).unwrap());
     }
-    let store = world.context.caches.store_at(&Key::new("shop", "offsite")).unwrap();
-    let task = task::task(&world.context.caches, &store, world.context.clock.now());
-    assert_eq!(task.holds.len(), 2, "the others stay pending, and in force by their records");
-    assert_eq!(task.holds[0].name, "h00");
-    task::job(&world.context, &store, "offsite-k1", task).unwrap();
+    let told = |reports: &[Value]| {
+        let path = format!("{API}/backupstores/offsite");
+        let mut store = world.fake.get(&path).unwrap();
+        store["status"]["holds"] = json!({"startedAt": "2026-03-01T00:00:00Z", "reports": reports});
+        world.context.caches.stores.watched(world.fake.put::<BackupStore>(&path, store));
+        let store = world.context.caches.store_at(&Key::new("shop", "offsite")).unwrap();
+        let task = task::task(&world.context.caches, &store, world.context.clock.now());
+        task::job(&world.context, &store, "offsite-k1", task.clone()).unwrap();
+        task
+    };
+    let mut reports = Vec::new();
+    for pass in 0..6 {
+        let task = told(&reports);
+        let names: Vec<_> = task.holds.iter().map(|hold| hold.name.clone()).collect();
+        assert_eq!(
+            names,
+            [format!("h{:02}", pass * 2), format!("h{:02}", pass * 2 + 1)],
+            "those that the store knows are in force by their records"
+        );
+        assert!(task.cut.holds);
+        let recorded = task
+            .holds
+            .iter()
+            .map(|hold| json!({"id": hold.id, "name": hold.name, "told": hold.digest(), "recorded": true, "copies": 0, "legalHolds": 0}));
+        reports.extend(recorded);
+    }
+    // All are known. The one that is being released is told until its release is recorded.
+    let hold = world.context.caches.holds.get(&Key::new("shop", "h11")).unwrap();
+    let mut hold = (*hold).clone();
+    hold.spec.release = Some(serde_json::from_value(json!({"releasedBy": "bob", "reason": "settled"})).unwrap());
+    hold.status = Some(serde_json::from_value(json!({"releaseEffectiveAt": "2026-03-02T00:00:00Z"})).unwrap());
+    world.context.caches.holds.watched(hold);
+    assert_eq!(told(&reports).holds[0].name, "h11");
+    reports[11]["releasedAt"] = json!("2026-03-02T00:00:00Z");
+    assert_eq!(told(&reports).holds[0].name, "h00");
+    // Once it is over, the store tells of it no more.
+    reports.pop();
+    world.context.clock.observe("2026-03-02T00:00:01Z".parse().unwrap());
+    assert_eq!(told(&reports).holds[0].name, "h00");
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_too_many_sources_each_is_told_in_its_turn_and_the_task_says_that_it_is_cut() {
+    let world = world();
+    let caches = &world.context.caches;
+    let entry = json!({"store": "offsite", "asOf": "2026-03-01T00:00:10Z", "copies": 40, "good": 40, "expected": 40,
+        "expectedAsOf": "2026-03-01T00:00:10Z", "bytes": 1, "held": 0, "marked": 0});
+    for number in 0..3_000 {
+        let source = json!({"apiVersion": "holdfast.dev/v1alpha1", "kind": "BackupSource",
+            "metadata": {"name": format!("source-{number:04}"), "namespace": "shop", "uid": format!("s{number}")}, "spec": {},
+            "status": {"stores": [entry]}});
+        caches.sources.watched(serde_json::from_value(source).unwrap());
+    }
+    let path = format!("{API}/backupstores/offsite");
+    let told = |number: i64| {
+        let mut store = world.fake.get(&path).unwrap();
+        store["status"]["keeper"] = json!({"number": number});
+        caches.stores.watched(world.fake.put::<BackupStore>(&path, store));
+        let store = caches.store_at(&Key::new("shop", "offsite")).unwrap();
+        let task = task::task(caches, &store, world.context.clock.now());
+        task::job(&world.context, &store, "offsite-k1", task.clone()).unwrap();
+        task
+    };
+    let first = told(0);
+    assert!((1_500..3_000).contains(&first.sources.len()), "{}", first.sources.len());
+    assert!(first.cut.sources && !first.cut.schedules, "{:?}", first.cut);
+    assert_eq!(task::told(&first), task::told(&told(1)), "whose turn it is is no news");
+    let mut seen = std::collections::BTreeSet::new();
+    seen.extend((0..30).flat_map(|number| told(number).sources).map(|source| source.source));
+    assert_eq!(seen.len(), 3_001);
+
+    for number in 0..2_000 {
+        let schedule = json!({"apiVersion": "holdfast.dev/v1alpha1", "kind": "BackupSchedule",
+            "metadata": {"name": format!("schedule-{number:04}"), "namespace": "shop", "uid": format!("g{number}")},
+            "spec": {"sources": {"names": ["a"]}, "triggers": [{"name": "nightly", "cron": "0 9 * * *"}], "timeout": "3d",
+                "stores": [{"name": "offsite", "retention": {"daily": 7}}]}});
+        caches.schedules.watched(serde_json::from_value(schedule).unwrap());
+    }
+    let both = told(0);
+    assert!(both.cut.sources && both.cut.schedules, "{:?}", both.cut);
+    assert!((400..2_000).contains(&both.schedules.len()), "{}", both.schedules.len());
+    assert!((800..2_000).contains(&both.sources.len()), "{}", both.sources.len());
 }
 
 /// A restore in flight of the copy with this number.

@@ -1,7 +1,7 @@
 //! What cannot be read, or is not there any more, keeps everything else of its source.
 
 use holdfast_crds::document::Acceptance;
-use holdfast_crds::{CopyState, KeepRelease, KeepSource, Reason, Said as SaidBy, hold_id};
+use holdfast_crds::{CopyState, KeepCut, KeepRelease, KeepSource, Reason, Said as SaidBy, hold_id};
 
 use super::passes::hold;
 use super::*;
@@ -347,4 +347,54 @@ async fn a_keeper_that_is_not_told_what_keeps_copies_removes_nothing() {
     );
     scene.pass(&wanted).await;
     assert!(!scene.with_data().contains(runs[0].run.as_str()), "it was due");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_a_keeper_is_not_told_of_or_not_of_its_schedule_loses_nothing() {
+    let scene = Scene::new(Memory::new());
+    let runs = days(&scene, "2026-03-01T02:00:00Z", 5).await;
+    let wanted = task(|r| r.keep_last = Some(3));
+    scene.pass(&wanted).await;
+    scene.memory.advance(DAY * 2);
+    let tick = scene.now();
+    scene.copy(tick).await;
+    let cut = |schedules, sources| KeepCut {
+        schedules,
+        sources,
+        holds: false,
+    };
+    let no_source = KeepTask {
+        cut: cut(false, true),
+        ..wanted.clone()
+    };
+    let no_schedule = KeepTask {
+        schedules: vec![],
+        cut: cut(true, false),
+        ..wanted.clone()
+    };
+    for (task, words) in [(&no_source, "this one is not told"), (&no_schedule, "gold of a copy")] {
+        let said = scene.pass(task).await;
+        let blocked = said.source().blocked.clone().unwrap();
+        assert_eq!(blocked.reason, Reason::KeeperTaskTooLarge);
+        assert!(blocked.message.contains(words), "{}", blocked.message);
+        assert_eq!(scene.with_data().len(), 6);
+        assert!(scene.what(&runs[2]).is_empty(), "it is not marked either");
+        let summary = said.result.kept.unwrap();
+        assert_eq!(summary.cut, task.cut);
+        assert_eq!(summary.notes.len(), 1, "{:?}", summary.notes);
+    }
+    let told = KeepTask {
+        sources: vec![KeepSource {
+            namespace: label("shop"),
+            source: label("orders"),
+            copies: None,
+            copies_as_of: None,
+            retired: None,
+            accepted: vec![],
+        }],
+        cut: cut(true, true),
+        ..wanted
+    };
+    assert_eq!(scene.pass(&told).await.source().removed, 2);
+    assert_eq!(scene.what(&runs[2]), ["mark"]);
 }
