@@ -46,7 +46,7 @@ pub use reason::{Class, Reason};
 pub use replica::*;
 pub use restore::*;
 pub use result::{AgentResult, RESULT_LIMIT};
-pub use retention::{Retention, SHORTEST_DELETION_DELAY};
+pub use retention::{Retention, SHORTEST_DELETION_DELAY, shortest_deletion_delay};
 pub use run::*;
 pub use schedule::*;
 pub use schedule_cluster::*;

@@ -2,12 +2,36 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::Span;
+use crate::{Span, span_seconds};
 
 /// A copy is marked at least so long before it is removed.
 pub const SHORTEST_DELETION_DELAY: Span = Span::from_hours(24);
+/// … and so much longer than an attempt may last: whoever is at work with a copy must have ended, and its pod have gone.
+const AFTER_TIMEOUT: Span = Span::from_hours(1);
+
+/// How long a copy is marked at least before it is removed, where attempts may last so long.
+pub fn shortest_deletion_delay(timeout: Span) -> Span {
+    SHORTEST_DELETION_DELAY.max(Span::from_seconds(timeout.seconds().saturating_add(AFTER_TIMEOUT.seconds())))
+}
+
+/// The rule of a schedule for the delays of its stores, by its timeout.
+pub(crate) fn delay_rule() -> Value {
+    let (delay, timeout) = (span_seconds("s.retention.deletionDelay"), span_seconds("self.timeout"));
+    let short = format!(
+        "has(s.retention) && has(s.retention.deletionDelay) && has(self.timeout) && {delay} < {timeout} + {}",
+        AFTER_TIMEOUT.seconds()
+    );
+    json!({
+        "rule": format!("!self.stores.exists(s, {short})"),
+        "fieldPath": ".timeout",
+        // Which store it is costs too much to say.
+        "messageExpression": format!(
+            "\"found '\" + self.timeout + \"', expected at least {AFTER_TIMEOUT} less than each retention.deletionDelay in stores (2d when not said): who is at work with a copy must have ended before it is removed; shorten timeout, or lengthen deletionDelay\""
+        ),
+    })
+}
 
 /// How long copies are kept in one store. The rules are a union: a copy stays while any of them keeps it. Without a rule every copy stays.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -105,6 +105,7 @@ fn rules() -> Vec<serde_json::Value> {
             "message": "found All with concurrencyPolicy Replace: each run would replace the one before it; use Latest, or another concurrencyPolicy",
         }),
         required_copies(),
+        crate::retention::delay_rule(),
     ];
     // Each store takes Full. A rule for each type: one that says which type it is by an expression costs too much.
     rules.extend([BackupType::Differential, BackupType::Incremental, BackupType::Log].map(|type_| {

@@ -4,7 +4,7 @@ use holdfast_crds::{
     Accepted, Action, BackupSchedule, BackupSource, BackupType, KEEP_LIMIT, KEEP_TIMEOUT, KeepCut, KeepSchedule, KeepSource, KeepTask,
     Reason, Said, StoreReference,
     document::{Label, RunPath, ScheduleName, Sha256},
-    whole_seconds,
+    shortest_deletion_delay, whole_seconds,
 };
 use holdfast_policy::tick::{Seed, longest_interval};
 use jiff::Timestamp;
@@ -155,13 +155,9 @@ pub fn told(task: &KeepTask) -> String {
 pub fn keep_schedule(schedule: &BackupSchedule, store: &StoreReference, now: Timestamp) -> Option<KeepSchedule> {
     // One that cannot be read keeps the rules that lie with its copies.
     let timing = timing(schedule).ok()?;
-    let retention = schedule
-        .spec
-        .stores
-        .iter()
-        .find(|place| place.reference() == *store)?
-        .retention
-        .clone();
+    let place = schedule.spec.stores.iter().find(|place| place.reference() == *store)?;
+    let mut retention = place.retention.clone().unwrap_or_default();
+    retention.deletion_delay = retention.deletion_delay.max(shortest_deletion_delay(schedule.spec.timeout));
     let (namespace, name) = (schedule.namespace()?, schedule.name_any());
     let seed = Seed::of_source(&namespace, &name);
     let full = timing.triggers.iter().filter(|trigger| trigger.kind == BackupType::Full);
@@ -173,7 +169,7 @@ pub fn keep_schedule(schedule: &BackupSchedule, store: &StoreReference, now: Tim
             name,
         },
         time_zone: timing.zone.name().to_owned(),
-        retention: retention.unwrap_or_default(),
+        retention,
         interval_seconds: interval.unwrap_or(INTERVAL),
     })
 }

@@ -409,6 +409,8 @@ async fn of_too_many_sources_each_is_told_in_its_turn_and_the_task_says_that_it_
     assert!(both.cut.sources && both.cut.schedules, "{:?}", both.cut);
     assert!((400..2_000).contains(&both.schedules.len()), "{}", both.schedules.len());
     assert!((800..2_000).contains(&both.sources.len()), "{}", both.sources.len());
+    let delay = both.schedules[0].retention.deletion_delay;
+    assert_eq!(delay, holdfast_crds::Span::from_hours(73), "an attempt may last for three days");
 }
 
 /// A restore in flight of the copy with this number.
