@@ -201,7 +201,7 @@ reasons! {
     DeadlineExceeded = 31, Transient;
     /// A container ended without a result that can be read.
     AgentCrashed = 32, Transient;
-    /// There is no room on the scratch volume.
+    /// There is no room in the pod's `/tmp`.
     ScratchFull = 33, Structural;
 
     /// No database host answers.

@@ -2,7 +2,7 @@
 # Builds images without a registry and gives them to the nodes. Images keep the names of the official ones; recipes are in e2e/images.
 #   images.sh build [NAME…]           builds all (debian, pause, versitygw, postgres15 … postgres18) or those named, where the recipe has changed
 #   images.sh import [NAME…]          gives the built ones to every running node that has not got them
-#   images.sh product FOLDER          builds docker.io/library/holdfast:dev from the two static binaries in FOLDER, and imports it
+#   images.sh product FOLDER          builds the image of the chart's defaults from the two static binaries in FOLDER, and imports it
 #   images.sh load ARCHIVE…           imports any OCI archives
 # Archives lie in $HOLDFAST_CACHE/images. HOLDFAST_DEBIAN_MIRROR names another Debian mirror than debootstrap's own choice.
 set -euo pipefail
@@ -19,7 +19,7 @@ declare -A REFERENCES=(
   [postgres17]=docker.io/library/postgres:17
   [postgres18]=docker.io/library/postgres:18
   [versitygw]=docker.io/versity/versitygw:v1.8.0
-  [product]=docker.io/library/holdfast:dev
+  [product]=docker.io/library/holdfast:$(awk '$1 == "appVersion:" {print $2}' "$REPOSITORY/charts/holdfast/Chart.yaml")
 )
 
 key() { # NAME: changes with all that goes into the image

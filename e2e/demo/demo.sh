@@ -130,7 +130,7 @@ kubectl -n "$NAMESPACE" create secret generic age-key --from-file=identity="$WOR
 kubectl -n "$NAMESPACE" apply -f e2e/demo/postgres.yaml -f e2e/demo/s3.yaml
 kubectl -n "$NAMESPACE" wait --for=condition=Ready pod/shop pod/s3 --timeout=180s
 psql_pod -d postgres -c 'create database shop'
-kubectl -n "$NAMESPACE" exec shop -- pgbench -i -s 5 -q -U postgres shop 2> /dev/null || echo "(this image has no pgbench: its tables are left out)"
+kubectl -n "$NAMESPACE" exec shop -- pgbench -i -s 5 -q -U postgres shop 2> "$WORK/pgbench" || { cat "$WORK/pgbench"; fail "pgbench does not fill the database"; }
 psql_pod -d shop -v rows="$ROWS" -f - < e2e/demo/data.sql > /dev/null
 checksums > "$WORK/before"
 printf '\ndatabase shop, %s: tables, large objects, sequences and definitions, with rows and a checksum each\n\n' "$(psql_pod -d shop -c "select pg_size_pretty(pg_database_size('shop'))")"

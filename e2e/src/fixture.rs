@@ -73,8 +73,10 @@ impl Sandbox {
 
     /// Returns when a pod is reached under the name of its Service, which is some time after it is ready.
     pub(crate) async fn served(&self, name: &str, port: u16) -> Result<()> {
-        let reached = format!("timeout 30 bash -c 'until exec 3<>/dev/tcp/{name}/{port}; do sleep 0.1; done' 2>/dev/null");
-        self.exec(name, &["bash", "-c", &reached], "")
+        // Images have one of the two.
+        let reached =
+            format!("until nc -z {name} {port} 2>/dev/null || bash -c 'exec 3<>/dev/tcp/{name}/{port}' 2>/dev/null; do sleep 0.1; done");
+        self.exec(name, &["timeout", "30", "sh", "-c", &reached], "")
             .await
             .with_context(|| format!("the Service {name} leads nowhere"))?;
         Ok(())

@@ -100,7 +100,7 @@ impl Operator {
     pub async fn kill(&self, pods: &[String]) -> Result<()> {
         let uids = pods.iter().map(async |name| self.pods().get(name).await?.uid().context("uid"));
         let uids: Vec<String> = try_join_all(uids).await?;
-        let processes = processes()?;
+        let processes = processes("holdfast-operat")?;
         let mut killed = Vec::new();
         for (name, uid) in pods.iter().zip(&uids) {
             let before = killed.len();
@@ -184,22 +184,22 @@ impl Operator {
     }
 }
 
-/// A process of an operator on this machine.
+/// A process of Holdfast on this machine.
 pub struct Process {
     pub id: String,
     /// Its cgroups, which have the UID of its pod in their paths.
     pub cgroup: String,
 }
 
-/// The operators' processes on this machine, whose names the kernel cuts at 15 letters.
+/// The processes on this machine whose name begins so; the kernel cuts it at 15 letters.
 ///
 /// # Errors
 /// If `/proc` is not to be read.
-pub fn processes() -> Result<Vec<Process>> {
+pub fn processes(name: &str) -> Result<Vec<Process>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc")?.flatten() {
         let comm = std::fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
-        if comm.starts_with("holdfast-operat") {
+        if comm.starts_with(name) {
             found.push(Process {
                 id: entry.file_name().to_string_lossy().into_owned(),
                 cgroup: std::fs::read_to_string(entry.path().join("cgroup")).unwrap_or_default(),

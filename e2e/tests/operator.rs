@@ -127,6 +127,7 @@ fn ticks_that_passed_while_the_operator_was_down_are_caught_up_once() {
             })
             .await?;
         operator.scale(0).await?;
+        ensure!(operator.holder().await.is_err(), "the last leader kept its Lease");
         let runs = sandbox.api::<BackupRun>().list(&ListParams::default()).await?.items.len();
         // Two ticks pass by the clock: nothing else makes them pass.
         let second = jiff::Timestamp::now().as_second();

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the static binaries and the product's image docker.io/library/holdfast:dev, and gives it to the nodes of the test cluster if it runs.
+# Builds the static binaries and the product's image by the name that the chart has by default, and gives it to the nodes of the test cluster if it runs.
 # Archive for other clusters: $HOLDFAST_CACHE/images/product.tar
 #   HOLDFAST_PROFILE=dev   compiles faster, runs slower
 set -euo pipefail

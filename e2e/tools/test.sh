@@ -85,7 +85,6 @@ chart() {
 start_cluster() { e2e/cluster/up.sh > "$HOLDFAST_CACHE/kubeconfig-path"; }
 e2e() {
   local tests
-  export HOLDFAST_IMAGE=${HOLDFAST_IMAGE:-docker.io/library/holdfast:dev}
   if [ "${CLUSTER:-}" != current ]; then
     mkdir -p "$HOLDFAST_CACHE"
     step "test cluster" start_cluster || return 0

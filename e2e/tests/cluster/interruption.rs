@@ -34,7 +34,7 @@ fn the_s3_server_is_killed_in_mid_upload_and_comes_back() {
         sandbox.start_run("first", "shop", "").await?;
         let kill = "until find /data/backups/.sgwtmp -type f -size +1M 2>/dev/null | grep -q .; do :; done; kill -9 -1 2>/dev/null; kill 1";
         // The command dies with the container, so its exit code says nothing.
-        let _ = sandbox.exec("s3", &["bash", "-c", kill], "").await;
+        let _ = sandbox.exec("s3", &["sh", "-c", kill], "").await;
         sandbox
             .until::<Pod>("s3", 60, "restarted", |pod| {
                 let containers = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());

@@ -50,7 +50,7 @@ fn the_operator_connects_to_nothing_but_the_api_server() {
         }
         let mut seen = 0;
         let mut look_at_all = || {
-            for process in processes()? {
+            for process in processes("holdfast-operat")? {
                 for connection in connections(&process) {
                     ensure!(allowed.contains(&connection), "connected to {connection}; allowed are {allowed:?}");
                     seen += 1;

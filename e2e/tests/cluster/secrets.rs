@@ -3,12 +3,14 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail, ensure};
 use futures::{StreamExt, TryStreamExt, stream::select_all};
 use holdfast_e2e::{
     fixture::{IDENTITY, RECIPIENT},
+    operator,
     sandbox::{self, Sandbox},
 };
 use k8s_openapi::api::core::v1::Pod;
@@ -82,6 +84,22 @@ async fn watch(sandbox: &Sandbox, seen: &Seen) -> Result<()> {
     bail!("the watch ended")
 }
 
+/// Notes what each process of Holdfast on this machine shows of itself: also those of containers that live for a second. It does not end by itself.
+async fn processes(seen: &Seen) -> Result<()> {
+    let mut known = BTreeSet::new();
+    let mut tick = tokio::time::interval(Duration::from_millis(50));
+    loop {
+        tick.tick().await;
+        for process in operator::processes("holdfast-")? {
+            let shown = ["cmdline", "environ"].map(|file| std::fs::read(format!("/proc/{}/{file}", process.id)).unwrap_or_default());
+            let shown = String::from_utf8_lossy(&shown.concat()).replace('\0', "\n");
+            if known.insert(shown.clone()) {
+                note(seen, format!("process {}", process.id), &shown);
+            }
+        }
+    }
+}
+
 /// A copy is made, looked after and restored; gives what the processes showed of themselves.
 async fn work(sandbox: &Sandbox, seen: &Seen) -> Result<()> {
     let database = sandbox.postgres("shop").await?;
@@ -116,6 +134,11 @@ async fn work(sandbox: &Sandbox, seen: &Seen) -> Result<()> {
     ensure!(processes.contains("pg_restore"), "nothing was restored: {processes}");
     note(seen, "processes of the restore".to_owned(), &processes);
     sandbox.restore_succeeded("back", 200).await?;
+
+    sandbox.secret("words", "passphrase: VALUE").await?;
+    sandbox.store_named("sealed", "sealed", "{passphrase: {secretName: words}}").await?;
+    sandbox.start_run_to("sealed", "with-words", "shop", "").await?;
+    sandbox.run_succeeded("with-words", 200).await?;
     Ok(())
 }
 
@@ -128,6 +151,7 @@ fn no_secret_is_seen_anywhere() {
         tokio::select! {
             worked = work(&sandbox, &seen) => worked?,
             ended = watch(&sandbox, &seen) => ended?,
+            ended = processes(&seen) => ended?,
         }
         let operator = [
             "logs",
@@ -150,6 +174,17 @@ fn no_secret_is_seen_anywhere() {
             has("log of the operator", &sandbox.namespace),
             "the operator's log says nothing of this"
         );
+        // On another machine they are not seen from here.
+        if std::env::var("CLUSTER").as_deref() != Ok("current") {
+            for program in [
+                "holdfast-operator\n",
+                "holdfast-agent\nbackup\n",
+                "holdfast-agent\nkey\n",
+                "holdfast-agent\nkeep\n",
+            ] {
+                ensure!(has("process ", program), "no process {program:?} was seen");
+            }
+        }
         ensure!(has("Pod ", "\"Succeeded\"") || has("Pod ", "Succeeded"), "no end of a pod was seen");
         for (what, text) in seen.iter() {
             for line in text.lines() {
