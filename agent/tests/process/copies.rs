@@ -1,7 +1,7 @@
 //! `copy` as a process.
 
 #[path = "../fixture/copy.rs"]
-mod fixture;
+pub mod fixture;
 
 use bytes::Bytes;
 use holdfast_agent::store::{
@@ -16,7 +16,7 @@ use super::*;
 const MEMORY: u64 = 40 << 20;
 const PIECES: usize = 24;
 
-fn field(status: &str, name: &str) -> u64 {
+pub fn field(status: &str, name: &str) -> u64 {
     let line = status.lines().find(|line| line.starts_with(name)).unwrap();
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10
 }

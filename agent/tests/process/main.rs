@@ -4,6 +4,7 @@
 
 mod copies;
 mod help;
+mod keep;
 mod stock;
 #[path = "../../src/engine/postgresql/test_server.rs"]
 mod test_server;

@@ -15,23 +15,23 @@ fn what_was_erased_stays_erased_and_a_query_that_fails_puts_nothing_in_place() {
     sandbox::run("erased", |sandbox| async move {
         let database = sandbox.prepared(100).await?;
         database
-            .sql("shop", "create table customers as select id from generate_series(1, 3) id")
+            .sql("shop", "create table visitors as select id from generate_series(1, 3) id")
             .await?;
         sandbox.back_up("first", "shop").await?;
 
-        request(&sandbox, "mistyped", "delete from customers where id = 2").await?;
+        request(&sandbox, "mistyped", "delete from visitors where id = 2").await?;
         sandbox.restore_failed("mistyped", 120, Reason::PostRestoreFailed).await?;
         let left = "select count(*) from pg_database where datname <> 'shop' and not datistemplate and datname <> 'postgres'";
         ensure!(database.sql("postgres", left).await? == "0", "something is left of it");
 
-        request(&sandbox, "right", "delete from public.customers where id = 2").await?;
+        request(&sandbox, "right", "delete from public.visitors where id = 2").await?;
         let restored = sandbox
             .restore_succeeded("right", 120)
             .await?
             .restored
             .context("what was restored")?;
         ensure!(restored.post_restore == ["erase-118"], "{restored:?}");
-        let ids = "select string_agg(id::text, ',' order by id) from customers";
+        let ids = "select string_agg(id::text, ',' order by id) from visitors";
         ensure!(database.sql("restored", ids).await? == "1,3");
         ensure!(database.sql("shop", ids).await? == "1,2,3", "the query reached another database");
         Ok(())
