@@ -7,7 +7,7 @@ use holdfast_e2e::{
     api::{Answer, ask, holdfast_path, make_namespace},
     helm::{kubectl, run},
 };
-use http::Method;
+use http::{Method, Request};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -245,6 +245,84 @@ async fn retention_previews_are_checked_in_words() {
         .unwrap();
 }
 
+/// Kinds, their short names, and what `kubectl get` shows of them; with a star only `--output=wide`.
+const SHOWN: [(&str, &str, &str); 12] = [
+    ("backupsources", "hsrc", "Name Protected Last-Copy Copies Next Reason Message* Age"),
+    ("backupstores", "hstore", "Name Ready Reason Kept Copies Location Message* Age"),
+    (
+        "clusterbackupstores",
+        "hcstore",
+        "Name Ready Reason Kept Copies Maintenance Location Message* Age",
+    ),
+    (
+        "backupschedules",
+        "hsched",
+        "Name Ready Suspended Sources Last-Run-Succeeded Next Reason Message* Age",
+    ),
+    (
+        "clusterbackupschedules",
+        "hcsched",
+        "Name Ready Namespaces Sources Reason Message* Age",
+    ),
+    (
+        "backupruns",
+        "hrun",
+        "Name Source Type Phase Reason Size Duration Stores Message* Age",
+    ),
+    (
+        "restorerequests",
+        "hrestore",
+        "Name Phase Reason Target Waiting-For Duration Message* Age",
+    ),
+    (
+        "compliancepolicies",
+        "hcpol",
+        "Name Mode Locked Enforced Namespaces Sources Not-Compliant Message* Age",
+    ),
+    (
+        "complianceholds",
+        "hhold",
+        "Name Effective Copies Placed-By Released-By Reason Message* Age",
+    ),
+    (
+        "clustercomplianceholds",
+        "hchold",
+        "Name Effective Copies Placed-By Released-By Reason Message* Age",
+    ),
+    (
+        "disposalrequests",
+        "hdisp",
+        "Name Disposed Reason Requested-By Approved-By Message* Age",
+    ),
+    (
+        "retentionpreviews",
+        "hpreview",
+        "Name Store Phase Kept Marked Removed More Reason Message* Age",
+    ),
+];
+
+#[tokio::test]
+async fn each_kind_shows_its_columns() {
+    let client = PLAIN.client().await.unwrap();
+    for (plural, _, columns) in SHOWN {
+        let request = Request::get(format!("/apis/holdfast.dev/v1alpha1/{plural}"))
+            .header("Accept", "application/json;as=Table;v=v1;g=meta.k8s.io")
+            .body(Vec::new())
+            .unwrap();
+        let table: Value = client.request(request).await.unwrap();
+        let shown: Vec<_> = table["columnDefinitions"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|column| {
+                let wide = if column["priority"] == 0 { "" } else { "*" };
+                format!("{}{wide}", column["name"].as_str().unwrap())
+            })
+            .collect();
+        assert_eq!(shown.join(" "), columns, "{plural}");
+    }
+}
+
 #[test]
 fn short_names_category_and_explanations_work() {
     let ask = |arguments: &[&str]| run(&mut kubectl(Some(PLAIN.kubeconfig()), arguments)).unwrap();
@@ -254,10 +332,11 @@ fn short_names_category_and_explanations_work() {
         "--categories=holdfast",
         "--output=name",
     ]);
-    assert_eq!(kinds.lines().count(), 12, "{kinds}");
-    for short in [
-        "hsrc", "hstore", "hcstore", "hsched", "hrun", "hrestore", "hcpol", "hhold", "hchold", "hdisp", "hpreview",
-    ] {
+    assert_eq!(kinds.lines().count(), SHOWN.len(), "{kinds}");
+    let named = ask(&["api-resources", "--api-group=holdfast.dev", "--no-headers"]);
+    for (plural, short, _) in SHOWN {
+        let line = named.lines().find(|line| line.split_whitespace().next() == Some(plural));
+        assert_eq!(line.and_then(|line| line.split_whitespace().nth(1)), Some(short), "{named}");
         ask(&["get", short, "--namespace=default"]);
     }
     let explained = ask(&["explain", "backupstore.spec.encryption"]);
