@@ -1,7 +1,8 @@
 //! What a long command is at, in one log line every few seconds.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -18,16 +19,56 @@ pub struct Progress(Arc<Shared>);
 #[derive(Default)]
 struct Shared {
     counters: Arc<Counters>,
-    expected: AtomicU64,
     phase: Mutex<Phase>,
 }
 
-#[derive(Clone)]
 struct Phase {
     name: &'static str,
     subject: String,
     began: Instant,
-    durations: std::collections::BTreeMap<String, u64>,
+    /// What the counters showed when it began.
+    from: Moved,
+    /// What of each phase had moved by the last line, and when that was.
+    told: (u64, Instant),
+    /// By phase: one that comes again goes on.
+    durations: BTreeMap<String, u64>,
+    moved: BTreeMap<&'static str, Moved>,
+    expected: BTreeMap<&'static str, u64>,
+}
+
+/// Bytes that passed.
+#[derive(Clone, Copy, Default)]
+struct Moved {
+    raw: u64,
+    stored: u64,
+}
+
+impl Moved {
+    fn of(counters: &Counters) -> Self {
+        Self {
+            raw: counters.raw.load(Ordering::Relaxed),
+            stored: counters.stored.load(Ordering::Relaxed),
+        }
+    }
+
+    fn since(self, from: Self) -> Self {
+        Self {
+            raw: self.raw.saturating_sub(from.raw),
+            stored: self.stored.saturating_sub(from.stored),
+        }
+    }
+
+    fn and(self, more: Self) -> Self {
+        Self {
+            raw: self.raw + more.raw,
+            stored: self.stored + more.stored,
+        }
+    }
+
+    /// What the phase is about: where nothing raw flows, as when digests are compared, what is stored.
+    fn flow(self) -> u64 {
+        if self.raw > 0 { self.raw } else { self.stored }
+    }
 }
 
 impl Default for Phase {
@@ -36,7 +77,11 @@ impl Default for Phase {
             name: "start",
             subject: String::new(),
             began: Instant::now(),
-            durations: std::collections::BTreeMap::new(),
+            from: Moved::default(),
+            told: (0, Instant::now()),
+            durations: BTreeMap::new(),
+            moved: BTreeMap::new(),
+            expected: BTreeMap::new(),
         }
     }
 }
@@ -47,24 +92,31 @@ impl Progress {
         Arc::clone(&self.0.counters)
     }
 
+    fn phase(&self) -> MutexGuard<'_, Phase> {
+        self.0.phase.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// A new phase begins, about something such as a database; it is logged once.
     pub fn enter(&self, name: &'static str, subject: &str) {
-        let mut phase = self.0.phase.lock().unwrap_or_else(PoisonError::into_inner);
-        phase.close();
+        let mut phase = self.phase();
+        phase.close(&self.0.counters);
+        if phase.name != name {
+            phase.told = (phase.moved(name).flow(), Instant::now());
+        }
         phase.name = name;
         subject.clone_into(&mut phase.subject);
         tracing::info!(phase = name, subject, "phase");
     }
 
-    /// The raw bytes that are expected in all: an estimate.
-    pub fn expect(&self, bytes: u64) {
-        self.0.expected.store(bytes, Ordering::Relaxed);
+    /// The bytes that are expected in all of this phase: raw ones, or stored ones where nothing raw flows. An estimate.
+    pub fn expect(&self, phase: &'static str, bytes: u64) {
+        self.phase().expected.insert(phase, bytes);
     }
 
     /// Milliseconds of each phase so far.
-    pub fn durations(&self) -> std::collections::BTreeMap<String, u64> {
-        let mut phase = self.0.phase.lock().unwrap_or_else(PoisonError::into_inner);
-        phase.close();
+    pub fn durations(&self) -> BTreeMap<String, u64> {
+        let mut phase = self.phase();
+        phase.close(&self.0.counters);
         phase.durations.clone()
     }
 
@@ -73,31 +125,32 @@ impl Progress {
         let mut ticks = interval(EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         ticks.tick().await;
-        let (mut before, mut at) = (0, Instant::now());
         loop {
             ticks.tick().await;
-            let read = self.0.counters.raw.load(Ordering::Relaxed);
-            let stored = self.0.counters.stored.load(Ordering::Relaxed);
-            let expected = self.0.expected.load(Ordering::Relaxed);
-            let seconds = at.elapsed().as_secs_f64();
-            let rate = rate(read.saturating_sub(before), seconds);
-            (before, at) = (read, Instant::now());
-            let (name, subject) = {
-                let phase = self.0.phase.lock().unwrap_or_else(PoisonError::into_inner);
-                (phase.name, phase.subject.clone())
-            };
-            let left = (rate > 0 && expected > read).then(|| (expected - read) / rate);
-            tracing::info!(
-                phase = name,
-                subject,
-                readBytes = read,
-                storedBytes = stored,
-                bytesPerSecond = rate,
-                expectedBytes = expected,
-                secondsLeft = left,
-                "progress"
-            );
+            self.tell();
         }
+    }
+
+    /// Logs how far the phase is: its own bytes, and how fast they went since the last line.
+    pub fn tell(&self) {
+        let mut phase = self.phase();
+        phase.close(&self.0.counters);
+        let name = phase.name;
+        let moved = phase.moved(name);
+        let (before, at) = std::mem::replace(&mut phase.told, (moved.flow(), Instant::now()));
+        let rate = rate(moved.flow().saturating_sub(before), at.elapsed().as_secs_f64());
+        let expected = phase.expected.get(name).copied();
+        let left = expected.and_then(|expected| expected.checked_sub(moved.flow())?.checked_div(rate));
+        tracing::info!(
+            phase = name,
+            subject = phase.subject,
+            readBytes = moved.raw,
+            storedBytes = moved.stored,
+            bytesPerSecond = rate,
+            expectedBytes = expected,
+            secondsLeft = left,
+            "progress"
+        );
     }
 }
 
@@ -112,10 +165,18 @@ fn rate(bytes: u64, seconds: f64) -> u64 {
 }
 
 impl Phase {
-    fn close(&mut self) {
+    /// Adds what passed since it began, or since this was done last.
+    fn close(&mut self, counters: &Counters) {
         let spent = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         *self.durations.entry(self.name.to_owned()).or_default() += spent;
-        self.began = Instant::now();
+        let now = Moved::of(counters);
+        let moved = self.moved(self.name).and(now.since(self.from));
+        self.moved.insert(self.name, moved);
+        (self.began, self.from) = (Instant::now(), now);
+    }
+
+    fn moved(&self, name: &str) -> Moved {
+        self.moved.get(name).copied().unwrap_or_default()
     }
 }
 

@@ -251,7 +251,7 @@ impl Job<'_> {
         let progress = &self.invocation.progress;
         let encrypted = !matches!(self.invocation.task.store.spec.encryption, holdfast_crds::Encryption::None(_));
         let found = or_stopped(&self.stop, engine.preflight(encrypted)).await?;
-        progress.expect(found.expected_bytes);
+        progress.expect("copy", found.expected_bytes);
         progress.enter("key", "");
         let key = key::for_backup(self.invocation).await?;
         let (encryption, mut stored) = self.store_key(&key).await?;

@@ -45,7 +45,7 @@ pub async fn run(arguments: DecryptArgs, cancel: CancellationToken, progress: Pr
     let reader = found.reader(Some(&arguments.copy.identity), cancel, &progress).await?;
     let index = reader.index(stream).await?;
     progress.enter("decrypt", stream.name.as_str());
-    progress.expect(stream.raw.bytes);
+    progress.expect("decrypt", stream.raw.bytes);
     let raw = reader.open(stream, &index).await?;
     let to = arguments
         .output

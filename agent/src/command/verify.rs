@@ -1,5 +1,7 @@
 //! `verify`: whether a copy is still whole.
 
+use std::path::Path;
+
 use clap::{Args, ValueEnum};
 use holdfast_crds::document::{Record, RunPath, StreamKind};
 use holdfast_crds::{AgentResult, Reason};
@@ -63,21 +65,29 @@ pub async fn run(arguments: VerifyArgs, cancel: CancellationToken, progress: Pro
         .map_err(|error| Failure::new(Reason::InvalidSpec, format!("--seal-key: {error}")))?;
     progress.enter("register", &copy.copy);
     let found = copy.find().await?;
-    let identity = (level == LevelArg::Decode).then_some(copy.identity.as_path());
-    let reader = found.reader(identity, cancel, &progress).await?;
-    progress.enter("verify", &copy.copy);
-    progress.expect(
-        found
-            .copy
-            .manifest()
-            .streams
-            .iter()
-            .filter(|_| identity.is_some())
-            .map(|stream| stream.raw.bytes)
-            .sum(),
-    );
     if !keys.is_empty() {
         sealed(&found, &keys).await?;
+    }
+    look_at(&found, level, &copy.identity, cancel, &progress).await
+}
+
+/// Looks at a copy that was found.
+pub(super) async fn look_at(
+    found: &Found,
+    level: LevelArg,
+    identity: &Path,
+    cancel: CancellationToken,
+    progress: &Progress,
+) -> Result<AgentResult, Failure> {
+    let manifest = found.copy.manifest();
+    let reader = found
+        .reader((level == LevelArg::Decode).then_some(identity), cancel, progress)
+        .await?;
+    progress.enter("verify", manifest.run.name.as_str());
+    match level {
+        LevelArg::Manifest => {}
+        LevelArg::Digest => progress.expect("verify", found.copy.stored().iter().map(|object| object.bytes).sum()),
+        LevelArg::Decode => progress.expect("verify", manifest.streams.iter().map(|stream| stream.raw.bytes).sum()),
     }
     let report = pipeline::verify(&reader, &found.copy, level.into(), check_of).await?;
     result(&report, level)

@@ -213,7 +213,7 @@ impl<'a> Pass<'a> {
         let (sides, order) = or_stopped(&stop, self.choose()).await?;
         let missing = |(_, standing): &&(Label, Standing)| standing.state == ReplicaState::Missing;
         let expected = order.iter().filter(missing).filter_map(|(run, _)| sides.from.copy(run));
-        progress.expect(expected.map(|copy| copy.bytes).sum());
+        progress.expect("copy", expected.map(|copy| copy.bytes).sum());
         let bringer = pinned.map(|pinned| Bringer::new(self, &sides, pinned));
         let mut order = order.into_iter();
         let mut states = std::collections::HashMap::new();

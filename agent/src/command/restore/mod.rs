@@ -240,7 +240,7 @@ impl Job<'_> {
         progress.enter("preflight", "");
         let plan = or_stopped(&self.stop, self.plan(&copy, &reader, target)).await.map_err(certain)?;
         progress.enter("digests", "");
-        or_stopped(&self.stop, digests(&plan, &reader)).await.map_err(certain)?;
+        or_stopped(&self.stop, digests(&plan, &reader, progress)).await.map_err(certain)?;
 
         progress.enter("prepare", "");
         receipt::begin(&target.session, &self.identity)
@@ -317,7 +317,7 @@ impl Job<'_> {
                 plan.missing.iter().cloned().collect::<Vec<_>>().join(", ")
             ));
         }
-        progress.expect(plan.selected.iter().map(|one| one.stream.raw.bytes).sum());
+        progress.expect("load", plan.selected.iter().map(|one| one.stream.raw.bytes).sum());
         let (mut tables, mut rows, mut raw) = (0, 0, 0);
         let mut post_restore = Vec::new();
         for one in &plan.selected {

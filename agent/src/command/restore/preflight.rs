@@ -13,6 +13,7 @@ use crate::engine::postgresql::restore::rights::{Demands, demands};
 use crate::engine::postgresql::restore::scheduler;
 use crate::engine::postgresql::restore::target::{self, Target, check_name, old_name, side_name};
 use crate::pipeline::{CopyReader, Index};
+use crate::progress::Progress;
 use crate::result::Failure;
 
 /// The largest table of contents that is held, in bytes.
@@ -251,12 +252,13 @@ pub(super) async fn heads(stream: &Stream, reader: &CopyReader) -> Result<(), Fa
 }
 
 /// Reads every byte that will be restored, and compares the digests: a damaged part stops the restore before it writes.
-pub(super) async fn digests(plan: &Plan<'_>, reader: &CopyReader) -> Result<(), Failure> {
+pub(super) async fn digests(plan: &Plan<'_>, reader: &CopyReader, progress: &Progress) -> Result<(), Failure> {
     let globals = plan.globals.filter(|_| !plan.missing.is_empty());
-    for stream in plan.selected.iter().map(|one| one.stream).chain(globals) {
-        for part in &stream.parts {
-            reader.check_digest(&part.object, part.bytes, part.sha256).await?;
-        }
+    let streams = plan.selected.iter().map(|one| one.stream).chain(globals);
+    let parts: Vec<_> = streams.flat_map(|stream| &stream.parts).collect();
+    progress.expect("digests", parts.iter().map(|part| part.bytes).sum());
+    for part in parts {
+        reader.check_digest(&part.object, part.bytes, part.sha256).await?;
     }
     Ok(())
 }

@@ -5,6 +5,7 @@ mod chain;
 mod copies;
 mod incomplete;
 mod objects;
+mod progress;
 mod restores;
 mod rights;
 
