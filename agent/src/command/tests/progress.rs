@@ -97,7 +97,7 @@ async fn each_phase_tells_its_own_bytes_and_how_fast_they_go() {
         .collect();
     let raw: u64 = archives.map(|stream| stream.raw.bytes).sum();
     for database in ["line a", "line b"] {
-        scene.server.sql("postgres", &format!("DROP DATABASE \"{database}\""));
+        scene.server.sql("postgres", &format!("DROP DATABASE \"{database}\" WITH (FORCE)"));
     }
     let task = scene.restore_task("line", "run-1", &nothing());
     let invocation = scene.invocation("pod-2", Action::Restore(task.clone()));
