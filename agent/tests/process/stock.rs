@@ -93,9 +93,32 @@ fn stock_tools_restore_every_copy_as_the_page_says() {
         ("stock_identity", json!({"age": {"recipients": [recipient]}})),
         ("stock_passphrase", json!({"passphrase": {"secretName": "words"}})),
         ("stock_plain", json!({"none": {}})),
+        ("stock_rekeyed", json!({"age": {"recipients": [recipient]}})),
     ] {
         let pod = copied(server, database, &encryption);
-        std::fs::copy(outside.path("identity.txt"), pod.path("identity.txt")).unwrap();
+        let mine = std::fs::read_to_string(outside.path("identity.txt")).unwrap();
+        pod.write("identity.txt", &mine);
+        if database == "stock_rekeyed" {
+            std::fs::create_dir(pod.path("mine")).unwrap();
+            pod.write("mine/identity", &mine);
+            // From here on another identity lies there.
+            let other = identity(&pod);
+            let mut rekey = Command::new(env!("CARGO_BIN_EXE_holdfast-agent"));
+            rekey
+                .args([
+                    "rekey",
+                    "shop/shop",
+                    "--store",
+                    "store.yaml",
+                    "--store-volume",
+                    "volume",
+                    "--identity",
+                    "mine",
+                ])
+                .args(["--recipient", &other])
+                .current_dir(pod.0.path());
+            assert!(done(&mut rekey).status.success());
+        }
         pod.write("restore-without-holdfast.sh", &block("script"));
         let (found, shown) = follow(&pod, server, database, &block("find"), "");
         assert!(found && shown.contains("run-1/") && shown.contains(database), "{database}: {shown}");
