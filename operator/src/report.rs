@@ -174,13 +174,15 @@ fn replacing<K: Resource<DynamicType = ()>>(object: &K, status: &impl Serialize)
     Ok(Patch::Json(operations))
 }
 
-/// The conditions of `after` that say something new: another status or reason than in `before`. `Stalled` repeats what `Ready` says, and
-/// what is still unknown is no news.
+/// The conditions of `after` that say something new: another status or reason than in `before`, or other findings of a keeper. `Stalled` repeats what
+/// `Ready` says, and what is still unknown is no news.
 fn changed<'a>(before: &[Condition], after: &'a [Condition]) -> Vec<&'a Condition> {
     let new = |condition: &&Condition| {
         let old = before.iter().find(|old| old.type_ == condition.type_);
         let silent = condition.type_ == ConditionType::Stalled.as_str() || (old.is_none() && condition.status == "Unknown");
-        !silent && old.is_none_or(|old| old.status != condition.status || old.reason != condition.reason)
+        let found = condition.type_ == ConditionType::Intact.as_str() && condition.status == "False";
+        let news = |old: &Condition| old.status != condition.status || old.reason != condition.reason || found && old.message != condition.message;
+        !silent && old.is_none_or(news)
     };
     after.iter().filter(new).collect()
 }

@@ -12,14 +12,18 @@ fn said(kind: ConditionType, status: Option<bool>, reason: Reason, message: &str
 
 #[test]
 fn an_event_tells_news_only() {
-    use ConditionType::{Ready, Stalled};
+    use ConditionType::{Intact, Ready, Stalled};
     let accepted = said(Ready, Some(true), Reason::Accepted, "a");
     let reworded = said(Ready, Some(true), Reason::Accepted, "b");
     let failed = said(Ready, Some(false), Reason::SecretNotFound, "a");
     let other = said(Ready, Some(false), Reason::QuotaExceeded, "a");
     let unknown = said(Ready, None, Reason::Pending, "a");
     let stalled = said(Stalled, Some(true), Reason::SecretNotFound, "a");
+    let found = said(Intact, Some(false), Reason::Tampered, "a");
+    let more = said(Intact, Some(false), Reason::Tampered, "a; and 1 more");
     for (before, after, told) in [
+        (vec![&found], vec![&found], 0),
+        (vec![&found], vec![&more], 1),
         (vec![], vec![&accepted], 1),
         (vec![], vec![&unknown], 0),
         (vec![&accepted], vec![&reworded], 0),
