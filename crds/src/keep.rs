@@ -70,6 +70,8 @@ pub struct KeepCut {
     pub schedules: bool,
     /// There are more sources: nothing is removed of one that is not told.
     pub sources: bool,
+    /// The store's status counts no more sources: how many copies of one without an object have to be there is not known, and nothing of it is removed.
+    pub counted: bool,
     /// There are more holds: what the store knows goes on by its records, and the next passes are told the others.
     pub holds: bool,
 }
@@ -407,6 +409,9 @@ pub struct SourceReport {
     /// It could not be read: the numbers say nothing, `blocked` says why.
     #[serde(default)]
     pub unread: bool,
+    /// The pass was not told how many copies have to be here.
+    #[serde(default)]
+    pub uncompared: bool,
     /// Committed copies when the pass began.
     #[serde(default)]
     pub found: i64,

@@ -443,7 +443,7 @@ pub struct ProbeStatus {
 #[serde(rename_all = "camelCase")]
 pub struct ProbeReport {
     /// What was tried, in order; the first that failed gives the reason.
-    #[schemars(length(max = 16))]
+    #[schemars(length(max = 24))]
     pub checks: Vec<ProbeCheck>,
     /// Whether the store keeps older versions of an object. Absent where it cannot be told.
     #[serde(default, skip_serializing_if = "Option::is_none")]

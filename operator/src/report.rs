@@ -181,7 +181,8 @@ fn changed<'a>(before: &[Condition], after: &'a [Condition]) -> Vec<&'a Conditio
         let old = before.iter().find(|old| old.type_ == condition.type_);
         let silent = condition.type_ == ConditionType::Stalled.as_str() || (old.is_none() && condition.status == "Unknown");
         let found = condition.type_ == ConditionType::Intact.as_str() && condition.status == "False";
-        let news = |old: &Condition| old.status != condition.status || old.reason != condition.reason || found && old.message != condition.message;
+        let news =
+            |old: &Condition| old.status != condition.status || old.reason != condition.reason || found && old.message != condition.message;
         !silent && old.is_none_or(news)
     };
     after.iter().filter(new).collect()

@@ -142,12 +142,13 @@ pub fn refuses(records: &[HoldRecord], released_by: &str) -> Option<String> {
 }
 
 /// What is to be recorded at `now` of a hold's object, given the hold's records: `place` and, once it is being released, `release` as the object
-/// says them. What is known is not written again; but an object that is there unreleased after a release was recorded, such as one that was
+/// says them. What was said last is not written again; but an object that is there unreleased after a release was recorded, such as one that was
 /// applied again, is placed again. A release that would be none is not recorded.
 pub fn to_record(records: &[HoldRecord], place: HoldFact, release: Option<HoldFact>, now: Timestamp) -> Vec<HoldFact> {
     let known = |fact: &HoldFact| records.iter().any(|record| record.fact == *fact);
     let again = release.is_none() && released_at(records).is_some();
-    let records_place = again || !known(&place);
+    let last = records.iter().rev().find(|record| matches!(record.fact, HoldFact::Place { .. }));
+    let records_place = again || last.is_none_or(|last| last.fact != place);
     let mut placed = Placed::of(records);
     if records_place {
         placed.add(&place, now);

@@ -142,14 +142,19 @@ pub async fn run_key(store: &Store, copy: &Committed, identity: &Path) -> Result
         opened => return opened.map(Some),
     };
     // Whatever lies there opens nothing but this copy's key: one that is another's is refused.
-    let others = keys_beside(store, &named.1).await.unwrap_or_default();
-    for number in others.into_iter().take(MOST_KEYS) {
+    let others = keys_beside(store, &named.1).await?;
+    for number in others.into_iter().rev().take(MOST_KEYS) {
         let object = named.1.key(number);
-        if object != named.0
-            && let Ok(key) = open_one(store, &object, None, &with, recipient).await
-        {
-            tracing::info!(%object, "this key object opens the copy");
-            return Ok(Some(key));
+        if object == named.0 {
+            continue;
+        }
+        match open_one(store, &object, None, &with, recipient).await {
+            Ok(key) => {
+                tracing::info!(%object, "this key object opens the copy");
+                return Ok(Some(key));
+            }
+            Err(other) if matches!(other.reason, Reason::WrongKey | Reason::CopyCorrupt) => {}
+            Err(other) => return Err(other),
         }
     }
     Err(failure)

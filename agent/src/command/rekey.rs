@@ -45,9 +45,9 @@ pub async fn run(arguments: RekeyArgs, cancel: CancellationToken, progress: Prog
     let named = &arguments.copy.copy;
     progress.enter("catalogue", named);
     let store = arguments.copy.open(StoreRole::Writer)?;
-    let runs = match named.parse::<RunPath>() {
-        Ok(run) => vec![run],
-        Err(_) => runs_of(&store, named).await?,
+    let (runs, all) = match named.parse::<RunPath>() {
+        Ok(run) => (vec![run], false),
+        Err(_) => (runs_of(&store, named).await?, true),
     };
     let (mut sealed, mut failed, total) = (0, Vec::new(), runs.len());
     for run in runs {
@@ -64,6 +64,7 @@ pub async fn run(arguments: RekeyArgs, cancel: CancellationToken, progress: Prog
                 sealed += 1;
             }
             Ok(Rekeyed::Left(why)) => tracing::info!(%run, why, "left as it is"),
+            Err(failure) if all && failure.reason == Reason::CopyNotFound => tracing::info!(%run, "it has no copy"),
             Err(failure) => {
                 tracing::error!(%run, error = failure.message, "not sealed");
                 failed.push(failure.while_doing(&format!("copy {run}")));
@@ -84,7 +85,7 @@ pub async fn run(arguments: RekeyArgs, cancel: CancellationToken, progress: Prog
     }
 }
 
-/// The runs of a source, as `<namespace>/<source>`, that hold a copy or once did.
+/// The runs of a source, as `<namespace>/<source>`, that ended in this store.
 async fn runs_of(store: &Store, source: &str) -> Result<Vec<RunPath>, Failure> {
     let unknown = || {
         Failure::new(
@@ -100,11 +101,7 @@ async fn runs_of(store: &Store, source: &str) -> Result<Vec<RunPath>, Failure> {
     let mut runs = Vec::new();
     while let Some(page) = pages.next().await? {
         for listed in page {
-            let Ok(ObjectPath::Outcome { run }) = listed.path.parse() else {
-                continue;
-            };
-            let decided = store.outcome(&run).await?;
-            if decided.is_some_and(|decided| decided.outcome.committed().is_some()) {
+            if let Ok(ObjectPath::Outcome { run }) = listed.path.parse() {
                 runs.push(run);
             }
         }

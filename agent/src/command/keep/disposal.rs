@@ -144,7 +144,7 @@ impl Pass<'_> {
                     Some(known) => match facts
                         .problems
                         .first()
-                        .or(facts.untold.as_ref())
+                        .or(self.task.untold.as_ref())
                         .cloned()
                         .or_else(|| deferred(known, facts, &going))
                     {

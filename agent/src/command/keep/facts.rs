@@ -283,7 +283,7 @@ impl Gathered<'_> {
         self.task
             .untold
             .clone()
-            .or_else(|| (cut.sources && self.told().is_none()).then(sources))
+            .or_else(|| ((cut.sources || cut.counted) && self.told().is_none()).then(sources))
             .or_else(|| cut.schedules.then(schedules).flatten())
     }
 

@@ -343,6 +343,7 @@ impl Pass<'_> {
             namespace: folder.namespace.to_string(),
             source: folder.source.to_string(),
             unread: false,
+            uncompared: facts.copies_before.is_none() && (self.task.cut.sources || self.task.cut.counted),
             found: count(found),
             copies: count(facts.copies.len() as u64),
             good: count(full_and_good.count() as u64),

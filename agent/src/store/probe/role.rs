@@ -71,7 +71,11 @@ impl Store {
         };
         let deleter = probe.roles.pruner.as_ref().unwrap_or(self);
         // The canary is for locks; here the store's answer is enough.
-        match deleter.backend().delete_version(again.as_str(), held.meta.version.as_deref()).await {
+        let version = held.meta.version.as_deref();
+        match deleter
+            .repeat("delete", |backend| backend.delete_version(again.as_str(), version))
+            .await
+        {
             Ok(()) => {}
             Err(StoreError::Denied { .. } | StoreError::Refused { .. } | StoreError::Unsupported { .. }) => {
                 return Ok("not tried: the store does not let the probe delete".to_owned());
@@ -114,7 +118,7 @@ impl Store {
         };
         let may = |deleted: Result<(), StoreError>| {
             match deleted {
-            Ok(()) => Some("it may delete: who takes the writer's credentials can delete copies that nothing locks; give each role its own (docs/stores.md, Rights)".to_owned()),
+            Ok(()) => Some("it may delete: who takes its credentials can delete copies that nothing locks; an S3 store can give each role its own (docs/stores.md, Rights)".to_owned()),
             Err(StoreError::Denied { .. }) => None,
             Err(error) => Some(format!("not tried: {error}")),
         }

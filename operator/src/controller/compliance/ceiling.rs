@@ -1,6 +1,6 @@
 //! What is kept for longer than a ceiling. Pure.
 
-use holdfast_crds::{Retention, Span};
+use holdfast_crds::{Retention, Span, shortest_deletion_delay};
 use jiff::{SignedDuration, Timestamp};
 
 use super::judge::{Found, Known, shown, words};
@@ -56,14 +56,12 @@ pub fn copies(ceiling: Span, known: &Known<'_>) -> Vec<Found> {
         let Some(oldest) = entry.oldest.as_deref().and_then(time).filter(|_| entry.held == 0) else {
             continue;
         };
-        let stores = known.schedules.iter().flat_map(|schedule| &schedule.spec.stores);
-        let retentions = stores
-            .filter(|store| store.reference() == entry.reference())
-            .filter_map(|store| store.retention.as_ref());
-        let delay = retentions
-            .map(|retention| retention.deletion_delay)
-            .max()
-            .unwrap_or(Retention::default().deletion_delay);
+        let delays = known.schedules.iter().flat_map(|schedule| {
+            let stores = schedule.spec.stores.iter().filter(|store| store.reference() == entry.reference());
+            let retentions = stores.filter_map(|store| store.retention.as_ref());
+            retentions.map(|retention| retention.deletion_delay.max(shortest_deletion_delay(schedule.spec.timeout)))
+        });
+        let delay = delays.max().unwrap_or(Retention::default().deletion_delay);
         let gone = ceiling.signed().saturating_add(delay.signed()).saturating_add(PASSES);
         match oldest.checked_add(gone) {
             Ok(until) if until < known.now => found.push(Found::Missed(format!("a good copy of {oldest} that is still there ({store})"))),

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use kube::ResourceExt;
 
 use super::Hold;
-use crate::watch::Caches;
+use crate::{controller::keep::status::HOLDS_TOLD, watch::Caches};
 
 /// The holds that a keeper of a store with copies of these namespaces is told of, in force or being released: first the namespaces' own, then the
 /// cluster's, each in order of names. Those whose objects are gone stay in force by their records.
@@ -23,6 +23,10 @@ pub fn keep_holds(caches: &Caches, namespaces: &[&str], only: Option<&str>) -> V
 /// Puts first what the store does not know yet, by what its keeper last told: what it knows is in force by its records, told or not.
 pub fn unknown_first(holds: &mut [KeepHold], told: Option<&StoreHolds>, now: Timestamp) {
     let reports = told.map(|told| told.reports.as_slice()).unwrap_or_default();
+    // What is missing in a full list may be known: going by it would tell others in each pass, and make passes without end.
+    if reports.len() >= HOLDS_TOLD {
+        return;
+    }
     holds.sort_by_cached_key(|hold| {
         let report = reports.iter().find(|report| report.id == hold.id.as_str());
         urgency(hold, report, now)

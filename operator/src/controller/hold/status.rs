@@ -8,7 +8,11 @@ use holdfast_crds::{
 use jiff::{SignedDuration, Timestamp};
 
 use super::{Hold, build::keep_hold};
-use crate::{controller::store::unusable, store::Store, watch::Caches};
+use crate::{
+    controller::{keep::status::HOLDS_TOLD, store::unusable},
+    store::Store,
+    watch::Caches,
+};
 
 /// The most stores that a status lists.
 const STORES: usize = 100;
@@ -112,10 +116,14 @@ fn report_of<'a>(hold: &Hold<'_>, caches: &Caches, store: &'a Store) -> Result<&
     let id = hold.id();
     let Some(report) = pass.reports.iter().find(|report| report.id == id.as_str()) else {
         let keeper = store.status().and_then(|status| status.keeper.as_ref()?.last_pass.as_ref());
-        let more = if keeper.is_some_and(|pass| pass.summary.cut.holds) {
-            ": there are more holds than a keeper can be told of at once, and the next passes are told the others"
-        } else {
-            ""
+        let more = match keeper {
+            _ if pass.reports.len() >= HOLDS_TOLD => {
+                ": there are more holds than the status of a store has room for, so that this one is not seen there"
+            }
+            Some(pass) if pass.summary.cut.holds => {
+                ": there are more holds than a keeper can be told of at once, and the next passes are told the others"
+            }
+            _ => "",
         };
         return Err(format!("its keeper's pass of {} did not know the hold yet{more}", pass.started_at));
     };

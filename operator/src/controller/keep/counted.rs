@@ -9,7 +9,7 @@ use holdfast_crds::{CountedSource, KEEP_LIMIT, KeepLine, KeepSource, KeepSummary
 pub fn missed(source: &SourceReport, known: bool) -> bool {
     let blocked = source.blocked.as_ref().map(|blocked| blocked.reason);
     let uncounted = matches!(blocked, Some(Reason::CopiesMissing | Reason::CatalogueUnreadable));
-    source.unread || uncounted || (known && blocked == Some(Reason::KeeperTaskTooLarge))
+    source.unread || uncounted || (known && source.uncompared)
 }
 
 /// What was counted before, as this report says it anew. Of what a pass to its end tells nothing, there is nothing any more.
@@ -80,6 +80,7 @@ mod tests {
             namespace: "shop".to_owned(),
             source: source.to_owned(),
             found,
+            uncompared: blocked == Some(Reason::KeeperTaskTooLarge),
             blocked: blocked.map(|reason| Blocked {
                 reason,
                 message: String::new(),

@@ -15,7 +15,7 @@ use crate::{job::End, store::Store};
 /// The condition types that the keeper's controller sets; the others are left as they are.
 pub const OWN: [ConditionType; 2] = [ConditionType::Kept, ConditionType::Intact];
 /// Holds and disposals that are listed, as the schema has it.
-const HOLDS: usize = 200;
+pub const HOLDS_TOLD: usize = 200;
 const DISPOSALS: usize = 50;
 const MESSAGE: usize = 1_024;
 
@@ -218,7 +218,7 @@ fn holds(summary: &KeepSummary, report: &[KeepLine]) -> StoreHolds {
     });
     StoreHolds {
         started_at: summary.started_at.clone(),
-        reports: reports.take(HOLDS).collect(),
+        reports: reports.take(HOLDS_TOLD).collect(),
         disposals: disposals.take(DISPOSALS).collect(),
     }
 }

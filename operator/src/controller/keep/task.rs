@@ -42,6 +42,14 @@ const INTERVAL: u64 = 86_400;
 
 /// What the keeper of `store` is told now.
 pub fn task(caches: &Caches, store: &Store, now: Timestamp) -> KeepTask {
+    task_about(caches, store, now, None, None)
+}
+
+/// … of the sources of one namespace, or one of them.
+pub fn task_about(caches: &Caches, store: &Store, now: Timestamp, namespace: Option<&str>, source: Option<&str>) -> KeepTask {
+    let meant = |of: &str, name: Option<&str>| {
+        namespace.is_none_or(|meant| meant == of) && source.is_none_or(|meant| name.is_none_or(|name| meant == name))
+    };
     let reference = store.reference();
     let namespaces = store.namespaces(caches);
     // One that may not use the store any more has no say in it: what it left goes on under the rules that are recorded with it. Holds and floors count everywhere.
@@ -50,11 +58,13 @@ pub fn task(caches: &Caches, store: &Store, now: Timestamp) -> KeepTask {
     let schedules = schedules
         .iter()
         .filter(|schedule| allowed.contains(&&schedule.namespace().unwrap_or_default()));
+    let schedules = schedules.filter(|schedule| meant(&schedule.namespace().unwrap_or_default(), None));
     let schedules: Vec<_> = schedules.filter_map(|schedule| keep_schedule(schedule, &reference, now)).collect();
     let sources = allowed.iter().flat_map(|namespace| caches.sources.in_namespace(namespace));
     let mut sources: Vec<_> = sources.filter_map(|source| keep_source(&source, &reference)).collect();
     let keeper = store.status().and_then(|status| status.keeper.clone()).unwrap_or_default();
     counted::tell(&keeper.counted, &mut sources);
+    sources.retain(|known| meant(known.namespace.as_str(), Some(known.source.as_str())));
     turn(&mut sources, keeper.number);
     let in_use = namespaces.iter().flat_map(|namespace| caches.restores.in_namespace(namespace));
     let in_use = in_use.filter_map(|restore| {
@@ -84,7 +94,8 @@ pub fn task(caches: &Caches, store: &Store, now: Timestamp) -> KeepTask {
     let sources = fitting(sources, room.saturating_sub(size(&schedules)));
     let cut = KeepCut {
         schedules: schedules.len() < all.0,
-        sources: sources.len() < all.1 || keeper.counted.len() >= KEEP_LIMIT,
+        sources: sources.len() < all.1,
+        counted: keeper.counted.len() >= KEEP_LIMIT,
         holds: holds.len() < all.2,
     };
     KeepTask {
@@ -109,8 +120,9 @@ fn turn(sources: &mut [KeepSource], pass: i64) {
     sources.sort_by_key(|source| (silent(source), source.namespace.clone(), source.source.clone()));
     let spoken = sources.partition_point(|source| !silent(source));
     let others = &mut sources[spoken..];
-    let begin = usize::try_from(pass).unwrap_or(0).saturating_mul(TURN) % others.len().max(1);
-    others.rotate_left(begin);
+    let (pass, count) = (usize::try_from(pass).unwrap_or(0), others.len().max(1));
+    // One further with each round, so that each comes first at some time.
+    others.rotate_left((pass.saturating_mul(TURN) + pass / count) % count);
 }
 
 /// How many bytes the list has in a task.
@@ -118,14 +130,15 @@ fn size<T: Serialize>(list: &[T]) -> usize {
     serde_json::to_string(list).map_or(usize::MAX / 4, |text| text.len())
 }
 
-/// The list without its end, as far as it is too long for so many bytes.
+/// The list without what so many bytes have no room for. One that is too large itself keeps no other waiting.
 fn fitting<T: Serialize>(mut list: Vec<T>, bytes: usize) -> Vec<T> {
-    let mut used = 0;
-    let fits = list.iter().take_while(|item| {
-        used += serde_json::to_string(item).map_or(0, |text| text.len() + 1);
-        used <= bytes
+    let mut left = bytes;
+    list.retain(|item| {
+        let size = serde_json::to_string(item).map_or(usize::MAX, |text| text.len() + 1);
+        let fits = size <= left;
+        left -= if fits { size } else { 0 };
+        fits
     });
-    list.truncate(fits.count());
     list
 }
 

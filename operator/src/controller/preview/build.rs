@@ -61,7 +61,13 @@ pub fn job(context: &Context, preview: &RetentionPreview) -> Result<Job, (Reason
             source: spec.source.as_deref().map(|source| label("spec.source", source)).transpose()?,
             proposed: proposed.into_iter().collect(),
         }),
-        ..keep::task::task(&context.caches, &store, context.clock.now())
+        ..keep::task::task_about(
+            &context.caches,
+            &store,
+            context.clock.now(),
+            whose.as_deref(),
+            spec.source.as_deref(),
+        )
     };
     let task = Task {
         version: TASK_VERSION,

@@ -1,7 +1,7 @@
 //! What a store's status says. Pure.
 
 use holdfast_crds::{
-    BackupStoreStatus, Class, ConditionType, Finding, ProbeReport, ProbeStatus, Reason, conditions, shortened, whole_seconds,
+    BackupStoreStatus, Class, ConditionType, Finding, ProbeCheck, ProbeReport, ProbeStatus, Reason, conditions, shortened, whole_seconds,
 };
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -176,6 +176,16 @@ fn probe(before: Option<&ProbeStatus>, phase: &Phase<'_>, generation: Option<i64
 fn newer(known: Option<ProbeReport>, found: Option<ProbeReport>) -> Option<ProbeReport> {
     match (known, found) {
         (Some(known), Some(found)) if proven(&known) && !found.checks.iter().any(|check| check.name == CREATE_IF_ABSENT) => Some(known),
+        (Some(known), Some(mut found)) => {
+            let of_owner = |check: &ProbeCheck| check.name == "Owner";
+            if !found.checks.iter().any(of_owner) {
+                found
+                    .checks
+                    .extend(known.checks.into_iter().find(|check| of_owner(check) && check.passed));
+                (found.owner, found.epoch) = (found.owner.or(known.owner), found.epoch.or(known.epoch));
+            }
+            Some(found)
+        }
         (known, found) => found.or(known),
     }
 }

@@ -361,6 +361,7 @@ async fn a_source_that_a_keeper_is_not_told_of_or_not_of_its_schedule_loses_noth
     let cut = |schedules, sources| KeepCut {
         schedules,
         sources,
+        counted: false,
         holds: false,
     };
     let no_source = KeepTask {
