@@ -49,7 +49,7 @@ pub async fn run(arguments: RekeyArgs, cancel: CancellationToken, progress: Prog
         Ok(run) => (vec![run], false),
         Err(_) => (runs_of(&store, named).await?, true),
     };
-    let (mut sealed, mut failed, total) = (0, Vec::new(), runs.len());
+    let (mut sealed, mut failed, mut total) = (0, Vec::new(), runs.len());
     for run in runs {
         if cancel.is_cancelled() {
             return Err(Failure::new(
@@ -64,12 +64,17 @@ pub async fn run(arguments: RekeyArgs, cancel: CancellationToken, progress: Prog
                 sealed += 1;
             }
             Ok(Rekeyed::Left(why)) => tracing::info!(%run, why, "left as it is"),
-            Err(failure) if all && failure.reason == Reason::CopyNotFound => tracing::info!(%run, "it has no copy"),
+            // It was given up.
+            Err(failure) if all && failure.reason == Reason::CopyNotFound => total -= 1,
             Err(failure) => {
                 tracing::error!(%run, error = failure.message, "not sealed");
                 failed.push(failure.while_doing(&format!("copy {run}")));
             }
         }
+    }
+    if total == 0 {
+        let message = format!("{} holds no copy of {named}", store.describe());
+        return Err(Failure::new(Reason::CopyNotFound, message));
     }
     let told = format!(
         "sealed the keys of {sealed} of {total} runs to {} more recipients",
