@@ -134,18 +134,19 @@ pub async fn run_key(store: &Store, copy: &Committed, identity: &Path) -> Result
         return Ok(None);
     };
     let with = Arc::new(key::opener(identity)?);
-    let named = key_of(path)?;
+    let (named, pod) = key_of(path)?;
+    let stays_shut = |failure: &Failure| matches!(failure.reason, Reason::WrongKey | Reason::CopyCorrupt);
     let stored = copy.stored().iter().find(|object| object.path == path);
     let version = stored.and_then(|object| object.version_id.as_deref());
-    let failure = match open_one(store, &named.0, version, &with, recipient).await {
-        Err(failure) if matches!(failure.reason, Reason::WrongKey | Reason::CopyCorrupt) => failure,
+    let failure = match open_one(store, &named, version, &with, recipient).await {
+        Err(failure) if stays_shut(&failure) => failure,
         opened => return opened.map(Some),
     };
     // Whatever lies there opens nothing but this copy's key: one that is another's is refused.
-    let others = keys_beside(store, &named.1).await?;
+    let others = keys_beside(store, &pod).await?;
     for number in others.into_iter().rev().take(MOST_KEYS) {
-        let object = named.1.key(number);
-        if object == named.0 {
+        let object = pod.key(number);
+        if object == named {
             continue;
         }
         match open_one(store, &object, None, &with, recipient).await {
@@ -153,7 +154,7 @@ pub async fn run_key(store: &Store, copy: &Committed, identity: &Path) -> Result
                 tracing::info!(%object, "this key object opens the copy");
                 return Ok(Some(key));
             }
-            Err(other) if matches!(other.reason, Reason::WrongKey | Reason::CopyCorrupt) => {}
+            Err(other) if stays_shut(&other) => {}
             Err(other) => return Err(other),
         }
     }

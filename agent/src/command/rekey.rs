@@ -111,12 +111,6 @@ async fn runs_of(store: &Store, source: &str) -> Result<Vec<RunPath>, Failure> {
             }
         }
     }
-    if runs.is_empty() {
-        return Err(Failure::new(
-            Reason::CopyNotFound,
-            format!("{} holds no copy of {source}", store.describe()),
-        ));
-    }
     Ok(runs)
 }
 

@@ -21,23 +21,26 @@ pub fn field(status: &str, name: &str) -> u64 {
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10
 }
 
+/// Leaves [`fixture::commit`]'s copy in the volume.
+pub fn committed(volume: &Path, pieces: impl IntoIterator<Item = Bytes>) {
+    let config = VolumeConfig {
+        mount: volume.to_owned(),
+        path: None,
+        created: None,
+    };
+    let store = Store::new(Volume::open(&config).unwrap(), Patience::PROBE, 1);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(fixture::commit(&store, pieces));
+}
+
 /// Several times the memory that it has is brought. It is looked at while it waits for somebody who reads its result.
 #[test]
 fn an_object_of_any_size_is_brought_in_a_container_of_64_mib() {
     let pod = Pod::new();
     let near = pod.path("near");
     std::fs::create_dir(&near).unwrap();
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    runtime.block_on(async {
-        let config = VolumeConfig {
-            mount: near.clone(),
-            path: None,
-            created: None,
-        };
-        let store = Store::new(Volume::open(&config).unwrap(), Patience::PROBE, 1);
-        let piece = |number: usize| Bytes::from((0..8_usize << 20).map(|at| (at * number).to_le_bytes()[1]).collect::<Vec<_>>());
-        fixture::commit(&store, (1..=PIECES).map(piece)).await;
-    });
+    let piece = |number: usize| Bytes::from((0..8_usize << 20).map(|at| (at * number).to_le_bytes()[1]).collect::<Vec<_>>());
+    committed(&near, (1..=PIECES).map(piece));
     let store = std::fs::read_to_string(pod.store()).unwrap();
     let near_store = pod.write("near.yaml", &store.replace("disk", "near"));
     let limit = pod.write("memory-limit", &(64 << 20).to_string());

@@ -1,14 +1,10 @@
 //! `keep` as a process.
 
 use bytes::Bytes;
-use holdfast_agent::store::{
-    Patience, Store,
-    volume::{Volume, VolumeConfig},
-};
 use holdfast_crds::KEEP_LINE;
 
 use super::{
-    copies::{field, fixture},
+    copies::{committed, field, fixture},
     *,
 };
 
@@ -23,16 +19,7 @@ fn a_pass_over_many_copies_needs_little_memory() {
     let wanted = std::env::var("HOLDFAST_COPIES").map_or(2_000, |count| count.parse::<usize>().unwrap());
     let pod = Pod::new();
     let volume = pod.path("volume");
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    runtime.block_on(async {
-        let config = VolumeConfig {
-            mount: volume.clone(),
-            path: None,
-            created: None,
-        };
-        let store = Store::new(Volume::open(&config).unwrap(), Patience::PROBE, 1);
-        fixture::commit(&store, [Bytes::from_static(b"a part")]).await;
-    });
+    committed(&volume, [Bytes::from_static(b"a part")]);
     let each = wanted / SOURCES;
     multiply(&volume, each);
 

@@ -319,15 +319,21 @@ async fn no_source_looks_intact_because_others_have_many_findings() {
     assert_eq!(said.result.kept.unwrap().findings, 253);
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_keeper_that_is_not_told_what_keeps_copies_removes_nothing() {
-    let scene = Scene::new(Memory::new());
-    let runs = days(&scene, "2026-03-01T02:00:00Z", 5).await;
+/// Six copies of which some go, and one is marked, by the next pass that is told this task.
+async fn with_some_to_go(scene: &Scene) -> (Vec<RunPath>, KeepTask) {
+    let runs = days(scene, "2026-03-01T02:00:00Z", 5).await;
     let wanted = task(|r| r.keep_last = Some(3));
     scene.pass(&wanted).await;
     scene.memory.advance(DAY * 2);
     let tick = scene.now();
     scene.copy(tick).await;
+    (runs, wanted)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_keeper_that_is_not_told_what_keeps_copies_removes_nothing() {
+    let scene = Scene::new(Memory::new());
+    let (runs, wanted) = with_some_to_go(&scene).await;
     let untold = KeepTask {
         untold: Some("the copies that restores read are too many".into()),
         ..wanted.clone()
@@ -352,12 +358,7 @@ async fn a_keeper_that_is_not_told_what_keeps_copies_removes_nothing() {
 #[tokio::test(start_paused = true)]
 async fn a_source_that_a_keeper_is_not_told_of_or_not_of_its_schedule_loses_nothing() {
     let scene = Scene::new(Memory::new());
-    let runs = days(&scene, "2026-03-01T02:00:00Z", 5).await;
-    let wanted = task(|r| r.keep_last = Some(3));
-    scene.pass(&wanted).await;
-    scene.memory.advance(DAY * 2);
-    let tick = scene.now();
-    scene.copy(tick).await;
+    let (runs, wanted) = with_some_to_go(&scene).await;
     let cut = |schedules, sources| KeepCut {
         schedules,
         sources,
