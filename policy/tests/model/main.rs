@@ -1,4 +1,4 @@
-//! A model of all that happens to a copy: run, attempt, register, hold, mark, removal, take-over. Two clusters with an operator each, pods
+//! A model of all that happens to a copy: run, attempt, register, hold, mark, removal, take-over (how a tick comes to its run is in `ticks`). Two clusters with an operator each, pods
 //! that come back, keepers at work at once, two stores, answers that are lost; whoever is killed makes no step any more. Every order of steps is
 //! tried within a budget, and what keepers decide is decided by `holdfast_policy` itself.
 //!
@@ -8,9 +8,10 @@
 
 mod keeper;
 mod process;
+mod ticks;
 mod world;
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, fmt::Debug, hash::Hash};
 
 use holdfast_policy::hold;
 use keeper::Keeper;
@@ -209,8 +210,7 @@ fn all(world: &World, holds: impl Fn(usize, usize, &world::Folder) -> bool) -> b
 
 /// The budgets that are tried: each has one theme, so that every order of its steps can be.
 fn budget(theme: &str) -> Budget {
-    let large = std::env::var("HOLDFAST_MODEL").is_ok_and(|size| size == "large");
-    let more = u8::from(large);
+    let more = u8::from(large());
     match theme {
         "run" => Budget {
             longs: 1 + more,
@@ -263,11 +263,25 @@ fn budget(theme: &str) -> Budget {
     }
 }
 
+/// Whether budgets are large.
+fn large() -> bool {
+    std::env::var("HOLDFAST_MODEL").is_ok_and(|size| size == "large")
+}
+
 /// Goes through all states of a theme. The properties that do not hold, or of those that are to be seen the ones that were.
 fn check(theme: &str, rules: Rules, until: HasDiscoveries) -> Vec<&'static str> {
-    let started = std::time::Instant::now();
     let budget = budget(theme);
-    let checker = Life { budget, rules }
+    discoveries(theme, Life { budget, rules }, until)
+}
+
+fn discoveries<M>(theme: &str, model: M, until: HasDiscoveries) -> Vec<&'static str>
+where
+    M: Model + Send + Sync + 'static,
+    M::State: Clone + Debug + Hash + PartialEq + Send + Sync,
+    M::Action: Clone + Debug + PartialEq + Send + Sync,
+{
+    let started = std::time::Instant::now();
+    let checker = model
         .checker()
         .threads(std::thread::available_parallelism().map_or(2, usize::from))
         .finish_when(until)
