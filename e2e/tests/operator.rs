@@ -29,13 +29,32 @@ fn the_operator_is_killed_at_five_moments_of_a_run() {
         operator.until_ready(2).await?;
         let kill = || async { operator.kill(&operator.pod_names().await?).await };
 
-        // 1. Right after the run was made.
+        // 1. While a run is cancelled, and 2. right after another was made.
+        let lock = database.hold_lock("shop", "documents").await?;
+        sandbox.start_run("cancelled", "shop", "").await?;
+        sandbox.dumping("cancelled", &database).await?;
+        sandbox
+            .kubectl(&[
+                "patch",
+                "backuprun",
+                "cancelled",
+                "--type=merge",
+                "-p",
+                r#"{"spec":{"cancel":true}}"#,
+            ])
+            .await?;
         sandbox.start_run("made", "shop", "").await?;
         kill().await?;
+        let status = sandbox.run_ended("cancelled", 200).await?.status.context("status")?;
+        ensure!(status.phase == RunPhase::Cancelled, "{status:?}");
+        lock.release().await?;
         succeeded_at_once(&sandbox, "made").await?;
 
-        // 2. When its attempt was counted.
+        // 3. While a dump runs, which ends while no operator is there, and 4. when an attempt was counted.
         operator.until_ready(2).await?;
+        let lock = database.hold_lock("shop", "documents").await?;
+        sandbox.start_run("dumping", "shop", "").await?;
+        sandbox.dumping("dumping", &database).await?;
         sandbox.start_run("counted", "shop", "").await?;
         sandbox
             .until::<BackupRun>("counted", 60, "counted", |run| {
@@ -43,18 +62,11 @@ fn the_operator_is_killed_at_five_moments_of_a_run() {
             })
             .await?;
         kill().await?;
-        succeeded_at_once(&sandbox, "counted").await?;
-
-        // 3. While the dump runs; it ends while no operator is there.
-        operator.until_ready(2).await?;
-        let lock = database.hold_lock("shop", "documents").await?;
-        sandbox.start_run("dumping", "shop", "").await?;
-        sandbox.dumping("dumping", &database).await?;
-        kill().await?;
         lock.release().await?;
         succeeded_at_once(&sandbox, "dumping").await?;
+        succeeded_at_once(&sandbox, "counted").await?;
 
-        // 4. When the Job has ended.
+        // 5. When the Job has ended.
         operator.until_ready(2).await?;
         sandbox.start_run("ended", "shop", "").await?;
         sandbox
@@ -73,26 +85,6 @@ fn the_operator_is_killed_at_five_moments_of_a_run() {
             })?;
         kill().await?;
         succeeded_at_once(&sandbox, "ended").await?;
-
-        // 5. While it is cancelled.
-        operator.until_ready(2).await?;
-        let lock = database.hold_lock("shop", "documents").await?;
-        sandbox.start_run("cancelled", "shop", "").await?;
-        sandbox.dumping("cancelled", &database).await?;
-        sandbox
-            .kubectl(&[
-                "patch",
-                "backuprun",
-                "cancelled",
-                "--type=merge",
-                "-p",
-                r#"{"spec":{"cancel":true}}"#,
-            ])
-            .await?;
-        kill().await?;
-        let status = sandbox.run_ended("cancelled", 200).await?.status.context("status")?;
-        ensure!(status.phase == RunPhase::Cancelled, "{status:?}");
-        lock.release().await?;
         operator.until_ready(2).await
     });
 }
