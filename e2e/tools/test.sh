@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs groups of checks and tests, shows their output, and ends in one line that sums all counts: "N passed, N failed".
-#   test.sh lint unit chart e2e      in this order; a failure does not keep the later ones from running
+#   test.sh lint unit chart e2e      a failure does not keep the others from running; unit and chart run while tests of e2e leave the processor idle
 # A step that fails without a failed test (it does not compile, clippy has found something) counts as one failure. No test at all is a failure too.
 #   T=name            only the tests whose name contains it (group e2e)
 #   CLUSTER=current   the current kube context, a cluster for tests, instead of our own; HOLDFAST_IMAGE is then an image that it can pull.
@@ -16,22 +16,43 @@ export PATH=$HOLDFAST_CACHE/bin:$PATH
 # shellcheck source=rust.sh
 source e2e/tools/rust.sh
 
-passed=0 failed=0 table=()
-output=$(mktemp)
-trap 'rm -f "$output"' EXIT
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
 
 # step NAME COMMAND…: its output is shown as it comes; counts are read from the lines "test result: …; N passed; N failed; …".
 step() {
-  local name=$1 started=$SECONDS code=0 step_passed step_failed
+  local name=$1 started=$SECONDS code=0 output=$work/$BASHPID
   shift
   printf '\n=== %s\n' "$name"
   "$@" 2>&1 | tee "$output" || code=${PIPESTATUS[0]}
-  read -r step_passed step_failed < <(awk '/^test result: / {for (i = 2; i <= NF; i++) {if ($i ~ /^passed/) p += $(i - 1); if ($i ~ /^failed/) f += $(i - 1)}} END {print p + 0, f + 0}' "$output")
-  if [ "$code" != 0 ] && [ "$step_failed" = 0 ]; then step_failed=1; fi
-  passed=$((passed + step_passed))
-  failed=$((failed + step_failed))
-  table+=("$(printf '%-34s %5d passed %4d failed %6d s  %s' "$name" "$step_passed" "$step_failed" $((SECONDS - started)) "$([ "$step_failed" = 0 ] && echo ok || echo FAILED)")")
+  awk -v name="$name" -v code="$code" -v seconds=$((SECONDS - started)) '
+    /^test result: / {for (i = 2; i <= NF; i++) {if ($i ~ /^passed/) p += $(i - 1); if ($i ~ /^failed/) f += $(i - 1)}}
+    END {if (code && !f) f = 1; printf "%-34s %5d passed %4d failed %6d s  %s\n", name, p, f, seconds, f ? "FAILED" : "ok"}' "$output" >> "$work/summary"
   return "$code"
+}
+
+# Which groups are still to be run.
+[ $# != 0 ] || set -- lint unit chart e2e
+for group in "$@"; do
+  [[ $group =~ ^(lint|unit|chart|e2e)$ ]] || { echo "error: group '$group' is not known; known are lint, unit, chart, e2e" >&2; exit 2; }
+done
+groups=" $* "
+take() { [[ $groups == *" $1 "* ]] && groups=${groups/" $1 "/ }; }
+# beside GROUP COMMAND…: both at once; what the group says is shown after the command.
+beside() {
+  local group=$1 process
+  shift
+  take "$group" || { "$@"; return; }
+  set -m # with a process group, which can be ended
+  "$group" > "$work/$group" 2>&1 < /dev/null &
+  process=$!
+  set +m
+  trap 'kill -- -$process; exit 1' INT TERM HUP
+  "$@" || true
+  echo "waits for the group $group, which runs beside"
+  wait "$process" || echo "the group $group did not end: 0 passed 1 failed" >> "$work/summary"
+  trap - INT TERM HUP
+  cat "$work/$group"
 }
 
 # What may be in the binaries, by deny.toml. Advisories are not asked for: a commit that was good would fail on the day one is published.
@@ -84,7 +105,7 @@ chart() {
 
 start_cluster() { e2e/cluster/up.sh > "$HOLDFAST_CACHE/kubeconfig-path"; }
 e2e() {
-  local tests
+  local tests name
   if [ "${CLUSTER:-}" != current ]; then
     mkdir -p "$HOLDFAST_CACHE"
     step "test cluster" start_cluster || return 0
@@ -93,30 +114,39 @@ e2e() {
     step "image" e2e/tools/image.sh || return 0
   fi
   step "install the chart" e2e/tools/install.sh || return 0
-  local only_ours=()
   read -ra tests <<< "$(targets 'e2e/tests/!(chart*)')"
+  # What runs beside a test is not compiled beside it.
+  [[ $groups != *" unit "* ]] || tests=(--tests)
+  step "tests are compiled" run_tests --no-run "${tests[@]}" || return 0
+  # Most of a test's time is waiting: more of them at once than there are cores (the seats of e2e/src/sandbox.rs say how many).
+  program() { step "end-to-end tests: $1" run_tests --test "$1" -- --test-threads=10 "${@:2}" ${T:+"$T"} || true; }
   if [ "${CLUSTER:-}" = current ]; then
-    tests=(--test cluster)
-    only_ours=(--skip interruption::a_kubelet_that_restarts --skip interruption::a_node_that_is_lost --skip operator::the_operator_connects
+    local only_ours=(--skip interruption::a_kubelet_that_restarts --skip interruption::a_node_that_is_lost --skip operator::the_operator_connects
       --skip web_identity:: --skip failures::pod_security)
     echo "left out: the programs administration, operator, recovery, rights; ${only_ours[*]}"
+    program cluster "${only_ours[@]}"
+    return
   fi
-  # Most of a test's time is waiting: more of them at once than there are cores (the seats of e2e/src/sandbox.rs say how many).
-  step "end-to-end tests" run_tests "${tests[@]}" -- --test-threads=10 "${only_ours[@]}" ${T:+"$T"} || true
+  read -ra tests <<< "$(targets 'e2e/tests/!(chart*)')"
+  for name in "${tests[@]}"; do
+    case $name in
+      --test) ;;
+      administration) beside chart program "$name" ;;
+      operator) beside unit program "$name" ;;
+      *) program "$name" ;;
+    esac
+  done
 }
 
-[ $# != 0 ] || set -- lint unit chart e2e
 step "tools: Debian packages, Rust" prepare || { echo "0 passed, 1 failed"; exit 1; }
 provide_rust
-for group in "$@"; do
-  case $group in
-    lint | unit | chart | e2e) "$group" ;;
-    *) echo "error: group '$group' is not known; known are lint, unit, chart, e2e" >&2; exit 2 ;;
-  esac
+for group in lint e2e unit chart; do
+  ! take "$group" || "$group"
 done
 
 printf '\n=== summary\n'
-printf '%s\n' "${table[@]}"
+cat "$work/summary"
+read -r passed failed < <(awk '{for (i = 2; i <= NF; i++) {if ($i == "passed") p += $(i - 1); if ($i == "failed") f += $(i - 1)}} END {print p + 0, f + 0}' "$work/summary")
 if [ "$passed" = 0 ] && [ "$failed" = 0 ] && [ "$*" != lint ]; then
   echo "error: no test ran"
   failed=1
