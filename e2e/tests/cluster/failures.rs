@@ -313,6 +313,32 @@ spec:
 }
 
 #[test]
+fn a_memory_limit_that_is_too_low_is_told() {
+    sandbox::run("memory-limit", |sandbox| async move {
+        let database = sandbox.postgres("shop").await?;
+        database.fill("shop", 100).await?;
+        // What pg_dump knows of each table is in its memory.
+        let tables = "do $$ begin for i in 1..3000 loop execute format('create table many_%s (id int)', i); end loop; end $$";
+        database.sql("shop", tables).await?;
+        sandbox.s3().await?;
+        sandbox.store("{none: {}}").await?;
+        let limit = "job: {resources: {requests: {memory: 16Mi}, limits: {memory: 16Mi}}}";
+        sandbox.source_with("shop", "databases: {include: [shop]}", limit).await?;
+        sandbox.start_run("first", "shop", "attempts: 1").await?;
+        let run = shows(
+            &sandbox,
+            "first",
+            120,
+            Reason::OutOfMemory,
+            &["job.resources.limits.memory", "pg_dump"],
+        )
+        .await?;
+        ensure!(run.status.is_some_and(|status| status.copy.is_none()), "a copy was made");
+        Ok(())
+    });
+}
+
+#[test]
 fn an_image_that_cannot_be_pulled_is_named() {
     sandbox::run("image", |sandbox| async move {
         sandbox.prepared(100).await?;

@@ -194,6 +194,8 @@ fn main_ended(pod: &Pod, terminated: &ContainerStateTerminated) -> End {
     ended(terminated, pod)
 }
 
+const MEMORY: &str = "the container needed more memory than its limit; raise job.resources.limits.memory";
+
 /// What a container that ran left behind.
 fn ended(terminated: &ContainerStateTerminated, pod: &Pod) -> End {
     let out_of_memory = terminated.reason.as_deref() == Some("OOMKilled");
@@ -205,28 +207,25 @@ fn ended(terminated: &ContainerStateTerminated, pod: &Pod) -> End {
     };
     match read_result(terminated) {
         Ok(result) => {
-            let failed = result.reason.class() != Class::Fine;
-            // The kernel ended a tool, and the agent could only say that the tool failed.
-            let reason = if failed && out_of_memory {
-                Reason::OutOfMemory
+            let said = if result.message.is_empty() {
+                result.reason.meaning().to_owned()
             } else {
-                result.reason
+                shortened(&result.message, 1_024)
+            };
+            // The kernel ended a tool, and the agent could only say that the tool failed.
+            let (reason, message) = if out_of_memory && result.reason.class() != Class::Fine {
+                (Reason::OutOfMemory, format!("{MEMORY}: {said}"))
+            } else {
+                (result.reason, said)
             };
             End {
                 reason,
-                message: if result.message.is_empty() {
-                    result.reason.meaning().to_owned()
-                } else {
-                    shortened(&result.message, 1_024)
-                },
+                message,
                 result: Some(result),
                 ran: true,
             }
         }
-        Err(_) if out_of_memory => doubt(
-            Reason::OutOfMemory,
-            "the container needed more memory than its limit; raise job.resources.limits.memory".to_owned(),
-        ),
+        Err(_) if out_of_memory => doubt(Reason::OutOfMemory, MEMORY.to_owned()),
         Err(found) => match disruption(pod) {
             Some((reason, message)) => doubt(reason, message),
             None if pod.metadata.deletion_timestamp.is_some() => doubt(Reason::PodDeleted, "somebody deleted the pod".to_owned()),

@@ -214,6 +214,7 @@ fn a_tool_that_the_kernel_ended_is_out_of_memory_and_not_a_failed_dump() {
     status["containerStatuses"][0]["state"]["terminated"]["reason"] = "OOMKilled".into();
     let end = end(of_pods(&[pod("a", status)]));
     assert_eq!((end.reason, end.result.is_some()), (Reason::OutOfMemory, true));
+    assert!(end.message.contains("raise job.resources.limits.memory: "), "{}", end.message);
 }
 
 #[test]
