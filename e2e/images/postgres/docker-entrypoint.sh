@@ -2,6 +2,7 @@
 # Makes a cluster in $PGDATA when there is none, then runs the server; another command is run as it is. Of the official image's settings it knows
 # POSTGRES_PASSWORD, POSTGRES_USER, POSTGRES_DB (each also with _FILE), POSTGRES_INITDB_ARGS, POSTGRES_HOST_AUTH_METHOD, PGDATA and /docker-entrypoint-initdb.d.
 set -euo pipefail
+shopt -s nullglob
 fail() { echo "error: $*" >&2; exit 1; }
 
 [ $# != 0 ] || set -- postgres
@@ -50,20 +51,22 @@ initialise() {
   touch "$PGDATA/.initialising"
   echo "host all all all $method" >> "$PGDATA/pg_hba.conf"
 
-  # Reachable only by its socket until all that is told below is done.
-  pg_ctl -D "$PGDATA" -w start -o "-c listen_addresses=''" > /dev/null
-  local psql=(psql -v ON_ERROR_STOP=1 --no-password --no-psqlrc -U "$user")
-  if [ "$database" != postgres ]; then
-    "${psql[@]}" -d postgres -v database="$database" <<< 'CREATE DATABASE :"database"'
+  local file files=(/docker-entrypoint-initdb.d/*.sh /docker-entrypoint-initdb.d/*.sql)
+  if [ "$database" != postgres ] || [ ${#files[@]} != 0 ]; then
+    # Reachable only by its socket until all that is told below is done.
+    pg_ctl -D "$PGDATA" -w start -o "-c listen_addresses=''" > /dev/null
+    local psql=(psql -v ON_ERROR_STOP=1 --no-password --no-psqlrc -U "$user")
+    if [ "$database" != postgres ]; then
+      "${psql[@]}" -d postgres -v database="$database" <<< 'CREATE DATABASE :"database"'
+    fi
+    for file in /docker-entrypoint-initdb.d/*; do
+      case $file in
+        *.sh) bash "$file" ;;
+        *.sql) "${psql[@]}" -d "$database" -f "$file" ;;
+      esac
+    done
+    pg_ctl -D "$PGDATA" -m fast -w stop > /dev/null
   fi
-  local file
-  for file in /docker-entrypoint-initdb.d/*; do
-    case $file in
-      *.sh) bash "$file" ;;
-      *.sql) "${psql[@]}" -d "$database" -f "$file" ;;
-    esac
-  done
-  pg_ctl -D "$PGDATA" -m fast -w stop > /dev/null
   rm -rf "$folder" "$PGDATA/.initialising"
 }
 
