@@ -78,13 +78,10 @@ lint() {
 
 # All tests are built as one selection of packages, so that dependencies are compiled with one set of features.
 run_tests() { cargo test --workspace --locked --no-fail-fast "$@"; }
-targets() { # PATTERN of files: their names as arguments of cargo test
-  local file name
-  for file in */tests/*.rs */tests/*/main.rs; do
-    name=${file%/main.rs}
-    # shellcheck disable=SC2053  # a pattern
-    [[ $file != $1 ]] || printf -- '--test %s ' "$(basename "$name" .rs)"
-  done
+targets() { # PATTERN of files: their names as arguments of cargo test, in the order of the alphabet
+  local name
+  # shellcheck disable=SC2053  # a pattern
+  for name in */tests/*.rs */tests/*/main.rs; do [[ $name != $1 ]] || basename "${name%/main.rs}" .rs; done | sort -u | sed 's/^/--test /' | tr '\n' ' '
 }
 
 unit() {
