@@ -1,7 +1,7 @@
 # The front door: `make help` lists what can be done.
 #   CLUSTER=current   uses the current kube context instead of a cluster of our own, and HOLDFAST_IMAGE, an image that it can pull
 #   T=name            only the end-to-end tests whose name contains it
-#   HOLDFAST_CACHE    where tools, images and Cargo's target folder are kept (default ~/.cache/holdfast)
+#   HOLDFAST_CACHE    where tools, images and Cargo's target folders are kept (default ~/.cache/holdfast)
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -9,7 +9,8 @@ SHELL := /bin/bash
 .PHONY: help test test-nightly test-unit lint test-chart e2e image cluster-up cluster-down demo demo-down generate
 
 export HOLDFAST_CACHE ?= $(HOME)/.cache/holdfast
-export CARGO_TARGET_DIR ?= $(HOLDFAST_CACHE)/target
+# One for each checkout: cargo knows what is new by its time alone, and would take what another checkout built for its own.
+export CARGO_TARGET_DIR ?= $(HOLDFAST_CACHE)/target/$(subst /,-,$(CURDIR))
 # It saves seconds here, takes gigabytes, and rustc 1.95 crashes on what it kept of a bench.
 export CARGO_INCREMENTAL ?= 0
 export CLUSTER T

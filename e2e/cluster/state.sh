@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # Where the cluster and its tools live, and how its processes are started, watched and stopped. Sourced by the other scripts.
-#   HOLDFAST_CACHE        what is built once per machine (default ~/.cache/holdfast): tools, images, Cargo's target folder
+#   HOLDFAST_CACHE        what is built once per machine (default ~/.cache/holdfast): tools, images, Cargo's target folders
 #   HOLDFAST_CLUSTER_DIR  what belongs to the running cluster (default /var/tmp/holdfast-cluster); down.sh removes it
 # shellcheck disable=SC2034  # used by the scripts that source this one
 

@@ -90,6 +90,8 @@ fn definitions_that_were_deleted_take_no_data_with_them_and_all_is_in_view_again
         let operator = Operator::new(sandbox.client.clone());
         sandbox.prepared(100).await?;
         sandbox.back_up("first", "shop").await?;
+        // A keeper looks at once at what it is to be told, and in a minute at a commit.
+        sandbox.yearly("yearly", "{name: offsite}").await?;
         let before = sandbox
             .catalogue("shop", "offsite", 120, "there", |entry| entry.copies == 1)
             .await?;

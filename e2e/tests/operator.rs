@@ -25,14 +25,23 @@ fn the_operator_is_killed_at_five_moments_of_a_run() {
     sandbox::run("killed", |sandbox| async move {
         let operator = Operator::new(sandbox.client.clone());
         let database = sandbox.prepared(100).await?;
+        sandbox.postgres("other").await?;
+        sandbox.source("other", "").await?;
         let _alone = sandbox::alone().await;
         operator.until_ready(2).await?;
         let kill = || async { operator.kill(&operator.pod_names().await?).await };
 
-        // 1. While a run is cancelled, and 2. right after another was made.
+        // 1. While a run is cancelled, 2. when another's attempt was counted, and 3. right after one was made.
         let lock = database.hold_lock("shop", "documents").await?;
         sandbox.start_run("cancelled", "shop", "").await?;
         sandbox.dumping("cancelled", &database).await?;
+        sandbox.start_run("counted", "shop", "").await?;
+        sandbox
+            .until::<BackupRun>("counted", 60, "counted", |run| {
+                run.status.as_ref().is_some_and(|status| !status.attempts.is_empty())
+            })
+            .await?;
+        sandbox.start_run("made", "shop", "").await?;
         sandbox
             .kubectl(&[
                 "patch",
@@ -43,32 +52,19 @@ fn the_operator_is_killed_at_five_moments_of_a_run() {
                 r#"{"spec":{"cancel":true}}"#,
             ])
             .await?;
-        sandbox.start_run("made", "shop", "").await?;
         kill().await?;
         let status = sandbox.run_ended("cancelled", 200).await?.status.context("status")?;
         ensure!(status.phase == RunPhase::Cancelled, "{status:?}");
         lock.release().await?;
+        succeeded_at_once(&sandbox, "counted").await?;
         succeeded_at_once(&sandbox, "made").await?;
 
-        // 3. While a dump runs, which ends while no operator is there, and 4. when an attempt was counted.
+        // 4. While a dump runs, which ends while no operator is there, and 5. when another's Job has ended.
         operator.until_ready(2).await?;
         let lock = database.hold_lock("shop", "documents").await?;
         sandbox.start_run("dumping", "shop", "").await?;
         sandbox.dumping("dumping", &database).await?;
-        sandbox.start_run("counted", "shop", "").await?;
-        sandbox
-            .until::<BackupRun>("counted", 60, "counted", |run| {
-                run.status.as_ref().is_some_and(|status| !status.attempts.is_empty())
-            })
-            .await?;
-        kill().await?;
-        lock.release().await?;
-        succeeded_at_once(&sandbox, "dumping").await?;
-        succeeded_at_once(&sandbox, "counted").await?;
-
-        // 5. When the Job has ended.
-        operator.until_ready(2).await?;
-        sandbox.start_run("ended", "shop", "").await?;
+        sandbox.start_run("ended", "other", "").await?;
         sandbox
             .until_list::<Job>("holdfast.dev/run=ended", 120, "ended", |jobs| {
                 jobs.iter()
@@ -84,6 +80,8 @@ fn the_operator_is_killed_at_five_moments_of_a_run() {
                 }
             })?;
         kill().await?;
+        lock.release().await?;
+        succeeded_at_once(&sandbox, "dumping").await?;
         succeeded_at_once(&sandbox, "ended").await?;
         operator.until_ready(2).await
     });
@@ -169,6 +167,8 @@ fn an_idle_operator_is_silent() {
     sandbox::run("idle", |sandbox| async move {
         sandbox.prepared(100).await?;
         sandbox.back_up("first", "shop").await?;
+        // A keeper looks at once at what it is to be told, and in a minute at a commit.
+        sandbox.yearly("yearly", "{name: offsite}").await?;
         sandbox
             .until_list::<Job>("holdfast.dev/run=first", 60, "empty", <[Job]>::is_empty)
             .await?;

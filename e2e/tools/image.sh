@@ -4,14 +4,12 @@
 #   HOLDFAST_PROFILE=dev   compiles faster, runs slower
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
-cache=${HOLDFAST_CACHE:-$HOME/.cache/holdfast}
 profile=${HOLDFAST_PROFILE:-release}
 # shellcheck source=rust.sh
 source e2e/tools/rust.sh
 e2e/cluster/tools.sh versitygw
 provide_rust
-# Always in the cache, so that the dependencies are compiled once for all checkouts.
 target="$(uname -m)-unknown-linux-gnu"
-RUSTFLAGS='-C target-feature=+crt-static' cargo build --profile "$profile" --locked --target-dir "$cache/target" --target "$target" -p holdfast-operator -p holdfast-agent
+RUSTFLAGS='-C target-feature=+crt-static' cargo build --profile "$profile" --locked --target "$target" -p holdfast-operator -p holdfast-agent
 [ "$profile" != dev ] || profile=debug
-e2e/cluster/images.sh product "$cache/target/$target/$profile"
+e2e/cluster/images.sh product "$CARGO_TARGET_DIR/$target/$profile"
