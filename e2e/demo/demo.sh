@@ -129,6 +129,8 @@ kubectl -n "$NAMESPACE" create secret generic s3 --from-env-file="$WORK/s3.env"
 kubectl -n "$NAMESPACE" create secret generic age-key --from-file=identity="$WORK/identity.txt"
 kubectl -n "$NAMESPACE" apply -f e2e/demo/postgres.yaml -f e2e/demo/s3.yaml
 kubectl -n "$NAMESPACE" wait --for=condition=Ready pod/shop pod/s3 --timeout=180s
+# Its port is open a moment before it takes connections.
+kubectl -n "$NAMESPACE" exec shop -- timeout 30 sh -c 'until pg_isready -q; do sleep 0.1; done'
 psql_pod -d postgres -c 'create database shop'
 kubectl -n "$NAMESPACE" exec shop -- pgbench -i -s 5 -q -U postgres shop 2> "$WORK/pgbench" || { cat "$WORK/pgbench"; fail "pgbench does not fill the database"; }
 psql_pod -d shop -v rows="$ROWS" -f - < e2e/demo/data.sql > /dev/null

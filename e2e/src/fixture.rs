@@ -68,18 +68,17 @@ impl Sandbox {
     async fn postgres_pod(&self, name: &str, manifest: &str) -> Result<()> {
         self.apply(manifest).await?;
         self.until::<Pod>(name, 180, "ready", ready).await?;
-        self.served(name, 5432).await
+        // Its port is open a moment before it takes connections.
+        self.reached(name, &format!("pg_isready -q -h {name} -U postgres")).await
     }
 
-    /// Returns when a pod is reached under the name of its Service, which is some time after it is ready.
-    pub(crate) async fn served(&self, name: &str, port: u16) -> Result<()> {
-        // Images have one of the two.
-        let reached =
-            format!("until nc -z {name} {port} 2>/dev/null || bash -c 'exec 3<>/dev/tcp/{name}/{port}' 2>/dev/null; do sleep 0.1; done");
-        self.exec(name, &["timeout", "30", "sh", "-c", &reached], "")
+    /// Returns when a command in a pod reaches it under the name of its Service, which is some time after it is ready.
+    pub(crate) async fn reached(&self, name: &str, command: &str) -> Result<()> {
+        let until = format!("until {command}; do sleep 0.1; done");
+        self.exec(name, &["timeout", "30", "sh", "-c", &until], "")
             .await
-            .with_context(|| format!("the Service {name} leads nowhere"))?;
-        Ok(())
+            .with_context(|| format!("the Service {name} leads nowhere"))
+            .map(drop)
     }
 
     /// Makes a Secret with `fields` (YAML), where VALUE stands for a value that no log, event or object may show; returns that value.

@@ -37,7 +37,9 @@ impl Sandbox {
     async fn s3_pod(&self, name: &str, manifest: &str) -> Result<()> {
         self.apply(manifest).await?;
         self.until::<Pod>(name, 120, "ready", ready).await?;
-        self.served(name, 7070).await
+        // Images have one of the two.
+        let connects = format!("nc -z {name} 7070 2>/dev/null || bash -c 'exec 3<>/dev/tcp/{name}/7070' 2>/dev/null");
+        self.reached(name, &connects).await
     }
 
     /// As [`Sandbox::s3`], with versions and Object Lock.

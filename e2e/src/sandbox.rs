@@ -48,7 +48,7 @@ pub struct Forwarded {
 /// Tests that disturb what all others use (the operator, the cluster) run alone; the test programs themselves run one after the other.
 static CLUSTER: RwLock<()> = RwLock::const_new(());
 /// How many tests run at once: mostly they wait, but two cores carry no more.
-static SEATS: Semaphore = Semaphore::const_new(7);
+static SEATS: Semaphore = Semaphore::const_new(6);
 
 thread_local! {
     /// What the test of this thread holds while it runs beside others.

@@ -118,7 +118,7 @@ e2e() {
   # Most of a test's time is waiting: more of them at once than there are cores (the seats of e2e/src/sandbox.rs say how many).
   program() { step "end-to-end tests: $1" run_tests --test "$1" -- --test-threads=10 "${@:2}" ${T:+"$T"} || true; }
   if [ "${CLUSTER:-}" = current ]; then
-    local only_ours=(--skip interruption::a_kubelet_that_restarts --skip interruption::a_node_that_is_lost --skip operator::the_operator_connects
+    local only_ours=(--skip disruption::a_kubelet_that_restarts --skip disruption::a_node_that_is_lost --skip operator::the_operator_connects
       --skip web_identity:: --skip failures::pod_security)
     echo "left out: the programs administration, operator, recovery, rights; ${only_ours[*]}"
     program cluster "${only_ours[@]}"
