@@ -14,7 +14,11 @@ use anyhow::{Context, Result, anyhow, bail};
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::{
     ClusterResourceScope, NamespaceResourceScope,
-    api::core::v1::{Event, Namespace, Pod},
+    api::{
+        authorization::v1::SelfSubjectAccessReview,
+        core::v1::{Event, Namespace, Pod},
+        rbac::v1::PolicyRule,
+    },
 };
 use kube::{
     Api, Client, Resource, ResourceExt,
@@ -159,10 +163,38 @@ impl Sandbox {
         }
         let mut config = kube::Config::infer().await?;
         config.auth_info.impersonate = Some(user.to_owned());
-        Ok(Self {
+        let user = Self {
             client: Client::try_from(config)?,
             namespace: self.namespace.clone(),
-        })
+        };
+        for role in roles {
+            user.until_bound(&format!("holdfast.holdfast-system.{role}")).await?;
+        }
+        Ok(user)
+    }
+
+    /// Waits until the API server lets the user do what a ClusterRole allows: its authorizer follows new bindings within a moment.
+    async fn until_bound(&self, role: &str) -> Result<()> {
+        let rules = self.kubectl(&["get", "clusterrole", role, "-o", "jsonpath={.rules}"]).await?;
+        let rules: Vec<PolicyRule> = serde_json::from_str(&rules)?;
+        let granted = rules.first().with_context(|| format!("{role} allows nothing"))?;
+        let first = |list: &Option<Vec<String>>| list.iter().flatten().next().cloned().unwrap_or_default();
+        let review = serde_json::json!({"spec": {"resourceAttributes": {"namespace": self.namespace, "verb": granted.verbs.first(),
+            "group": first(&granted.api_groups), "resource": first(&granted.resources)}}});
+        let review: SelfSubjectAccessReview = serde_json::from_value(review)?;
+        let allowed = async {
+            let mut tick = tokio::time::interval(Duration::from_millis(200));
+            loop {
+                tick.tick().await;
+                let answer = Api::all(self.client.clone()).create(&PostParams::default(), &review).await?;
+                if answer.status.is_some_and(|status| status.allowed) {
+                    return Ok(());
+                }
+            }
+        };
+        timeout(Duration::from_secs(30), allowed)
+            .await
+            .map_err(|_| anyhow!("{role} is bound and allows nothing after 30 s"))?
     }
 
     pub fn api<K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>>(&self) -> Api<K> {
