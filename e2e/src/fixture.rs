@@ -224,7 +224,8 @@ spec:
         self.schedule("often", "{name: offsite}", "{name: minute, cron: '* * * * *'}").await
     }
 
-    /// Makes a schedule of the source `shop` to these stores, whose tick does not come while a test runs.
+    /// Makes a schedule of the source `shop` to these stores, whose tick does not come while a test runs. A keeper looks at once when there is
+    /// something new that it is to be told, such as this, and only after a minute when there is a new copy.
     ///
     /// # Errors
     /// What the API server says.
@@ -414,6 +415,17 @@ impl Database<'_> {
             sandbox: self.sandbox,
             server: self.name,
         })
+    }
+
+    /// Starts a run of the source `shop` by hand, with `more` as YAML for its spec, whose dump waits for a lock; gives the lock and the run's pod.
+    ///
+    /// # Errors
+    /// If it does not get so far.
+    pub async fn held_dump(&self, run: &str, more: &str) -> Result<(HeldLock<'_>, String)> {
+        let lock = self.hold_lock("shop", "documents").await?;
+        self.sandbox.start_run(run, "shop", more).await?;
+        let pod = self.sandbox.dumping(run, self).await?;
+        Ok((lock, pod))
     }
 
     /// Returns when a query gives a row.

@@ -28,9 +28,7 @@ fn a_run_in_flight_outlives_uninstalling_and_installing_again() {
         let operator = Operator::new(sandbox.client.clone());
         let database = sandbox.prepared(100).await?;
         let first = sandbox.back_up("first", "shop").await?;
-        let lock = database.hold_lock("shop", "documents").await?;
-        sandbox.start_run("second", "shop", "").await?;
-        sandbox.dumping("second", &database).await?;
+        let (lock, _) = database.held_dump("second", "").await?;
         let before = sandbox.api::<BackupRun>().get("second").await?;
 
         uninstall()?;
@@ -90,7 +88,7 @@ fn definitions_that_were_deleted_take_no_data_with_them_and_all_is_in_view_again
         let operator = Operator::new(sandbox.client.clone());
         sandbox.prepared(100).await?;
         sandbox.back_up("first", "shop").await?;
-        // A keeper looks at once at what it is to be told, and in a minute at a commit.
+        // So that a keeper looks at once.
         sandbox.yearly("yearly", "{name: offsite}").await?;
         let before = sandbox
             .catalogue("shop", "offsite", 120, "there", |entry| entry.copies == 1)

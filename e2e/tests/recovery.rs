@@ -272,7 +272,7 @@ async fn recovery(shop: &Sandbox, outside: &Outside, lost: &mut bool) -> Result<
     outside.drill("take over").await?;
     shop.run_succeeded("import-only", 120).await.context("the run that waited")?;
     shop.back_up("third", "shop").await?;
-    // A keeper looks at once at what it is to be told, and in a minute at a commit.
+    // So that a keeper looks at once.
     shop.yearly("yearly", "{name: offsite, retention: {keepWithin: 400d}}").await?;
     let entry = shop
         .catalogue("shop", "offsite", 120, "going on", |entry| entry.copies == 4)

@@ -69,9 +69,7 @@ fn a_namespace_deleted_in_mid_run_is_gone_within_a_minute_and_the_data_stays() {
             })
             .await?;
         sandbox.back_up("first", "shop").await?;
-        let _lock = database.hold_lock("shop", "documents").await?;
-        sandbox.start_run("second", "shop", "").await?;
-        sandbox.dumping("second", &database).await?;
+        let (_lock, _) = database.held_dump("second", "").await?;
         let namespaces: Api<Namespace> = Api::all(sandbox.client.clone());
         namespaces.delete(&sandbox.namespace, &kube::api::DeleteParams::default()).await?;
         let gone = await_condition(namespaces, &sandbox.namespace, |namespace: Option<&Namespace>| namespace.is_none());

@@ -54,9 +54,7 @@ fn the_s3_server_is_killed_in_mid_upload_and_comes_back() {
 fn the_agents_pod_is_deleted_in_mid_run() {
     sandbox::run("pod-deleted", |sandbox| async move {
         let database = sandbox.prepared(100).await?;
-        let lock = database.hold_lock("shop", "documents").await?;
-        sandbox.start_run("first", "shop", "").await?;
-        let pod = sandbox.dumping("first", &database).await?;
+        let (lock, pod) = database.held_dump("first", "").await?;
         sandbox.kubectl(&["delete", "pod", &pod, "--wait=false"]).await?;
         let run = sandbox
             .until::<BackupRun>("first", 120, "failed once", |run| {
@@ -115,9 +113,7 @@ fn message(pod: &Pod) -> Option<String> {
 fn two_pods_of_one_job_give_one_outcome() {
     sandbox::run("two-pods", |sandbox| async move {
         let database = sandbox.prepared(100).await?;
-        let lock = database.hold_lock("shop", "documents").await?;
-        sandbox.start_run("first", "shop", "").await?;
-        let pod = sandbox.dumping("first", &database).await?;
+        let (lock, pod) = database.held_dump("first", "").await?;
         doubled(&sandbox, &pod).await?;
         lock.release().await?;
         let twin = sandbox.until::<Pod>("twin", 120, "ended", ended).await?;
@@ -143,9 +139,7 @@ fn two_pods_of_one_job_give_one_outcome() {
 fn a_zombie_cannot_commit_after_its_run_was_given_up() {
     sandbox::run("zombie", |sandbox| async move {
         let database = sandbox.prepared(100).await?;
-        let lock = database.hold_lock("shop", "documents").await?;
-        sandbox.start_run("first", "shop", "").await?;
-        let pod = sandbox.dumping("first", &database).await?;
+        let (lock, pod) = database.held_dump("first", "").await?;
         doubled(&sandbox, &pod).await?;
         sandbox
             .kubectl(&["patch", "backuprun", "first", "--type=merge", "-p", r#"{"spec":{"cancel":true}}"#])
@@ -195,9 +189,7 @@ async fn dumping_on_the_spare_node<'a>(sandbox: &'a Sandbox, database: &'a Datab
         .kubectl(&["patch", "backupsource", "shop", "--type=merge", "-p", &job.to_string()])
         .await?;
     agents_on(sandbox, SPARE, true).await?;
-    let lock = database.hold_lock("shop", "documents").await?;
-    sandbox.start_run("first", "shop", "").await?;
-    let pod = sandbox.dumping("first", database).await?;
+    let (lock, pod) = database.held_dump("first", "").await?;
     let node = sandbox.api::<Pod>().get(&pod).await?.spec.and_then(|spec| spec.node_name);
     ensure!(node.as_deref() == Some(SPARE), "{node:?}");
     Ok(lock)
@@ -255,9 +247,7 @@ async fn node_is_lost(sandbox: &Sandbox, lock: HeldLock<'_>) -> Result<()> {
 fn a_deleted_job_is_noticed_and_the_run_goes_on() {
     sandbox::run("job-deleted", |sandbox| async move {
         let database = sandbox.prepared(100).await?;
-        let lock = database.hold_lock("shop", "documents").await?;
-        sandbox.start_run("first", "shop", "").await?;
-        let pod = sandbox.dumping("first", &database).await?;
+        let (lock, pod) = database.held_dump("first", "").await?;
         let job = sandbox
             .api::<Pod>()
             .get(&pod)
@@ -280,9 +270,7 @@ fn a_deleted_job_is_noticed_and_the_run_goes_on() {
 fn an_outcome_that_nobody_can_tell_is_unknown_until_the_store_is_back() {
     sandbox::run("unknown", |sandbox| async move {
         let database = sandbox.prepared(100).await?;
-        let lock = database.hold_lock("shop", "documents").await?;
-        sandbox.start_run("first", "shop", "attempts: 1").await?;
-        let pod = sandbox.dumping("first", &database).await?;
+        let (lock, pod) = database.held_dump("first", "attempts: 1").await?;
         doubled(&sandbox, &pod).await?;
         store_answers(&sandbox, false).await?;
         sandbox.kubectl(&["delete", "pod", &pod, "--force", "--grace-period=0"]).await?;

@@ -143,9 +143,7 @@ fn a_wrong_bucket_makes_the_store_not_ready() {
 fn a_killed_pg_dump_is_a_failure_and_tried_again() {
     sandbox::run("kill-dump", |sandbox| async move {
         let database = sandbox.prepared(100).await?;
-        let lock = database.hold_lock("shop", "documents").await?;
-        sandbox.start_run("first", "shop", "").await?;
-        let pod = sandbox.dumping("first", &database).await?;
+        let (lock, pod) = database.held_dump("first", "").await?;
         let kill =
             "for p in /proc/[0-9]*; do case $(tr '\\0' ' ' < $p/cmdline) in *pg_dump\\ *) kill -9 ${p#/proc/}; exit 0;; esac; done; exit 1";
         sandbox.exec_in(&pod, &["-c", "agent"], &["sh", "-c", kill], "").await?;

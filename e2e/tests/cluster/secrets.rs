@@ -110,9 +110,7 @@ async fn work(sandbox: &Sandbox, seen: &Seen) -> Result<()> {
     sandbox.store(&encryption).await?;
     sandbox.source("shop", "databases: {include: [shop]}").await?;
 
-    let lock = database.hold_lock("shop", "documents").await?;
-    sandbox.start_run("seen", "shop", "").await?;
-    let pod = sandbox.dumping("seen", &database).await?;
+    let (lock, pod) = database.held_dump("seen", "").await?;
     let processes = sandbox.exec_in(&pod, &["-c", "agent"], &["sh", "-c", PROCESSES], "").await?;
     ensure!(processes.contains("pg_dump"), "the dump was not running: {processes}");
     note(seen, "processes of the backup".to_owned(), &processes);
