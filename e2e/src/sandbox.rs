@@ -17,7 +17,7 @@ use k8s_openapi::{
     api::{
         authorization::v1::SelfSubjectAccessReview,
         core::v1::{Event, Namespace, Pod},
-        rbac::v1::PolicyRule,
+        rbac::v1::ClusterRole,
     },
 };
 use kube::{
@@ -168,17 +168,20 @@ impl Sandbox {
             namespace: self.namespace.clone(),
         };
         for role in roles {
-            user.until_bound(&format!("holdfast.holdfast-system.{role}")).await?;
+            self.until_bound(&user, &format!("holdfast.holdfast-system.{role}")).await?;
         }
         Ok(user)
     }
 
     /// Waits until the API server lets the user do what a ClusterRole allows: its authorizer follows new bindings within a moment.
-    async fn until_bound(&self, role: &str) -> Result<()> {
-        let rules = self.kubectl(&["get", "clusterrole", role, "-o", "jsonpath={.rules}"]).await?;
-        let rules: Vec<PolicyRule> = serde_json::from_str(&rules)?;
+    async fn until_bound(&self, user: &Self, role: &str) -> Result<()> {
+        let rules = Api::<ClusterRole>::all(self.client.clone())
+            .get(role)
+            .await?
+            .rules
+            .unwrap_or_default();
         let granted = rules.first().with_context(|| format!("{role} allows nothing"))?;
-        let first = |list: &Option<Vec<String>>| list.iter().flatten().next().cloned().unwrap_or_default();
+        let first = |list: &Option<Vec<String>>| list.iter().flatten().next().cloned();
         let review = serde_json::json!({"spec": {"resourceAttributes": {"namespace": self.namespace, "verb": granted.verbs.first(),
             "group": first(&granted.api_groups), "resource": first(&granted.resources)}}});
         let review: SelfSubjectAccessReview = serde_json::from_value(review)?;
@@ -186,7 +189,7 @@ impl Sandbox {
             let mut tick = tokio::time::interval(Duration::from_millis(200));
             loop {
                 tick.tick().await;
-                let answer = Api::all(self.client.clone()).create(&PostParams::default(), &review).await?;
+                let answer = Api::all(user.client.clone()).create(&PostParams::default(), &review).await?;
                 if answer.status.is_some_and(|status| status.allowed) {
                     return Ok(());
                 }

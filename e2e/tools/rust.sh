@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # Sourced in the root of the checkout: puts a new enough cargo on the PATH. The machine's own is used if there is one, else the stable toolchain is installed under $HOLDFAST_CACHE/rust.
-# One for each checkout, as in the Makefile.
+# A target folder for each checkout, as in the Makefile, which says why.
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-${HOLDFAST_CACHE:-$HOME/.cache/holdfast}/target/${PWD//\//-}}
 rust_minor=$(sed -n 's/^rust-version = "1\.\([0-9]*\)"/\1/p' Cargo.toml)
 rust_is_new() { command -v cargo > /dev/null && [ "$(cargo --version | sed 's/^cargo 1\.\([0-9]*\).*/\1/')" -ge "$rust_minor" ]; }

@@ -78,11 +78,12 @@ lint() {
 
 # All tests are built as one selection of packages, so that dependencies are compiled with one set of features.
 run_tests() { cargo test --workspace --locked --no-fail-fast "$@"; }
-targets() { # PATTERN of files: their names as arguments of cargo test, in the order of the alphabet
-  local name
+programs() { # PATTERN of files: names of the test programs, a line each, in the order of the alphabet
+  local file
   # shellcheck disable=SC2053  # a pattern
-  for name in */tests/*.rs */tests/*/main.rs; do [[ $name != $1 ]] || basename "${name%/main.rs}" .rs; done | sort -u | sed 's/^/--test /' | tr '\n' ' '
+  for file in */tests/*.rs */tests/*/main.rs; do [[ $file != $1 ]] || basename "${file%/main.rs}" .rs; done | sort -u
 }
+targets() { programs "$1" | sed 's/^/--test /' | tr '\n' ' '; } # … as arguments of cargo test
 
 unit() {
   local tests
@@ -124,13 +125,12 @@ e2e() {
     program cluster "${only_ours[@]}"
     return
   fi
-  read -ra tests <<< "$(targets 'e2e/tests/!(chart*)')"
-  for name in "${tests[@]}"; do
-    case $name in
-      --test) ;;
-      operator) beside "unit chart" program "$name" ;; # it waits more than all others
-      *) program "$name" ;;
-    esac
+  for name in $(programs 'e2e/tests/!(chart*)'); do
+    if [ "$name" = operator ]; then # it waits more than all others
+      beside "unit chart" program "$name"
+    else
+      program "$name"
+    fi
   done
 }
 

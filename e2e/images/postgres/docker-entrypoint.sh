@@ -51,7 +51,7 @@ initialise() {
   touch "$PGDATA/.initialising"
   echo "host all all all $method" >> "$PGDATA/pg_hba.conf"
 
-  local file files=(/docker-entrypoint-initdb.d/*.sh /docker-entrypoint-initdb.d/*.sql)
+  local file files=(/docker-entrypoint-initdb.d/*)
   if [ "$database" != postgres ] || [ ${#files[@]} != 0 ]; then
     # Reachable only by its socket until all that is told below is done.
     pg_ctl -D "$PGDATA" -w start -o "-c listen_addresses=''" > /dev/null
@@ -59,7 +59,7 @@ initialise() {
     if [ "$database" != postgres ]; then
       "${psql[@]}" -d postgres -v database="$database" <<< 'CREATE DATABASE :"database"'
     fi
-    for file in /docker-entrypoint-initdb.d/*; do
+    for file in "${files[@]}"; do
       case $file in
         *.sh) bash "$file" ;;
         *.sql) "${psql[@]}" -d "$database" -f "$file" ;;
