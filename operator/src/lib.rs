@@ -11,6 +11,7 @@ pub mod job;
 pub mod lease;
 pub mod metrics;
 pub mod observation;
+pub mod process;
 pub mod queue;
 pub mod report;
 pub mod store;
