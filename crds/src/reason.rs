@@ -268,7 +268,7 @@ reasons! {
     KeyMissing = 84, Terminal;
     /// Two stores hold different manifests under one run's name: neither is a second copy of the other.
     Divergent = 85, Structural;
-    /// The store had this run's copy, and it was removed since: its name is used up.
+    /// The store had this run's copy, and it was removed since, or its keys were destroyed: its name is used up.
     CopyRemoved = 86, Terminal;
 
     /// The target database exists and holds objects of a user.

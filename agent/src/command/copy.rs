@@ -8,7 +8,7 @@ use holdfast_crds::document::{Committed, Decision, ObjectPath, PodPath, RunPath}
 use holdfast_crds::{BackupStore, Reason, StoreRole};
 use tokio_util::sync::CancellationToken;
 
-use super::key;
+use super::{key, removed};
 use crate::config::{random_hex, read_document};
 use crate::pipeline::CopyReader;
 use crate::pipeline::key::{MAX_SEALED_KEY_BYTES, Opener, RunKey, open_key};
@@ -51,6 +51,8 @@ pub struct CopyArgs {
 pub struct Found {
     /// Where it lies.
     pub store: Store,
+    /// What it is the copy of.
+    pub run: RunPath,
     /// What it is.
     pub copy: Committed,
 }
@@ -65,8 +67,10 @@ impl CopyArgs {
             )
         })?;
         let store = self.open(StoreRole::Reader)?;
-        let (copy, _) = find(&store, &run).await?;
-        Ok(Found { store, copy })
+        match find(&store, &run).await {
+            Ok((copy, _)) => Ok(Found { store, run, copy }),
+            Err(failure) => Err(removed::explained(&store, &run, failure).await),
+        }
     }
 
     /// Opens the store, with the credentials of this role; S3 is not asked yet.
@@ -90,6 +94,14 @@ impl CopyArgs {
 }
 
 impl Found {
+    /// Does this with the copy. What cannot be read because it was removed says so.
+    pub async fn read<T>(&self, reading: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+        match reading.await {
+            Ok(read) => Ok(read),
+            Err(failure) => Err(removed::explained(&self.store, &self.run, failure).await),
+        }
+    }
+
     /// Opens the copy's key, where it has one and it is wanted: a wrong one says so before anything is read.
     pub async fn reader(&self, identity: Option<&Path>, cancel: CancellationToken, progress: &Progress) -> Result<CopyReader, Failure> {
         let key = match identity {

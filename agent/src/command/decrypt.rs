@@ -8,7 +8,7 @@ use holdfast_crds::document::{Committed, Stream};
 use holdfast_crds::{AgentResult, Reason};
 use tokio_util::sync::CancellationToken;
 
-use super::copy::CopyArgs;
+use super::copy::{CopyArgs, Found};
 use crate::pipeline::OpenError;
 use crate::progress::Progress;
 use crate::result::{Failure, plain};
@@ -41,8 +41,12 @@ pub struct DecryptArgs {
 pub async fn run(arguments: DecryptArgs, cancel: CancellationToken, progress: Progress) -> Result<AgentResult, Failure> {
     progress.enter("register", &arguments.copy.copy);
     let found = arguments.copy.find().await?;
-    let stream = wanted(&found.copy, &arguments)?;
-    let reader = found.reader(Some(&arguments.copy.identity), cancel, &progress).await?;
+    found.read(write(&found, &arguments, cancel, &progress)).await
+}
+
+async fn write(found: &Found, arguments: &DecryptArgs, cancel: CancellationToken, progress: &Progress) -> Result<AgentResult, Failure> {
+    let stream = wanted(&found.copy, arguments)?;
+    let reader = found.reader(Some(&arguments.copy.identity), cancel, progress).await?;
     let index = reader.index(stream).await?;
     progress.enter("decrypt", stream.name.as_str());
     progress.expect("decrypt", stream.raw.bytes);

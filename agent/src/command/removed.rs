@@ -52,6 +52,22 @@ pub async fn refuse(store: &Store, decided: &Decided, copy: &Committed) -> Resul
     }
 }
 
+/// What cannot be read of a copy because it was removed, or its keys were destroyed, is no damage: the failure says so. Of a copy that can be read
+/// no record is believed here: whoever forges one would keep people from restoring.
+pub async fn explained(store: &Store, run: &RunPath, failure: Failure) -> Failure {
+    if !matches!(failure.reason, Reason::CopyCorrupt | Reason::CopyNotFound) {
+        return failure;
+    }
+    match record_of_removal(store, run).await {
+        Ok(Some(said)) => Failure {
+            reason: Reason::CopyRemoved,
+            message: format!("{said}: {}", failure.message),
+            ..failure
+        },
+        Ok(None) | Err(_) => failure,
+    }
+}
+
 /// The first of these objects that is not there.
 async fn lost(store: &Store, objects: &[StoredObject]) -> Result<Option<String>, StoreError> {
     let asked = objects.iter().map(|object| async move {

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use clap::{Args, ValueEnum};
-use holdfast_crds::document::{Record, RunPath, StreamKind};
+use holdfast_crds::document::{Record, StreamKind};
 use holdfast_crds::{AgentResult, Reason};
 use tokio_util::sync::CancellationToken;
 
@@ -68,7 +68,7 @@ pub async fn run(arguments: VerifyArgs, cancel: CancellationToken, progress: Pro
     if !keys.is_empty() {
         sealed(&found, &keys).await?;
     }
-    look_at(&found, level, &copy.identity, cancel, &progress).await
+    found.read(look_at(&found, level, &copy.identity, cancel, &progress)).await
 }
 
 /// Looks at a copy that was found.
@@ -95,13 +95,7 @@ pub(super) async fn look_at(
 
 /// That the copy has a seal by one of these keys, and none that does not verify.
 pub(super) async fn sealed(found: &Found, keys: &[PublicKey]) -> Result<(), Failure> {
-    let manifest = found.copy.manifest();
-    let run = RunPath {
-        namespace: manifest.source.namespace.clone(),
-        source: manifest.source.name.clone(),
-        run: manifest.run.name.clone(),
-    };
-    let read = records_of(&found.store, &run, &["seal"]).await?;
+    let read = records_of(&found.store, &found.run, &["seal"]).await?;
     let records = read
         .into_iter()
         .filter_map(|(place, bytes)| Some(Record::from_bytes(&place, &bytes?)));

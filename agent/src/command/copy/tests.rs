@@ -6,7 +6,7 @@ use age::secrecy::ExposeSecret;
 use bytes::Bytes;
 use clap::Parser;
 use holdfast_crds::AgentResult;
-use holdfast_crds::document::{Abandonment, Confirmed, Encryption, Outcome, Sha256, StoredObject, StreamKind};
+use holdfast_crds::document::{Abandonment, Confirmed, Encryption, Fact, Label, Outcome, Record, Sha256, StoredObject, StreamKind, Ulid};
 use tempfile::TempDir;
 
 use super::*;
@@ -261,6 +261,39 @@ async fn what_cannot_be_done_says_why() {
         let failure = result.unwrap_err();
         assert_eq!(failure.reason, reason, "{}", failure.message);
         assert!(failure.message.contains(expected), "{}", failure.message);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_whose_keys_were_destroyed_says_so_and_a_record_alone_keeps_nobody_from_reading() {
+    let scene = Scene::new().await;
+    let at: jiff::Timestamp = "2026-04-20T08:00:00Z".parse().unwrap();
+    let fact = Fact::Shredded {
+        disposal: "shop/erase".to_owned(),
+        basis: "GDPR Art. 17".to_owned(),
+    };
+    let record = Record::new(
+        scene.copy.parse().unwrap(),
+        Ulid::new(at, [0; 10]),
+        Label::new("pod", "keeper").unwrap(),
+        at,
+        None,
+        fact,
+    );
+    let store = scene.store();
+    let place = record.path().to_string().parse().unwrap();
+    store.create(&place, record.to_bytes().into()).await.unwrap();
+    assert_eq!(scene.decrypt("identity", &["--stream", "globals"]).await.unwrap(), GLOBALS);
+
+    fs::remove_file(scene.root.path().join("volume/a").join(pod().key(1).to_string())).unwrap();
+    for result in [
+        scene.decrypt("identity", &["--stream", "globals"]).await.map(drop),
+        scene.verify(&scene.copy, "identity", &["--level", "manifest"]).await.map(drop),
+    ] {
+        let failure = result.unwrap_err();
+        assert_eq!(failure.reason, Reason::CopyRemoved, "{}", failure.message);
+        let expected = "its keys were destroyed at 2026-04-20T08:00:00Z (disposal shop/erase): ";
+        assert!(failure.message.starts_with(expected), "{}", failure.message);
     }
 }
 

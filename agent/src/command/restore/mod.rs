@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::preflight::{Plan, digests};
 use super::backup::{freeze, invalid, or_stopped, time, within};
-use super::{copy as copies, place};
+use super::{copy as copies, place, removed};
 use crate::config::{Invocation, Places, read_document, read_task};
 use crate::engine::postgresql::connect::{Access, Wanted};
 use crate::engine::postgresql::restore::load::{self, LoadError};
@@ -217,11 +217,14 @@ impl Job<'_> {
             .await
             .map_err(certain)?;
         let stays = clear(&target.session, &self.identity).await.map_err(certain)?;
-        let result = self.beside(&target, &stays).await;
-        result.map_err(|failure| Failure {
-            message: with(&failure.message, &stays),
-            ..failure
-        })
+        match (self.beside(&target, &stays).await, self.run()) {
+            (Err(failure), Ok(run)) => {
+                let failure = removed::explained(self.store, &run, failure).await;
+                let message = with(&failure.message, &stays);
+                Err(Failure { message, ..failure })
+            }
+            (result, _) => result,
+        }
     }
 
     /// The recipe, once the target is found; `stays` is told of ended attempts.
@@ -253,9 +256,14 @@ impl Job<'_> {
         }
     }
 
+    /// What is restored.
+    fn run(&self) -> Result<RunPath, Failure> {
+        self.task.path.parse().map_err(|error| invalid(&error))
+    }
+
     /// The copy's manifest, out of the register.
     async fn copy(&self) -> Result<Committed, Failure> {
-        let run: RunPath = self.task.path.parse().map_err(|error| invalid(&error))?;
+        let run = self.run()?;
         let (copy, version) = copies::find(self.store, &run).await?;
         let found = copy.manifest_sha256().to_string();
         let altered = |what: &str, found: &str, pinned: &str| {

@@ -395,14 +395,7 @@ async fn a_run_under_the_name_of_a_removed_copy_fails_and_says_so() {
     scene.server.create("again", "CREATE TABLE t AS SELECT 1 AS id");
     let task = scene.backup_task("before-upgrade", &["again"], &nothing());
     scene.backup("pod-1", &task).await.unwrap();
-    let run = RunPath::new("shop", "shop", "before-upgrade").unwrap();
-    let at: jiff::Timestamp = "2026-04-20T08:00:00Z".parse().unwrap();
-    let fact = Fact::Removed {
-        reason: "retention".to_owned(),
-        mark: None,
-    };
-    let record = Record::new(run, Ulid::new(at, [0; 10]), Label::new("pod", "keeper").unwrap(), at, None, fact);
-    scene.memory.plant(&record.path().to_string(), record.to_bytes());
+    scene.plant_removal("before-upgrade");
     let expected = "it was removed at 2026-04-20T08:00:00Z (retention); choose another name";
     let (why, message, closed) = reason(scene.backup("pod-2", &task).await);
     assert_eq!((why, closed), (Reason::CopyRemoved, true));

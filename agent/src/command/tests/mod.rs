@@ -44,6 +44,18 @@ struct Scene {
 static SCENES: AtomicUsize = AtomicUsize::new(0);
 
 impl Scene {
+    /// Puts the record of a removal of this run's copy into the store, which keeps all its objects.
+    fn plant_removal(&self, run: &str) {
+        let at: jiff::Timestamp = "2026-04-20T08:00:00Z".parse().unwrap();
+        let run = RunPath::new("shop", "shop", run).unwrap();
+        let fact = Fact::Removed {
+            reason: "retention".to_owned(),
+            mark: None,
+        };
+        let record = Record::new(run, Ulid::new(at, [0; 10]), Label::new("pod", "keeper").unwrap(), at, None, fact);
+        self.memory.plant(&record.path().to_string(), record.to_bytes());
+    }
+
     /// With a store that is encrypted to a fresh identity, which lies where restores look for it.
     fn new() -> Self {
         let identity = age::x25519::Identity::generate();

@@ -131,6 +131,7 @@ async fn each_phase_tells_its_own_bytes_and_how_fast_they_go() {
 
     let found = Found {
         store: store.clone(),
+        run,
         copy,
     };
     let identity = scene.places().identity;
@@ -139,6 +140,7 @@ async fn each_phase_tells_its_own_bytes_and_how_fast_they_go() {
         let progress = Progress::default();
         let found = Found {
             store: telling(&scene, &progress),
+            run: found.run.clone(),
             copy: found.copy.clone(),
         };
         look_at(&found, level, &identity, CancellationToken::new(), &progress)

@@ -159,6 +159,14 @@ async fn nothing_is_touched_with_a_wrong_key_or_a_damaged_part() {
     });
     let (why, message, closed) = reason(scene.restore("pod-2", &request).await);
     assert_eq!((why, closed), (Reason::CopyCorrupt, true), "{message}");
+    // … unless the store says that it was removed: then that is what happened to it.
+    scene.plant_removal("run-1");
+    let (why, message, closed) = reason(scene.restore("pod-2", &request).await);
+    assert_eq!((why, closed), (Reason::CopyRemoved, true), "{message}");
+    assert!(
+        message.starts_with("it was removed at 2026-04-20T08:00:00Z (retention): "),
+        "{message}"
+    );
     assert_eq!(scene.databases("precious"), "");
     assert_eq!(scene.beside("pod-2"), "");
     let pinned = json!({"manifestDigest": "0".repeat(64)});

@@ -205,6 +205,7 @@ async fn verify_by_hand_demands_a_seal_by_a_key_that_it_is_given() {
         let (copy, _) = crate::command::copy::find(&scene.store(), &run).await.unwrap();
         crate::command::copy::Found {
             store: scene.store(),
+            run: run.clone(),
             copy,
         }
     };
