@@ -12,6 +12,10 @@ use crate::{
     sandbox::{Forwarded, Sandbox},
 };
 
+/// The credentials of a store whose bucket is that of [`Sandbox::s3_with_roles`].
+pub const ROLES: &str =
+    "{roles: {writer: {secretName: writer}, reader: {secretName: reader}, keeper: {secretName: keeper}, pruner: {secretName: pruner}}}";
+
 impl Sandbox {
     /// Starts an S3 server with a bucket `backups` as pod, service and Secret `s3`. Returns when it is reached. Its data goes with its pod.
     ///
@@ -94,12 +98,25 @@ impl Sandbox {
             .await?;
         let locked = ["x-amz-bucket-object-lock-enabled: true"];
         self.ask_s3("PUT", "backups", &locked).await?;
+        self.bucket_policy(None).await
+    }
+
+    /// Gives the bucket the policy that the manual prints, and one more statement.
+    ///
+    /// # Errors
+    /// If the server refuses it.
+    pub async fn bucket_policy(&self, more: Option<serde_json::Value>) -> Result<()> {
         let printed = include_str!("../../docs/stores.md").split_once("<!-- policy: roles -->\n```json\n");
         let (policy, _) = printed
             .and_then(|(_, rest)| rest.split_once("```"))
             .context("the manual's policy")?;
         let policy = policy.replace("arn:aws:iam::111122223333:user/holdfast-", "");
-        self.s3_as("s3").await?.done("PUT", "backups?policy=", &[], &policy).await?;
+        let mut policy: serde_json::Value = serde_json::from_str(&policy)?;
+        policy["Statement"].as_array_mut().context("statements")?.extend(more);
+        self.s3_as("s3")
+            .await?
+            .done("PUT", "backups?policy=", &[], &policy.to_string())
+            .await?;
         Ok(())
     }
 

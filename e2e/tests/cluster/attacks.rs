@@ -9,7 +9,7 @@ use holdfast_crds::{
 };
 use holdfast_e2e::{
     keeper::{self, keeper, said, store_said},
-    s3::S3Client,
+    s3::{ROLES, S3Client},
     sandbox::{self, Sandbox},
 };
 use jiff::Timestamp;
@@ -171,8 +171,7 @@ async fn passes(sandbox: &Sandbox) -> Result<i64> {
 fn what_is_done_with_the_writers_keys_is_refused_or_found_and_nothing_goes_for_it() {
     sandbox::run("attacks", |sandbox| async move {
         sandbox.s3_with_roles().await?;
-        let roles = "{roles: {writer: {secretName: writer}, reader: {secretName: reader}, keeper: {secretName: keeper}, pruner: {secretName: pruner}}}";
-        prepared(&sandbox, roles).await?;
+        prepared(&sandbox, ROLES).await?;
         copies(&sandbox, &["first", "second"], 2).await?;
         let writer = sandbox.s3_as("writer").await?;
         let (before, seen) = (files(&sandbox).await?, passes(&sandbox).await?);
