@@ -9,7 +9,8 @@ set -euo pipefail
 # shellcheck source=state.sh
 source "$(dirname "${BASH_SOURCE[0]}")/state.sh"
 
-HELM=v4.3.1 COREDNS_VERSION=v1.15.0 VERSITYGW=v1.8.0
+HELM=v4.3.1 HELM_MODULE=helm.sh/helm/v4 HELM_PACKAGE=cmd/helm
+VERSITYGW=v1.8.0 VERSITYGW_MODULE=github.com/versity/versitygw VERSITYGW_PACKAGE=cmd/versitygw
 KUBERNETES=$(awk '$1 == "k8s.io/kubernetes" {print $2}' "$CLUSTER_SOURCE/go.mod")
 PACKAGES=(age bsdextrautils buildah ca-certificates conntrack containerd containernetworking-plugins curl debootstrap ethtool git gcc iproute2 iptables jq libc6-dev
   make openssl postgresql-15 postgresql-client-15 procps rclone runc shellcheck socat zstd)
@@ -59,46 +60,68 @@ provide_go() {
   go_is_new || die "$folder/bin/go does not run"
 }
 
-# build NAME KEY COMMAND…: the command leaves the program in the folder that it gets as its last argument.
-build() {
-  local name=$1 key=$2 folder
-  shift 2
-  folder=$CACHE/tools/$name-$(echo "$key" | sha256sum | cut -c 1-16)
-  if [ ! -x "$folder/$name" ]; then
+# What each is built from.
+declare -A KEYS
+keys() {
+  local go
+  go=$(go env GOVERSION)
+  KEYS=(
+    [kube]="$go $(cat "$CLUSTER_SOURCE"/{go.mod,go.sum,main.go})"
+    [helm]="$go $HELM"
+    [coredns]="$go $(cat "$CLUSTER_SOURCE"/dns/*)"
+    [versitygw]="$go $VERSITYGW"
+  )
+}
+folder() { echo "$CACHE/tools/$1-$(echo "${KEYS[$1]}" | sha256sum | cut -c 1-16)"; }
+built() { [ -x "$(folder "$1")/$1" ]; }
+build() { # NAME: build_NAME leaves the program in the folder that it gets
+  local name=$1 folder
+  folder=$(folder "$name")
+  if ! built "$name"; then
     say "builds $name (once per machine, some minutes)"
     rm -rf "$folder.partial"
     mkdir -p "$folder.partial"
-    "$@" "$folder.partial"
+    "build_$name" "$folder.partial"
     rm -rf "$folder"
     mv "$folder.partial" "$folder"
   fi
   ln -sfn "$folder/$name" "$CACHE/bin/$name.new"
   mv -fT "$CACHE/bin/$name.new" "$CACHE/bin/$name"
 }
+# All with the same flags: what they have in common is compiled once.
+export CGO_ENABLED=0 GOFLAGS=-trimpath
 build_kube() {
   local package=k8s.io/component-base/version minor=${KUBERNETES#v1.}
-  (cd "$CLUSTER_SOURCE" && CGO_ENABLED=0 GOFLAGS=-mod=readonly go build -trimpath -o "$1/kube" \
+  (cd "$CLUSTER_SOURCE" && go build -o "$1/kube" \
     -ldflags "-s -w -X $package.gitVersion=$KUBERNETES -X $package.gitMajor=1 -X $package.gitMinor=${minor%%.*} -X $package.gitTreeState=clean" .)
 }
-build_module() { CGO_ENABLED=0 GOBIN=$2 go install "$1"; } # MODULE@VERSION FOLDER
+build_coredns() { (cd "$CLUSTER_SOURCE/dns" && go build -o "$1/coredns" .); }
+build_helm() { GOBIN=$1 go install "$HELM_MODULE/$HELM_PACKAGE@$HELM"; }
+build_versitygw() { GOBIN=$1 go install "$VERSITYGW_MODULE/$VERSITYGW_PACKAGE@$VERSITYGW"; }
+# fetch_NAME fetches the modules while another is compiled. A build fetches what is missing itself.
+fetch_kube() { (cd "$CLUSTER_SOURCE" && go list -deps .); }
+fetch_coredns() { (cd "$CLUSTER_SOURCE/dns" && go list -deps .); }
+fetch_helm() { fetch_module "$HELM_MODULE@$HELM" "$HELM_PACKAGE"; }
+fetch_versitygw() { fetch_module "$VERSITYGW_MODULE@$VERSITYGW" "$VERSITYGW_PACKAGE"; }
+fetch_module() { (cd "$(go mod download -json "$1" | jq -r .Dir)" && go list -deps "./$2"); }
 
 lock tools
 install_packages
 mkdir -p "$CACHE/bin" "$CACHE/tools"
 [ "$*" != packages ] || exit 0
 provide_go
-GO=$(go env GOVERSION)
-[ $# != 0 ] || set -- kube helm coredns versitygw
+[ $# != 0 ] || set -- kube coredns helm versitygw
+tools=()
 for tool in "$@"; do
   case $tool in
-    kube | kubectl)
-      build kube "$GO $(cat "$CLUSTER_SOURCE"/{go.mod,go.sum,main.go})" build_kube
-      ln -sfn kube "$CACHE/bin/kubectl"
-      ;;
-    helm) build helm "$GO $HELM" build_module "helm.sh/helm/v4/cmd/helm@$HELM" ;;
-    coredns) build coredns "$GO $COREDNS_VERSION" build_module "github.com/coredns/coredns@$COREDNS_VERSION" ;;
-    versitygw) build versitygw "$GO $VERSITYGW" build_module "github.com/versity/versitygw/cmd/versitygw@$VERSITYGW" ;;
+    kube | kubectl) tools+=(kube) ;;
+    helm | coredns | versitygw) tools+=("$tool") ;;
     packages) ;;
     *) die "tool '$tool' is not known; known are kube, kubectl, helm, coredns, versitygw" ;;
   esac
 done
+keys
+for tool in "${tools[@]}"; do built "$tool" || "fetch_$tool" || true; done > /dev/null 2>&1 &
+for tool in "${tools[@]}"; do build "$tool"; done
+wait
+[[ " ${tools[*]} " != *" kube "* ]] || ln -sfn kube "$CACHE/bin/kubectl"
