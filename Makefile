@@ -22,13 +22,14 @@ help: ## this list
 test: ## everything that CI runs; ends in counts
 	@e2e/tools/test.sh lint unit chart e2e
 
-test-nightly: ## what takes long: retention over 100 000 catalogues (N=number of them; `make test` tries 2 000), the models of a copy's life and of a run's attempts with large budgets, ticks over 50 000 lives of schedules (CASES=number), the planner's bar, a keeper's pass over 50 000 copies (COPIES=number)
+test-nightly: ## what takes long: retention over 100 000 catalogues (N=number of them; `make test` tries 2 000), the models of a copy's life and of a run's attempts with large budgets, ticks over 50 000 lives of schedules (CASES=number), the planner's bar, a keeper's pass over 50 000 copies (COPIES=number), end-to-end tests that wait for ten minutes
 	@HOLDFAST_CATALOGUES=$${N:-100000} cargo test --locked -p holdfast-policy --lib retention
 	@HOLDFAST_MODEL=large cargo test --locked -p holdfast-policy --test model
 	@PROPTEST_CASES=$${CASES:-50000} cargo test --locked -p holdfast-policy --lib tick
 	@cargo test --locked -p holdfast-operator --lib attempt::model -- --ignored
 	@cargo test --locked --release -p holdfast-policy --test scale
 	@HOLDFAST_COPIES=$${COPIES:-50000} cargo test --locked -p holdfast-agent --test process keep
+	@e2e/tools/test.sh long
 
 test-unit: ## tests without a cluster: pure, scenario, store
 	@e2e/tools/test.sh unit

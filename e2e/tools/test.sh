@@ -2,7 +2,8 @@
 # Runs groups of checks and tests, shows their output, and ends in one line that sums all counts: "N passed, N failed".
 #   test.sh lint unit chart e2e      a failure does not keep the others from running; unit and chart run while tests of e2e leave the processor idle
 # A step that fails without a failed test (it does not compile, clippy has found something) counts as one failure. No test at all is a failure too.
-#   T=name            only the tests whose name contains it (group e2e)
+#   test.sh long                     the end-to-end tests that wait for ten minutes and more, which e2e leaves out
+#   T=name            only the tests whose name contains it (groups e2e and long)
 #   CLUSTER=current   the current kube context, a cluster for tests, instead of our own; HOLDFAST_IMAGE is then an image that it can pull.
 #                     Tests that stop its nodes, kill processes, read its audit log or remove Holdfast from it are left out.
 set -euo pipefail
@@ -33,7 +34,7 @@ step() {
 # Which groups are still to be run.
 [ $# != 0 ] || set -- lint unit chart e2e
 for group in "$@"; do
-  [[ $group =~ ^(lint|unit|chart|e2e)$ ]] || { echo "error: group '$group' is not known; known are lint, unit, chart, e2e" >&2; exit 2; }
+  [[ $group =~ ^(lint|unit|chart|e2e|long)$ ]] || { echo "error: group '$group' is not known; known are lint, unit, chart, e2e, long" >&2; exit 2; }
 done
 groups=" $* "
 take() { [[ $groups == *" $1 "* ]] && groups=${groups/" $1 "/ }; }
@@ -88,7 +89,7 @@ targets() { programs "$1" | sed 's/^/--test /' | tr '\n' ' '; } # … as argumen
 unit() {
   local tests
   step "tools: S3 server" e2e/cluster/tools.sh versitygw || return 0
-  read -ra tests <<< "--lib --bins $(targets '!(e2e/*)')"
+  read -ra tests <<< "--lib $(targets '!(e2e/*)')"
   step "unit, scenario and store tests" run_tests "${tests[@]}" || true
 }
 
@@ -102,22 +103,25 @@ chart() {
 }
 
 start_cluster() { e2e/cluster/up.sh > "$HOLDFAST_CACHE/kubeconfig-path"; }
-e2e() {
-  local tests name
+installed() { # the cluster, the image, the chart
   if [ "${CLUSTER:-}" != current ]; then
     mkdir -p "$HOLDFAST_CACHE"
-    step "test cluster" start_cluster || return 0
+    step "test cluster" start_cluster || return
     KUBECONFIG=$(cat "$HOLDFAST_CACHE/kubeconfig-path")
     export KUBECONFIG
-    step "image" e2e/tools/image.sh || return 0
+    step "image" e2e/tools/image.sh || return
   fi
-  step "install the chart" e2e/tools/install.sh || return 0
+  step "install the chart" e2e/tools/install.sh
+}
+# Most of a test's time is waiting: more of them at once than there are cores (the seats of e2e/src/sandbox.rs say how many).
+program() { step "end-to-end tests: $1" run_tests --test "$1" -- --test-threads=10 "${@:2}" ${T:+"$T"} || true; }
+e2e() {
+  local tests name
+  installed || return 0
   read -ra tests <<< "$(targets 'e2e/tests/!(chart*)')"
   # What runs beside a test is not compiled beside it.
   [[ $groups != *" unit "* ]] || tests=(--tests)
   step "tests are compiled" run_tests --no-run "${tests[@]}" || return 0
-  # Most of a test's time is waiting: more of them at once than there are cores (the seats of e2e/src/sandbox.rs say how many).
-  program() { step "end-to-end tests: $1" run_tests --test "$1" -- --test-threads=10 "${@:2}" ${T:+"$T"} || true; }
   if [ "${CLUSTER:-}" = current ]; then
     local only_ours=(--skip disruption::a_kubelet_that_restarts --skip disruption::a_node_that_is_lost --skip operator::the_operator_connects
       --skip web_identity:: --skip failures::pod_security)
@@ -125,18 +129,16 @@ e2e() {
     program cluster "${only_ours[@]}"
     return
   fi
-  for name in $(programs 'e2e/tests/!(chart*)'); do
-    if [ "$name" = operator ]; then # it waits more than all others
-      beside "unit chart" program "$name"
-    else
-      program "$name"
-    fi
-  done
+  beside "unit chart" waiting
+  for name in $(programs 'e2e/tests/!(chart*|administration|operator)'); do program "$name"; done
 }
+waiting() { program administration; program operator; } # more than all others
+# What takes too long for e2e.
+long() { ! installed || program cluster --ignored; }
 
 step "tools: Debian packages, Rust" prepare || { echo "0 passed, 1 failed"; exit 1; }
 provide_rust
-for group in lint e2e unit chart; do
+for group in lint e2e long unit chart; do
   ! take "$group" || "$group"
 done
 
