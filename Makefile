@@ -24,7 +24,7 @@ test: ## everything that CI runs; ends in counts
 
 test-nightly: ## what takes long: retention over 100 000 catalogues (N=number of them; `make test` tries 2 000), the models of a copy's life and of a run's attempts with large budgets, ticks over 50 000 lives of schedules (CASES=number), the planner's bar, a keeper's pass over 50 000 copies (COPIES=number), end-to-end tests that wait for ten minutes
 	@HOLDFAST_CATALOGUES=$${N:-100000} cargo test --locked -p holdfast-policy --lib retention
-	@HOLDFAST_MODEL=large cargo test --locked -p holdfast-policy --test model
+	@HOLDFAST_MODEL=large cargo test --locked -p holdfast-policy --test model -- --test-threads=1
 	@PROPTEST_CASES=$${CASES:-50000} cargo test --locked -p holdfast-policy --lib tick
 	@cargo test --locked -p holdfast-operator --lib attempt::model -- --ignored
 	@cargo test --locked --release -p holdfast-policy --test scale
