@@ -15,6 +15,7 @@ use super::inventory::{RunFolder, SourceFolder};
 use super::read::{Run, State};
 use super::removal;
 use crate::result::{Failure, shorten};
+use crate::store::StoreError;
 
 /// A copy that is in use is looked at again after this.
 const IN_USE: SignedDuration = SignedDuration::from_hours(1);
@@ -209,13 +210,15 @@ impl Pass<'_> {
                 self.report.out_of_time(&self.at, self.now);
                 Ok(Went::NotYet)
             }
-            Err(ActError::Store(error)) => {
-                let error = error.to_string();
-                self.report.finding(Reason::DeleteRefused, Some(run.to_string()), error.clone());
-                Ok(Went::Failed(error))
-            }
+            Err(ActError::Store(error)) => Ok(Went::Failed(self.delete_refused(run, &error))),
             Err(error) => Err(error.into()),
         }
+    }
+
+    fn delete_refused(&mut self, run: &RunPath, error: &StoreError) -> String {
+        let error = error.to_string();
+        self.report.finding(Reason::DeleteRefused, Some(run.to_string()), error.clone());
+        error
     }
 
     /// Records who asked for what, destroys the keys, then removes the data. Only where all keys are gone the copy counts as removed.
@@ -254,7 +257,11 @@ impl Pass<'_> {
         }
         hand.removed(run, Some(copy.manifest), removal_reason(&name), None).await?;
         tracing::info!(run = %run, disposal = name, "disposed of");
-        let swept = hand.sweep(lying).await?;
+        let swept = match hand.sweep(lying).await {
+            // It is no copy any more, whatever becomes of its data.
+            Err(ActError::Store(error)) => return Ok(Went::Removed(self.delete_refused(run, &error))),
+            swept => swept?,
+        };
         if swept.complete() {
             return Ok(Went::Gone);
         }

@@ -185,6 +185,31 @@ async fn what_was_shredded_is_shown_as_that_while_the_store_keeps_its_data_and_i
 }
 
 #[tokio::test(start_paused = true)]
+async fn where_only_keys_may_be_deleted_the_copy_is_shredded_in_the_same_pass_and_what_is_refused_is_told() {
+    let mut scene = Scene::new(Memory::new().with_object_lock());
+    scene.encrypted = true;
+    let runs = days(&scene, "2026-03-01T02:00:00Z", 3).await;
+    let wanted = erase(|scope| scope.runs = Some(vec![runs[0].to_string()]));
+    let faulty = Faulty::new(scene.memory.clone(), |call: &Call| {
+        let data = call.kind == CallKind::DeleteVersion && call.path.starts_with("data/");
+        data.then(|| Fault::Before(refusal(&call.path)))
+    });
+    let said = scene.pass_through(faulty, &wanted).await.unwrap();
+    let report = told(&said);
+    assert_eq!((report.left, report.removed, report.shredded), (1, 0, 1), "{report:?}");
+    assert_eq!((said.source().copies, oldest(&said).state), (2, CopyState::Shredded));
+    assert!(oldest(&said).why.contains("AccessDenied"), "{}", oldest(&said).why);
+    assert!(
+        said.findings().iter().any(|finding| finding.reason == Reason::DeleteRefused),
+        "{:?}",
+        said.findings()
+    );
+    scene.pass(&wanted).await;
+    let report = told(&scene.pass(&wanted).await);
+    assert_eq!((report.left, report.removed), (0, 1), "{report:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_copy_that_waits_for_its_disposal_says_so() {
     let scene = Scene::new(Memory::new().with_object_lock());
     let runs = days(&scene, "2026-03-01T02:00:00Z", 2).await;
