@@ -211,8 +211,9 @@ fn a_copy_whose_keys_are_gone_is_shown_as_shredded_until_its_data_goes() {
         let kept = json!({"Sid": "Kept", "Effect": "Deny", "Principal": {"AWS": "pruner"},
             "Action": ["s3:DeleteObject", "s3:DeleteObjectVersion"], "Resource": "arn:aws:s3:::backups/prod-eu/data/*"});
         sandbox.bucket_policy(Some(kept)).await?;
-        sandbox.as_user("alice", &["approver"]).await?.apply(DISPOSAL).await?;
-        sandbox.as_user("bob", &["approver"]).await?.apply(&approved_by("bob")).await?;
+        let roles = ["hold-keeper", "approver"];
+        sandbox.as_user("alice", &roles).await?.apply(DISPOSAL).await?;
+        sandbox.as_user("bob", &roles).await?.apply(&approved_by("bob")).await?;
         let entry = sandbox
             .catalogue("shop", "offsite", 120, "shredded", |entry| {
                 let copy = entry.newest_copies.first();
