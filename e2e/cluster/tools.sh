@@ -5,6 +5,7 @@
 #   tools.sh              everything
 #   tools.sh helm kubectl only these (and the packages)
 #   tools.sh packages     only the Debian packages
+#   tools.sh fetch        only what is needed to build the others: the Debian packages, Go, all modules
 set -euo pipefail
 # shellcheck source=state.sh
 source "$(dirname "${BASH_SOURCE[0]}")/state.sh"
@@ -103,6 +104,7 @@ fetch_kube() { (cd "$CLUSTER_SOURCE" && go list -deps .); }
 fetch_coredns() { (cd "$CLUSTER_SOURCE/dns" && go list -deps .); }
 fetch_helm() { fetch_module "$HELM_MODULE@$HELM" "$HELM_PACKAGE"; }
 fetch_versitygw() { fetch_module "$VERSITYGW_MODULE@$VERSITYGW" "$VERSITYGW_PACKAGE"; }
+fetch() { local tool; for tool in "${tools[@]}"; do built "$tool" || "fetch_$tool" || true; done; }
 fetch_module() { (cd "$(go mod download -json "$1" | jq -r .Dir)" && go list -deps "./$2"); }
 
 lock tools
@@ -110,7 +112,13 @@ install_packages
 mkdir -p "$CACHE/bin" "$CACHE/tools"
 [ "$*" != packages ] || exit 0
 provide_go
-[ $# != 0 ] || set -- kube coredns helm versitygw
+tools=(kube coredns helm versitygw)
+if [ "$*" = fetch ]; then
+  keys
+  fetch
+  exit
+fi
+[ $# != 0 ] || set -- "${tools[@]}"
 tools=()
 for tool in "$@"; do
   case $tool in
@@ -121,7 +129,7 @@ for tool in "$@"; do
   esac
 done
 keys
-for tool in "${tools[@]}"; do built "$tool" || "fetch_$tool" || true; done > /dev/null 2>&1 &
+fetch > /dev/null 2>&1 &
 for tool in "${tools[@]}"; do build "$tool"; done
 wait
 [[ " ${tools[*]} " != *" kube "* ]] || ln -sfn kube "$CACHE/bin/kubectl"
