@@ -6,7 +6,7 @@ use holdfast_crds::document::{Acceptance, Fact, Label, Record};
 use holdfast_crds::{Blocked, CopyReport, CopyState, Reason, SourceReport};
 use holdfast_policy::retention::{CopyFacts, Next, SourceFacts, SourcePlan, Verdict, loss_digest, plan};
 
-use super::act::ActError;
+use super::act::{ActError, Swept};
 use super::disposing::Disposing;
 use super::facts::{self, Gathered};
 use super::holds::held_by;
@@ -262,6 +262,7 @@ impl Pass<'_> {
     }
 
     async fn clear(&mut self, folder: &SourceFolder, runs: &[Run], all_read: bool) -> Result<(), Failure> {
+        let disposed = self.disposed(runs);
         for run in runs {
             let Some(lying) = folder.runs.get(&run.path.run) else { continue };
             let in_flight = self.task.in_use.contains(&run.path);
@@ -270,7 +271,12 @@ impl Pass<'_> {
                 Leftover::Sweep if !removal::may_sweep(run, &self.holds, self.now) => continue,
                 wanted => wanted,
             };
+            let last = matches!(wanted, Leftover::Sweep) && disposed.contains(&run.path.run);
             let swept = leftover::clear(&hand, run, lying, wanted).await?;
+            if last && swept.as_ref().is_ok_and(Swept::complete) {
+                // The next pass finds that nothing is left, and says so to who waits for it.
+                self.report.again(self.now);
+            }
             self.swept(swept)?;
         }
         Ok(())
