@@ -231,10 +231,10 @@ fn a_copy_whose_keys_are_gone_is_shown_as_shredded_until_its_data_goes() {
             .await?;
         sandbox.restore_failed("late", 120, Reason::CopyRemoved).await?;
 
-        // What may go goes with the next pass.
+        // What may go goes with the next pass, and the one after that says so: each rests for a minute before.
         sandbox.bucket_policy(None).await?;
         sandbox.back_up("second", "shop").await?;
-        disposed(&sandbox, 120, "True Succeeded").await?;
+        disposed(&sandbox, 240, "True Succeeded").await?;
         ensure!(files("*.zst.age").await? == 0, "data is left");
         Ok(())
     });
