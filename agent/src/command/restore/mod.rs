@@ -217,14 +217,15 @@ impl Job<'_> {
             .await
             .map_err(certain)?;
         let stays = clear(&target.session, &self.identity).await.map_err(certain)?;
-        match (self.beside(&target, &stays).await, self.run()) {
-            (Err(failure), Ok(run)) => {
-                let failure = removed::explained(self.store, &run, failure).await;
-                let message = with(&failure.message, &stays);
-                Err(Failure { message, ..failure })
-            }
-            (result, _) => result,
+        let mut failure = match self.beside(&target, &stays).await {
+            Err(failure) => failure,
+            done => return done,
+        };
+        if let Ok(run) = self.run() {
+            failure = removed::explained(self.store, &run, failure).await;
         }
+        let message = with(&failure.message, &stays);
+        Err(Failure { message, ..failure })
     }
 
     /// The recipe, once the target is found; `stays` is told of ended attempts.
