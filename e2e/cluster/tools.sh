@@ -112,14 +112,10 @@ install_packages
 mkdir -p "$CACHE/bin" "$CACHE/tools"
 [ "$*" != packages ] || exit 0
 provide_go
+keys
 tools=(kube coredns helm versitygw)
-if [ "$*" = fetch ]; then
-  keys
-  fetch
-  exit
-fi
-[ $# != 0 ] || set -- "${tools[@]}"
-tools=()
+[ "$*" != fetch ] || { fetch; exit; }
+[ $# = 0 ] || tools=()
 for tool in "$@"; do
   case $tool in
     kube | kubectl) tools+=(kube) ;;
@@ -128,7 +124,6 @@ for tool in "$@"; do
     *) die "tool '$tool' is not known; known are kube, kubectl, helm, coredns, versitygw" ;;
   esac
 done
-keys
 fetch > /dev/null 2>&1 &
 for tool in "${tools[@]}"; do build "$tool"; done
 wait
