@@ -20,7 +20,7 @@ help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
 
 test: ## everything that CI runs; ends in counts
-	@e2e/tools/test.sh lint unit chart e2e
+	@e2e/tools/test.sh lint dependencies unit chart e2e
 
 test-nightly: ## what takes long: retention over 100 000 catalogues (N=number of them; `make test` tries 2 000), the models of a copy's life and of a run's attempts with large budgets, ticks over 50 000 lives of schedules (CASES=number), the planner's bar, a keeper's pass over 50 000 copies (COPIES=number), end-to-end tests that wait for ten minutes
 	@HOLDFAST_CATALOGUES=$${N:-100000} cargo test --locked -p holdfast-policy --lib retention
@@ -35,7 +35,7 @@ test-unit: ## tests without a cluster: pure, scenario, store
 	@e2e/tools/test.sh unit
 
 lint: ## format, clippy, dependencies, shellcheck
-	@e2e/tools/test.sh lint
+	@e2e/tools/test.sh lint dependencies
 
 test-chart: ## the chart: lint, rendering, schemas
 	@e2e/tools/test.sh chart

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs groups of checks and tests, shows their output, and ends in one line that sums all counts: "N passed, N failed".
-#   test.sh lint unit chart e2e      a failure does not keep the others from running; unit and chart run while tests of e2e leave the processor idle
+#   test.sh lint dependencies unit chart e2e
+#                     a failure does not keep the others from running; dependencies, unit and chart run while tests of e2e leave the processor idle
 # A step that fails without a failed test (it does not compile, clippy has found something) counts as one failure. No test at all is a failure too.
 #   test.sh long                     the end-to-end tests that wait for ten minutes and more, which e2e leaves out
 #   T=name            only the tests whose name contains it (groups e2e and long)
@@ -32,9 +33,10 @@ step() {
 }
 
 # Which groups are still to be run.
-[ $# != 0 ] || set -- lint unit chart e2e
+[ $# != 0 ] || set -- lint dependencies unit chart e2e
 for group in "$@"; do
-  [[ $group =~ ^(lint|unit|chart|e2e|long)$ ]] || { echo "error: group '$group' is not known; known are lint, unit, chart, e2e, long" >&2; exit 2; }
+  [[ $group =~ ^(lint|dependencies|unit|chart|e2e|long)$ ]] ||
+    { echo "error: group '$group' is not known; known are lint, dependencies, unit, chart, e2e, long" >&2; exit 2; }
 done
 groups=" $* "
 take() { [[ $groups == *" $1 "* ]] && groups=${groups/" $1 "/ }; }
@@ -58,7 +60,8 @@ beside() {
 
 # What may be in the binaries, by deny.toml. Advisories are not asked for: a commit that was good would fail on the day one is published.
 CARGO_DENY=0.20.2
-dependencies() {
+dependencies() { step "dependencies" check_dependencies || true; }
+check_dependencies() {
   local folder=$HOLDFAST_CACHE/tools/cargo-deny-$CARGO_DENY
   if [ ! -x "$folder/bin/cargo-deny" ]; then
     echo "builds cargo-deny (once per machine, some minutes)"
@@ -73,7 +76,6 @@ prepare() { e2e/cluster/tools.sh packages && provide_rust; }
 lint() {
   step "cargo fmt" cargo fmt --all --check || true
   step "clippy" cargo clippy --workspace --all-targets --locked -- -D warnings || true
-  step "dependencies" dependencies || true
   step "shellcheck" shell_scripts || true
 }
 
@@ -130,17 +132,19 @@ e2e() {
     return
   fi
   beside "unit chart" waiting
-  for name in $(programs 'e2e/tests/!(chart*|administration*|operator*)'); do program "$name"; done
+  program cluster
+  beside dependencies program recovery
+  for name in $(programs 'e2e/tests/!(chart*|administration*|operator*|cluster*|recovery*)'); do program "$name"; done
 }
-waiting() { program administration; program operator; } # more than all others
+waiting() { program administration; program operator; } # as recovery does, more than all others
 # What takes too long for e2e.
 long() { ! installed || program cluster --ignored; }
 
 step "tools: Debian packages, Rust" prepare || { echo "0 passed, 1 failed"; exit 1; }
 provide_rust
-# Fetching waits for others, and compiling does not.
-[[ $groups != *" e2e "* || ${CLUSTER:-} = current ]] || e2e/cluster/tools.sh fetch > /dev/null 2>&1 < /dev/null &
-for group in lint e2e long unit chart; do
+# Fetching waits for others, and compiling does not. What fails here is tried again, and shown, when it is needed.
+[[ $groups != *" e2e "* || ${CLUSTER:-} = current ]] || { e2e/cluster/tools.sh fetch; e2e/cluster/images.sh build debian pause postgres1{5..8}; } > /dev/null 2>&1 < /dev/null &
+for group in lint e2e long unit chart dependencies; do
   ! take "$group" || "$group"
 done
 

@@ -33,6 +33,12 @@ fn held(store: &BackupStore) -> Option<(i64, i64)> {
     Some((report.copies, report.legal_holds))
 }
 
+/// Whether the hold is effective, as [`said`].
+fn effective(hold: &ComplianceHold) -> String {
+    let conditions = hold.status.as_ref().map(|status| status.conditions.as_slice());
+    said(conditions.unwrap_or_default(), "Effective")
+}
+
 /// A condition of the disposal, as [`said`].
 async fn disposed(sandbox: &Sandbox, seconds: u64, wanted: &str) -> Result<DisposalRequest> {
     sandbox
@@ -96,8 +102,7 @@ fn a_hold_and_a_lock_defer_a_disposal_until_they_end_and_then_nothing_is_left() 
                 stores.unwrap_or_default().iter().any(|store| store.legal_hold)
             })
             .await?;
-        let status = hold.status.context("status")?;
-        let message = said(&status.conditions, "Effective");
+        let message = effective(&hold);
         ensure!(
             message.starts_with("True") || message.contains("an older keeper may still delete until"),
             "{message}"
@@ -128,8 +133,7 @@ fn a_hold_and_a_lock_defer_a_disposal_until_they_end_and_then_nothing_is_left() 
         bob.apply(&release.replace("NAME", "bob")).await?;
         sandbox
             .until::<ComplianceHold>("case", 60, "released", |hold| {
-                let conditions = hold.status.as_ref().map(|status| status.conditions.as_slice());
-                said(conditions.unwrap_or_default(), "Effective").starts_with("False HoldReleased: released by bob")
+                effective(hold).starts_with("False HoldReleased: released by bob")
             })
             .await?;
 
@@ -163,10 +167,6 @@ fn a_hold_is_effective_once_no_older_keeper_can_delete_any_more() {
         sandbox.prepared(100).await?;
         sandbox.back_up("first", "shop").await?;
         sandbox.as_user("alice", &["hold-keeper"]).await?.apply(HOLD).await?;
-        let effective = |hold: &ComplianceHold| {
-            let conditions = hold.status.as_ref().map(|status| status.conditions.as_slice());
-            said(conditions.unwrap_or_default(), "Effective")
-        };
         let words = "False HoldPending: not yet effective: ";
         let hold = sandbox
             .until::<ComplianceHold>("case", 120, "recorded", |hold| {
