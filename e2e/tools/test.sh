@@ -122,7 +122,7 @@ e2e() {
   installed || return 0
   read -ra tests <<< "$(targets 'e2e/tests/!(chart*)')"
   # What runs beside a test is not compiled beside it.
-  [[ $groups != *" unit "* ]] || tests=(--tests)
+  [[ ! $groups =~ " unit "|" chart " ]] || tests=(--tests)
   step "tests are compiled" run_tests --no-run "${tests[@]}" || return 0
   if [ "${CLUSTER:-}" = current ]; then
     local only_ours=(--skip disruption::a_kubelet_that_restarts --skip disruption::a_node_that_is_lost --skip operator::the_operator_connects
@@ -131,9 +131,9 @@ e2e() {
     program cluster "${only_ours[@]}"
     return
   fi
-  beside "unit chart" waiting
+  beside unit waiting
   program cluster
-  beside dependencies program recovery
+  beside "chart dependencies" program recovery
   for name in $(programs 'e2e/tests/!(chart*|administration*|operator*|cluster*|recovery*)'); do program "$name"; done
 }
 waiting() { program administration; program operator; } # as recovery does, more than all others
